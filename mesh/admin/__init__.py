@@ -1,0 +1,1 @@
+"""How people talk to a node: the app behind the unix socket."""

@@ -1,0 +1,1 @@
+"""What a node does: the composition root and one task per feature."""

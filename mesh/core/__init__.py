@@ -1,0 +1,1 @@
+"""What a node decides: pure functions and machines, without IO, clock or dice of their own."""

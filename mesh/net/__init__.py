@@ -1,0 +1,1 @@
+"""How bytes travel: the only room that imports libp2p."""

@@ -1,0 +1,1 @@
+"""What a node sees of itself: metrics, logs."""

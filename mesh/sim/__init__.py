@@ -1,0 +1,1 @@
+"""The simulator: stands on core, loaded only when asked for."""

@@ -1,0 +1,1 @@
+"""What a node remembers: the only room that imports lmdb."""

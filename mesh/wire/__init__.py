@@ -1,0 +1,1 @@
+"""What peers say to each other: codec, frames, messages, protocol ids."""

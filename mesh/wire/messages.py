@@ -1,0 +1,143 @@
+"""The messages of `/mesh/link/1`, each one CBOR array `[number, fields...]`.
+
+New fields are appended (trailing elements are optional), unknown numbers are ignored, so that versions
+N and N-1 talk. `aid` is 16 bytes, `scope` one of "m", "z", "l", `hlc` an unsigned 64-bit integer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from mesh.errors import PeerError
+from mesh.wire import codec
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Base: decoded with every field's type checked."""
+
+
+class Hello(Message, frozen=True, tag=0):
+    """First frame on a link, both ways. `cert` is the encoded certificate chain of the sender."""
+
+    version: int
+    mesh_id: bytes
+    cert: bytes
+    scopes: list[str]
+    features: list[str]
+    clock_ms: int
+    incarnation: int
+    roots: dict[str, bytes]
+    zone: str
+    addresses: list[str] = []
+    software: str = ""
+
+
+class Root(Message, frozen=True, tag=1):
+    """Digest of one scope; `buckets` holds 256 sums of 8 bytes when the sender believes the roots differ."""
+
+    scope: str
+    root: bytes
+    buckets: bytes | None = None
+
+
+class Heads(Message, frozen=True, tag=2):
+    """[aid, head, fp] per author: reply to a Root that differs, or lazy announcement of what is held."""
+
+    scope: str
+    heads: list[tuple[bytes, int, bytes]]
+    reply: bool = False
+
+
+class Want(Message, frozen=True, tag=3):
+    scope: str
+    aid: bytes
+    since: int
+
+
+class Delta(Message, frozen=True, tag=4):
+    """Records of one author, ascending by hlc: push, forward, pull reply and bootstrap alike."""
+
+    scope: str
+    aid: bytes
+    since: int
+    upto: int
+    reset: bool
+    records: list[tuple[bytes, bytes]]
+    more: bool = False
+    pull: bool = False
+
+
+class Listing(Message, frozen=True, tag=5):
+    """Fallback when heads are equal and fingerprints are not.
+
+    `entries` holds (hlc, first 8 bytes of H(sig)) of every slot in (low, high].
+    """
+
+    scope: str
+    aid: bytes
+    head: int
+    entries: list[tuple[int, bytes]]
+    low: int = 0
+    high: int = (1 << 64) - 1
+
+
+class Pull(Message, frozen=True, tag=6):
+    scope: str
+    aid: bytes
+    hlcs: list[int]
+    head: int
+
+
+class Quiet(Message, frozen=True, tag=7):
+    scope: str
+    aids: list[bytes]
+
+
+class Wake(Message, frozen=True, tag=8):
+    scope: str
+    aids: list[bytes]
+
+
+class Ping(Message, frozen=True, tag=9):
+    nonce: int
+    sent_ms: int
+
+
+class Pong(Message, frozen=True, tag=10):
+    nonce: int
+    sent_ms: int
+    clock_ms: int
+
+
+class Bye(Message, frozen=True, tag=11):
+    reason: str
+
+
+AnyMessage: TypeAlias = (
+    Hello | Root | Heads | Want | Delta | Listing | Pull | Quiet | Wake | Ping | Pong | Bye
+)
+_NUMBERS = frozenset(range(12))
+
+
+def encode(message: Message) -> bytes:
+    """The frame body of a message."""
+    return codec.encode(msgspec.to_builtins(message, builtin_types=(bytes,)))
+
+
+def decode(body: bytes) -> AnyMessage | None:
+    """The message in a frame body, or None for a number this version does not know.
+
+    Raises:
+        PeerError: malformed CBOR or fields of a wrong type.
+    """
+    raw: Any = codec.decode(body)
+    if not isinstance(raw, list) or not raw or not isinstance(raw[0], int):
+        raise PeerError("a message is not an array that starts with its number")
+    if raw[0] not in _NUMBERS:
+        return None
+    try:
+        return msgspec.convert(raw, AnyMessage)  # type: ignore[no-any-return]
+    except msgspec.ValidationError as error:
+        raise PeerError(f"malformed message {raw[0]}: {str(error)[:200]}") from None
