@@ -1,0 +1,121 @@
+"""What this node says: stamps, signs and stores its own statements.
+
+A durable statement is built inside the writer's transaction: `build` sees the slots as they are at that
+moment (a compare-and-set, a counter total or the `sees` of a multi-value write needs that), the stamp is
+drawn there, so stamps and commits have one order, and the caller is answered after the fsync. Nothing is
+written if `build` raises. The clock's ceiling is stored ahead of use in the same commits, so a restart
+never issues a stamp twice, whatever the wall clock does.
+
+Statements of the live scope are RAM only and immediate; they have a clock of their own, because strict
+growth is asked per (scope, author) and the two are written from different threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from mesh.core import record, sync
+from mesh.core.clock import HybridClock, hlc_of
+from mesh.core.log import Log
+from mesh.core.record import LIVE, Op, Record
+from mesh.errors import StoreFull
+from mesh.identity.keys import NodeKey
+from mesh.store.store import Store, Txn
+
+CEILING_META = "hlc_ceiling"
+CEILING_AHEAD_MS = 10_000
+
+
+class Statement(msgspec.Struct, frozen=True, gc=False):
+    """What to say, before it has a stamp and a signature. `ttl` in milliseconds."""
+
+    path: str
+    kind: int
+    val: Any = None
+    op: int = Op.PUT
+    ttl: int | None = None
+    asof: int | None = None
+    sees: dict[bytes, int] | None = None
+
+
+Build = Callable[[Log], Sequence[Statement]]
+
+
+class Author:
+    """The pen of one node.
+
+    Args:
+        wall_ms: mesh time in unix milliseconds.
+        quota: own slots and bytes allowed by the role, or None.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: NodeKey,
+        mesh_id: bytes,
+        zone: str,
+        wall_ms: Callable[[], int],
+        limits: sync.Limits | None = None,
+    ) -> None:
+        self.store = store
+        self.aid = key.aid
+        self._secret = key.secret
+        self._mesh_id = mesh_id
+        self._zone = zone
+        self._wall_ms = wall_ms
+        self.limits = limits or sync.Limits()
+        stored = store.meta(CEILING_META)
+        self._ceiling = int.from_bytes(stored, "big") if stored else 0
+        self.clock = HybridClock(self._ceiling)
+        self.live_clock = HybridClock(self._ceiling)
+
+    async def say(self, scope: str, build: Build, *, raw: bool = False) -> list[Record]:
+        """Write durable statements; returns the records once they are on disk.
+
+        Args:
+            build: called with the scope's log inside the transaction; may raise a MeshError to refuse.
+            raw: exempt from the author's quota (deletes and collection always are).
+
+        Raises:
+            StoreFull: the node's own quota or the disk is exhausted.
+        """
+        assert scope != LIVE
+
+        def job(txn: Txn) -> list[Record]:
+            log = txn.log(scope)
+            records = [self._sign(scope, statement, self.clock) for statement in build(log)]
+            for rec in records:
+                outcome = sync.write(log, rec, limits=None if raw else self.limits)
+                if outcome.refused:
+                    raise StoreFull(outcome.refused, "delete something, or ask an admin for a larger quota")
+            if self.clock.last > self._ceiling:
+                self._ceiling = self.clock.last + hlc_of(CEILING_AHEAD_MS)
+                txn.put_meta(CEILING_META, self._ceiling.to_bytes(8, "big"))
+            return records
+
+        return await self.store.write(job)
+
+    def say_live(self, statements: Sequence[Statement]) -> list[Record]:
+        """Write statements of the live scope, at once and in RAM only."""
+        records = [self._sign(LIVE, statement, self.live_clock) for statement in statements]
+        self.store.write_live(records)
+        return records
+
+    def _sign(self, scope: str, statement: Statement, clock: HybridClock) -> Record:
+        return record.sign(
+            self._secret,
+            self._mesh_id,
+            record.scope_tag(scope, self._zone),
+            path=statement.path,
+            kind=statement.kind,
+            hlc=clock.send(self._wall_ms()),
+            op=statement.op,
+            ttl=statement.ttl,
+            val=statement.val,
+            asof=statement.asof,
+            sees=statement.sees,
+        )
