@@ -43,11 +43,16 @@ class Root(Message, frozen=True, tag=1):
 
 
 class Heads(Message, frozen=True, tag=2):
-    """[aid, head, fp] per author: reply to a Root that differs, or lazy announcement of what is held."""
+    """[aid, head, fp] per author.
+
+    An announcement of what is held on disk, the reply to a Root that differs, or (`ask`) the request to
+    announce these authors as soon as they are held up to these heads.
+    """
 
     scope: str
     heads: list[tuple[bytes, int, bytes]]
     reply: bool = False
+    ask: bool = False
 
 
 class Want(Message, frozen=True, tag=3):

@@ -1,0 +1,604 @@
+"""How statements spread over links: eager trees, lazy heads, wants, and the comparison of digests.
+
+Plumtree (Leitao, Pereira, Rodrigues 2007) per author, with the author's head as the lazy announcement:
+
+    push      a delta goes at once to every neighbour that has not sent `quiet` for its author
+    first     the first copy wins; a duplicate from a link is answered with `quiet` there: one tree per author
+    announce  quiet links get `heads` of changed authors, at most once a second (live scope: every 5 s)
+    repair    announced, but not received by another way in time: `want` there, and `wake` the link
+    compare   roots differ (at the hello, then every 30 s): exchange bucket sums, then heads, and the lower
+              side wants; heads equal but fingerprints not: exchange listings and pull what is missing
+
+A link holds no queue of messages but a set of dirty authors: the shell pulls the next frames when the
+stream takes more, and they are read from the log at that moment, so a slow peer costs no memory and
+superseded records are never sent. A delta accepted whole is passed on unchanged before it is committed;
+what a node announces as its own head is always on its disk.
+
+No number from the wire moves a head here: heads come only from `Applied`, after `core/sync.py` judged.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import TypeAlias
+
+import msgspec
+
+from mesh.core import sync
+from mesh.core.heads import Digest
+from mesh.core.log import NO_AUTHOR, AuthorState, Log
+from mesh.core.record import LIVE, SCOPES, Record
+from mesh.wire import messages
+from mesh.wire.messages import Delta, Heads, Listing, Message, Pull, Quiet, Root, Wake, Want
+
+Key: TypeAlias = tuple[str, bytes]
+
+
+class Config(msgspec.Struct, frozen=True):
+    """Times in seconds, sizes in bytes."""
+
+    announce_s: float = 1.0
+    announce_live_s: float = 5.0
+    repair_s: float = 0.15
+    want_timeout_s: float = 5.0
+    compare_s: float = 30.0
+    list_s: float = 30.0
+    calm_s: float = 2.0
+    frame_bytes: int = 64 << 10
+    part_bytes: int = 256 << 10
+    passing_max: int = 64
+    control_max: int = 4096
+    offers_max: int = 65_536
+
+
+class LinkUp(msgspec.Struct, frozen=True):
+    """A neighbour's hello was accepted; `roots` are its digests by scope."""
+
+    link: bytes
+    roots: dict[str, bytes]
+
+
+class LinkDown(msgspec.Struct, frozen=True):
+    link: bytes
+
+
+class Received(msgspec.Struct, frozen=True):
+    """Any message but a delta."""
+
+    link: bytes
+    message: Message
+
+
+class DeltaVerified(msgspec.Struct, frozen=True):
+    """A delta whose every signature is good. `body` is its frame, passed on unchanged."""
+
+    link: bytes
+    delta: Delta
+    records: list[Record]
+    body: bytes
+    urgent: bool = False
+
+
+class DeltaRefused(msgspec.Struct, frozen=True):
+    """A delta with a bad signature, or that could not be stored: ask elsewhere."""
+
+    link: bytes
+    scope: str
+    aid: bytes
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """The author's state after a commit. `link` is where the records came from, None for our own."""
+
+    link: bytes | None
+    scope: str
+    aid: bytes
+    state: AuthorState
+    want: int | None = None
+    urgent: bool = False
+    dirty: bool = False
+
+
+class AuthorGone(msgspec.Struct, frozen=True):
+    """A removed author: forget it everywhere."""
+
+    aid: bytes
+
+
+Event: TypeAlias = LinkUp | LinkDown | Received | DeltaVerified | DeltaRefused | Applied | AuthorGone
+
+
+class Wakeup(msgspec.Struct, frozen=True):
+    """The link has something to send: pull it."""
+
+    link: bytes
+
+
+class Apply(msgspec.Struct, frozen=True):
+    """Judge and store a delta, then report `Applied`."""
+
+    link: bytes
+    delta: Delta
+    records: list[Record]
+
+
+class Acknowledged(msgspec.Struct, frozen=True):
+    """A neighbour announced that it holds the author up to `head` on its disk."""
+
+    link: bytes
+    scope: str
+    aid: bytes
+    head: int
+
+
+Action: TypeAlias = Wakeup | Apply | Acknowledged
+
+
+class _Link:
+    """What we believe about one neighbour, and what it is still to be sent."""
+
+    def __init__(self, now: float, compare_at: float) -> None:
+        self.sent: dict[Key, int] = {}
+        self.dirty: OrderedDict[Key, sync.Part | None] = OrderedDict()
+        self.passing: deque[bytes] = deque()
+        self.control: deque[Message] = deque()
+        self.quiet: set[Key] = set()
+        self.hushed: dict[Key, float] = {}
+        self.lazy: set[Key] = set()
+        self.lazy_at = {LIVE: now, "": now}
+        self.tell: dict[Key, int] = {}
+        self.compare_at = compare_at
+        self.buckets_at: dict[str, float] = {}
+        self.up_since = now
+
+    @property
+    def pending(self) -> bool:
+        return bool(self.control or self.passing or self.dirty)
+
+
+class _Want(msgspec.Struct):
+    link: bytes
+    at: float
+
+
+class Dissemination:
+    """The machine of one node, for all its links and scopes.
+
+    Args:
+        scopes: those this node takes part in.
+        read: a short read snapshot of a scope's log.
+        rng: for jitter only.
+    """
+
+    def __init__(
+        self,
+        me: bytes,
+        scopes: Iterable[str],
+        read: Callable[[str], AbstractContextManager[Log]],
+        rng: random.Random,
+        config: Config | None = None,
+    ) -> None:
+        self.config = config or Config()
+        self._me = me
+        self._read = read
+        self._rng = rng
+        self.scopes = tuple(scope for scope in SCOPES if scope in set(scopes))
+        self.heads: dict[str, dict[bytes, AuthorState]] = {scope: {} for scope in self.scopes}
+        self.digests = {scope: Digest(with_fp=scope != LIVE) for scope in self.scopes}
+        self._accepted: dict[Key, int] = {}
+        self._links: dict[bytes, _Link] = {}
+        self._wants: dict[Key, _Want] = {}
+        self._offers: dict[Key, dict[bytes, int]] = {}
+        self._offer_due: dict[Key, float] = {}
+        self._changed_at: dict[Key, float] = {}
+        self._listed_at: dict[tuple[bytes, Key], float] = {}
+        self.duplicates = 0
+        for scope in self.scopes:
+            with read(scope) as log:
+                for aid, state in log.authors():
+                    self._set_head(scope, aid, state)
+
+    # -- events ---------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take one event; returns what the shell is to do, in order."""
+        out: list[Action] = []
+        match event:
+            case Received(link=link, message=message):
+                if link in self._links:
+                    self._received(link, message, now, out)
+            case DeltaVerified():
+                if event.link in self._links and event.delta.scope in self.heads:
+                    self._delta(event, now, out)
+            case Applied():
+                self._applied(event, now, out)
+            case DeltaRefused(link=link, scope=scope, aid=aid):
+                self._refused(link, (scope, aid), now)
+            case LinkUp(link=link, roots=roots):
+                self._link_up(link, roots, now, out)
+            case LinkDown(link=link):
+                self._link_down(link)
+            case AuthorGone(aid=aid):
+                self._forget(aid)
+        return out
+
+    def _link_up(self, name: bytes, roots: dict[str, bytes], now: float, out: list[Action]) -> None:
+        jitter = self._rng.uniform(0.5, 1.0)
+        self._links[name] = link = _Link(now, now + self.config.compare_s * jitter)
+        for scope in self.scopes:
+            if scope in roots and roots[scope] != self.digests[scope].root():
+                self._send_buckets(link, scope, now)
+        self._wake(name, out)
+
+    def _link_down(self, name: bytes) -> None:
+        self._links.pop(name, None)
+        for offers in self._offers.values():
+            offers.pop(name, None)
+        for key in [key for key, want in self._wants.items() if want.link == name]:
+            del self._wants[key]
+        for listed in [listed for listed in self._listed_at if listed[0] == name]:
+            del self._listed_at[listed]
+
+    def _received(self, name: bytes, message: Message, now: float, out: list[Action]) -> None:
+        link = self._links[name]
+        match message:
+            case Heads() if message.scope in self.heads:
+                self._heads_received(name, message, now, out)
+            case Root() if message.scope in self.heads:
+                self._root_received(link, message, now)
+            case Want(scope=scope, aid=aid, since=since) if scope in self.heads:
+                self._want_received(link, (scope, aid), since)
+            case Quiet(scope=scope, aids=aids):
+                link.quiet.update((scope, aid) for aid in aids if aid in self.heads.get(scope, {}))
+            case Wake(scope=scope, aids=aids):
+                link.quiet.difference_update((scope, aid) for aid in aids)
+            case Listing() if message.scope in self.heads and message.scope != LIVE:
+                self._listing_received(name, message, now)
+            case Pull(scope=scope, aid=aid, hlcs=hlcs, head=head) if scope in self.heads and scope != LIVE:
+                if self._head(scope, aid) == head:
+                    with self._read(scope) as log:
+                        self._control(link, sync.serve_pull(log, scope, aid, hlcs[:4096], head))
+            case _:
+                pass
+        self._wake(name, out)
+
+    # -- deltas ---------------------------------------------------------------------------------------
+
+    def _delta(self, event: DeltaVerified, now: float, out: list[Action]) -> None:
+        delta, name = event.delta, event.link
+        key = (delta.scope, delta.aid)
+        link = self._links[name]
+        newest = max((rec.hlc for rec in event.records), default=0)
+        known = max(self._head(*key), self._accepted.get(key, 0))
+        want = self._wants.get(key)
+        asked = want is not None and want.link == name
+        if asked and want is not None:
+            want.at = now
+            if not delta.more:
+                del self._wants[key]
+        if delta.pull or delta.reset:
+            out.append(Apply(name, delta, event.records))
+            return
+        link.sent[key] = max(link.sent.get(key, 0), newest)
+        if newest <= known:
+            self._duplicate(link, name, key, bool(event.records) and not asked, now, out)
+            return
+        if delta.since <= known:
+            self._accepted[key] = newest
+            self._pass_on(event, key, newest, out)
+        out.append(Apply(name, delta, event.records))
+
+    def _duplicate(
+        self, link: _Link, name: bytes, key: Key, pushed: bool, now: float, out: list[Action]
+    ) -> None:
+        if pushed:
+            self.duplicates += 1
+            if now - link.hushed.get(key, -1e9) >= self.config.announce_s:
+                link.hushed[key] = now
+                self._control(link, Quiet(key[0], [key[1]]))
+                self._wake(name, out)
+
+    def _pass_on(self, event: DeltaVerified, key: Key, newest: int, out: list[Action]) -> None:
+        since = event.delta.since
+        for name, link in self._links.items():
+            if name == event.link or (key in link.quiet and not event.urgent):
+                continue
+            held = link.sent.get(key, since)
+            if held >= newest or held < since or key in link.dirty:
+                continue
+            if len(link.passing) < self.config.passing_max:
+                link.passing.append(event.body)
+                link.sent[key] = newest
+                out.append(Wakeup(name))
+
+    def _refused(self, name: bytes, key: Key, now: float) -> None:
+        self._accepted.pop(key, None)
+        self._offers.get(key, {}).pop(name, None)
+        want = self._wants.get(key)
+        if want is not None and want.link == name:
+            del self._wants[key]
+        if self._offers.get(key):
+            self._offer_due[key] = now
+
+    def _applied(self, event: Applied, now: float, out: list[Action]) -> None:
+        key = (event.scope, event.aid)
+        before = self._head(*key)
+        self._set_head(event.scope, event.aid, event.state)
+        head = event.state.head
+        if self._accepted.get(key, 0) <= head:
+            self._accepted.pop(key, None)
+        self._changed_at[key] = now
+        if head > before or event.dirty:
+            for name, link in self._links.items():
+                self._mark(name, link, key, before, event, out)
+        if event.want is not None and event.link in self._links and key not in self._wants:
+            self._ask(event.link, key, event.want, now)
+            self._wake(event.link, out)
+        offers = self._offers.get(key)
+        if offers and max(offers.values()) <= head:
+            del self._offers[key]
+            self._offer_due.pop(key, None)
+
+    def _mark(
+        self, name: bytes, link: _Link, key: Key, before: int, event: Applied, out: list[Action]
+    ) -> None:
+        head = event.state.head
+        if link.tell.get(key, head + 1) <= head:
+            del link.tell[key]
+            self._control(link, Heads(key[0], [self._entry(key)]))
+        elif name == event.link:
+            pass
+        elif key in link.quiet and not event.urgent:
+            link.lazy.add(key)
+            return
+        elif link.sent.setdefault(key, before) < head:
+            link.dirty.setdefault(key, None)
+        self._wake(name, out)
+
+    # -- comparing ------------------------------------------------------------------------------------
+
+    def _root_received(self, link: _Link, message: Root, now: float) -> None:
+        scope = message.scope
+        digest = self.digests[scope]
+        if message.root == digest.root():
+            return
+        if message.buckets is not None:
+            authors = digest.authors_in(digest.differing(message.buckets))
+            for start in range(0, len(authors), 1000):
+                entries = [self._entry((scope, aid)) for aid in authors[start : start + 1000]]
+                self._control(link, Heads(scope, entries, True))
+        if message.buckets is None or now - link.buckets_at.get(scope, -1e9) > self.config.want_timeout_s:
+            self._send_buckets(link, scope, now)
+
+    def _send_buckets(self, link: _Link, scope: str, now: float) -> None:
+        link.buckets_at[scope] = now
+        digest = self.digests[scope]
+        self._control(link, Root(scope, digest.root(), digest.buckets()))
+
+    def _heads_received(self, name: bytes, message: Heads, now: float, out: list[Action]) -> None:
+        link = self._links[name]
+        fresh = now - link.up_since < self.config.want_timeout_s
+        for aid, head, fp in message.heads:
+            key = (message.scope, aid)
+            mine = self.heads[message.scope].get(aid, NO_AUTHOR)
+            if message.ask:
+                self._tell(link, key, head)
+                continue
+            out.append(Acknowledged(name, message.scope, aid, head))
+            link.sent[key] = max(head, link.sent.get(key, 0)) if aid != self._me else head
+            if head > mine.head:
+                self._offered(name, key, head, now if fresh or not mine.head else now + self.config.repair_s)
+            elif head == mine.head and message.scope != LIVE and fp != mine.fp.to_bytes(16, "big"):
+                self._maybe_list(name, link, key, now)
+            elif aid == self._me and head < mine.head and key not in link.quiet:
+                link.dirty.setdefault(key, None)
+
+    def _offered(self, name: bytes, key: Key, head: int, due: float) -> None:
+        if key not in self._offers and len(self._offers) >= self.config.offers_max:
+            return
+        self._offers.setdefault(key, {})[name] = head
+        self._offer_due[key] = min(due, self._offer_due.get(key, due))
+
+    def _tell(self, link: _Link, key: Key, head: int) -> None:
+        if self._head(*key) >= head:
+            self._control(link, Heads(key[0], [self._entry(key)]))
+        else:
+            link.tell[key] = max(head, link.tell.get(key, 0))
+
+    def _want_received(self, link: _Link, key: Key, since: int) -> None:
+        if self._head(*key) <= since:
+            self._control(link, Delta(key[0], key[1], since, since, False, []))
+            return
+        link.sent[key] = since
+        link.dirty[key] = None
+
+    def _maybe_list(self, name: bytes, link: _Link, key: Key, now: float) -> None:
+        quiet_since = self._changed_at.get(key, -1e9)
+        listed = self._listed_at.get((name, key), -1e9)
+        if key in self._wants or now - quiet_since < self.config.calm_s or now - listed < self.config.list_s:
+            return
+        self._listed_at[(name, key)] = now
+        with self._read(key[0]) as log:
+            for listing in sync.listings(log, key[0], key[1]):
+                self._control(link, listing)
+
+    def _listing_received(self, name: bytes, message: Listing, now: float) -> None:
+        key = (message.scope, message.aid)
+        if self._head(*key) != message.head:
+            return
+        link = self._links[name]
+        with self._read(message.scope) as log:
+            missing = sync.missing(log, message)
+        for start in range(0, len(missing), 4096):
+            self._control(link, Pull(message.scope, message.aid, missing[start : start + 4096], message.head))
+        self._maybe_list(name, link, key, now)
+
+    # -- asking ---------------------------------------------------------------------------------------
+
+    def ask_heads(self, scope: str, aid: bytes, head: int, out: list[Action]) -> int:
+        """Ask every neighbour to announce when it holds the author up to `head` on disk; returns how many."""
+        for name, link in self._links.items():
+            self._control(link, Heads(scope, [(aid, head, b"")], False, True))
+            self._wake(name, out)
+        return len(self._links)
+
+    def _ask(self, name: bytes, key: Key, since: int, now: float) -> None:
+        self._wants[key] = _Want(name, now)
+        link = self._links[name]
+        link.hushed.pop(key, None)
+        self._control(link, Want(key[0], key[1], since))
+        self._control(link, Wake(key[0], [key[1]]))
+
+    def tick(self, now: float) -> list[Action]:
+        """Do what is due: repairs, timeouts of wants, lazy announcements, comparisons."""
+        out: list[Action] = []
+        for key in [key for key, want in self._wants.items() if now - want.at >= self.config.want_timeout_s]:
+            self._offers.get(key, {}).pop(self._wants.pop(key).link, None)
+        for key in [key for key, due in self._offer_due.items() if due <= now and key not in self._wants]:
+            self._repair(key, now, out)
+        for name, link in self._links.items():
+            self._announce(name, link, now, out)
+            if link.compare_at <= now:
+                link.compare_at = now + self.config.compare_s
+                for scope in self.scopes:
+                    self._control(link, Root(scope, self.digests[scope].root()))
+                out.append(Wakeup(name))
+        return out
+
+    def _repair(self, key: Key, now: float, out: list[Action]) -> None:
+        head = self._head(*key)
+        offers = {name: h for name, h in self._offers.get(key, {}).items() if h > head}
+        if not offers:
+            self._offers.pop(key, None)
+            del self._offer_due[key]
+            return
+        if self._accepted.get(key, 0) >= max(offers.values()):
+            self._offer_due[key] = now + self.config.repair_s
+            return
+        name = max(offers, key=lambda name: (offers[name], name))
+        self._offers[key] = offers
+        self._offer_due[key] = now + self.config.repair_s
+        self._ask(name, key, head, now)
+        out.append(Wakeup(name))
+
+    def _announce(self, name: bytes, link: _Link, now: float, out: list[Action]) -> None:
+        for bucket, every in ((LIVE, self.config.announce_live_s), ("", self.config.announce_s)):
+            keys = sorted(key for key in link.lazy if (key[0] == LIVE) == (bucket == LIVE))
+            if not keys or link.lazy_at[bucket] > now:
+                continue
+            link.lazy_at[bucket] = now + every
+            link.lazy.difference_update(keys)
+            for scope in self.scopes:
+                entries = [self._entry(key) for key in keys if key[0] == scope]
+                if entries:
+                    self._control(link, Heads(scope, entries))
+            out.append(Wakeup(name))
+
+    def deadline(self) -> float:
+        """When `tick` next has something to do, monotonic seconds."""
+        due = [link.compare_at for link in self._links.values()]
+        due += [want.at + self.config.want_timeout_s for want in self._wants.values()]
+        due += [at for key, at in self._offer_due.items() if key not in self._wants]
+        for link in self._links.values():
+            if link.lazy:
+                due += [
+                    at
+                    for bucket, at in link.lazy_at.items()
+                    if any((key[0] == LIVE) == (bucket == LIVE) for key in link.lazy)
+                ]
+        return min(due, default=float("inf"))
+
+    # -- sending --------------------------------------------------------------------------------------
+
+    def pull(self, name: bytes) -> list[bytes]:
+        """The next frame bodies for a link, about `frame_bytes` in all; empty when there is nothing to send.
+
+        Deltas are read from the log now: live first, then mesh, then zone.
+        """
+        link = self._links.get(name)
+        if link is None:
+            return []
+        bodies: list[bytes] = []
+        budget = self.config.frame_bytes
+        while budget > 0 and link.control:
+            bodies.append(messages.encode(link.control.popleft()))
+            budget -= len(bodies[-1])
+        while budget > 0 and link.passing:
+            bodies.append(link.passing.popleft())
+            budget -= len(bodies[-1])
+        if budget > 0 and link.dirty:
+            for scope in (LIVE, *[scope for scope in self.scopes if scope != LIVE]):
+                budget = self._pull_scope(link, scope, budget, bodies)
+        return bodies
+
+    def _pull_scope(self, link: _Link, scope: str, budget: int, bodies: list[bytes]) -> int:
+        keys = [key for key in link.dirty if key[0] == scope]
+        if not keys or budget <= 0:
+            return budget
+        with self._read(scope) as log:
+            for key in keys:
+                if budget <= 0:
+                    break
+                part = sync.serve(
+                    log,
+                    key[1],
+                    link.sent.get(key, 0),
+                    bytes_max=max(budget, self.config.frame_bytes // 4),
+                    after=link.dirty[key],
+                )
+                if part.records or part.reset:
+                    bodies.append(messages.encode(sync.delta_of(scope, key[1], part)))
+                    budget -= len(bodies[-1])
+                link.sent[key] = max(part.upto, link.sent.get(key, 0))
+                if part.more:
+                    link.dirty[key] = part
+                else:
+                    del link.dirty[key]
+        return budget
+
+    def has_work(self, name: bytes) -> bool:
+        """Whether `pull` would return something."""
+        link = self._links.get(name)
+        return link is not None and link.pending
+
+    # -- small parts ----------------------------------------------------------------------------------
+
+    def root(self, scope: str) -> bytes:
+        """Digest of a scope, 16 bytes, for the hello."""
+        return self.digests[scope].root()
+
+    def _head(self, scope: str, aid: bytes) -> int:
+        return self.heads[scope].get(aid, NO_AUTHOR).head
+
+    def _set_head(self, scope: str, aid: bytes, state: AuthorState) -> None:
+        self.heads[scope][aid] = state
+        self.digests[scope].update(aid, state.head, state.fp)
+
+    def _entry(self, key: Key) -> tuple[bytes, int, bytes]:
+        state = self.heads[key[0]].get(key[1], NO_AUTHOR)
+        return (key[1], state.head, state.fp.to_bytes(16, "big"))
+
+    def _control(self, link: _Link, message: Message) -> None:
+        if len(link.control) < self.config.control_max:
+            link.control.append(message)
+
+    def _wake(self, name: bytes, out: list[Action]) -> None:
+        link = self._links.get(name)
+        if link is not None and link.pending:
+            out.append(Wakeup(name))
+
+    def _forget(self, aid: bytes) -> None:
+        for scope in self.scopes:
+            if self.heads[scope].pop(aid, None) is not None:
+                self.digests[scope].remove(aid)
+            key = (scope, aid)
+            for table in (self._accepted, self._wants, self._offers, self._offer_due, self._changed_at):
+                table.pop(key, None)  # type: ignore[attr-defined]
+            for link in self._links.values():
+                link.sent.pop(key, None)
+                link.dirty.pop(key, None)
+                link.quiet.discard(key)
+                link.lazy.discard(key)
