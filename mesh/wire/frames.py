@@ -25,12 +25,12 @@ class FrameReader:
     """Splits a byte stream into frame bodies.
 
     Args:
-        size_max: largest body accepted, bytes.
+        size_max: largest body accepted, bytes; may be raised once the peer is known.
     """
 
     def __init__(self, size_max: int = FRAME_BYTES_MAX) -> None:
         self._buffer = bytearray()
-        self._size_max = size_max
+        self.size_max = size_max
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Add received bytes; yield every frame body that is now whole.
@@ -41,8 +41,8 @@ class FrameReader:
         self._buffer += data
         while len(self._buffer) >= 4:
             (length,) = _LENGTH.unpack_from(self._buffer)
-            if length > self._size_max:
-                raise PeerError(f"frame of {length} bytes announced, at most {self._size_max} allowed")
+            if length > self.size_max:
+                raise PeerError(f"frame of {length} bytes announced, at most {self.size_max} allowed")
             if len(self._buffer) < 4 + length:
                 return
             body = bytes(self._buffer[4 : 4 + length])

@@ -1,0 +1,328 @@
+"""Carries out what `core/dissemination.py` decides: verifies, stores, and reports back.
+
+    frame → decode → verify (off the loop when large) → machine → Apply → one writer job → Applied → machine
+
+Deltas of one link are applied in their order, several to a commit; while a commit runs the reader goes on
+verifying, and a full queue stops it reading: the stream's flow control is the backpressure on the peer.
+Signatures are checked before anything else is believed; a bad one blames the link, never the author.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+import trio
+
+from mesh.agent.drive import Drive
+from mesh.agent.session import Session
+from mesh.core import dissemination as core
+from mesh.core import record, sync
+from mesh.core.log import AuthorState
+from mesh.core.record import LIVE, Record
+from mesh.errors import MeshError, PeerError
+from mesh.store.store import Store, Txn
+from mesh.wire import messages
+from mesh.wire.messages import Delta
+
+log = logging.getLogger(__name__)
+
+INLINE_VERIFY_MAX = 8
+APPLY_QUEUE = 16
+PUSH_RECORDS_PER_S = 2000.0
+BURST_RECORDS = 20_000.0
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """What the directory of members knows, as dissemination asks it.
+
+    Attributes:
+        public_of: public key of a known author, or None.
+        introduce: the public key inside an unknown author's own member record, or None.
+        may_store: whether an author's record with this hlc is admitted.
+        limits: quota of an author.
+    """
+
+    public_of: Callable[[bytes], bytes | None]
+    introduce: Callable[[Record], bytes | None]
+    may_store: Callable[[bytes, int], bool]
+    limits: Callable[[bytes], sync.Limits]
+
+
+class _Job(msgspec.Struct):
+    delta: Delta
+    records: list[Record]
+
+
+class Spread:
+    """Dissemination of one node.
+
+    Args:
+        wall_ms: mesh time, unix milliseconds.
+        alarm: called with (kind, aid, text) when an author or a neighbour misbehaves.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        me: bytes,
+        mesh_id: bytes,
+        zone: str,
+        gate: Gate,
+        wall_ms: Callable[[], int],
+        alarm: Callable[[str, bytes, str], None],
+        rng: random.Random,
+    ) -> None:
+        self._store = store
+        self._me = me
+        self._mesh_id = mesh_id
+        self._gate = gate
+        self._wall_ms = wall_ms
+        self._alarm = alarm
+        self._tags = {scope: record.scope_tag(scope, zone) for scope in record.SCOPES}
+        self.machine = core.Dissemination(me, record.SCOPES, store.read, rng)
+        self.drive = Drive(self.machine, self._perform)
+        self._sessions: dict[bytes, Session] = {}
+        self._queues: dict[bytes, trio.MemorySendChannel[_Job]] = {}
+        self._resets: dict[tuple[bytes, str, bytes], sync.ResetParts] = {}
+        self._frozen: set[bytes] = set()
+        self._unknown: dict[tuple[str, bytes], bytes] = {}
+        self._waiting: dict[tuple[str, bytes], list[tuple[int, set[bytes], trio.Event, int]]] = {}
+        self._todo: list[tuple[bytes, _Job]] = []
+        self.counts: Counter[str] = Counter()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Tick the machine and apply what links bring, until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await self.drive.run()
+
+    # -- links ------------------------------------------------------------------------------------------
+
+    def link_up(self, session: Session) -> None:
+        """A link is ready in both directions."""
+        assert self._nursery is not None
+        send, receive = trio.open_memory_channel[_Job](APPLY_QUEUE)
+        self._sessions[session.aid] = session
+        self._queues[session.aid] = send
+        self._nursery.start_soon(self._apply_all, session.aid, receive)
+        roots = {scope: root for scope, root in session.hello.roots.items() if scope in self.machine.scopes}
+        self.drive.handle(core.LinkUp(session.aid, roots))
+
+    def link_down(self, session: Session) -> None:
+        """A link ended; what it brought whole is still applied."""
+        if self._sessions.get(session.aid) is session:
+            del self._sessions[session.aid]
+            self._queues.pop(session.aid).close()
+            for key in [key for key in self._resets if key[0] == session.aid]:
+                del self._resets[key]
+            self.drive.handle(core.LinkDown(session.aid))
+
+    async def frame(self, session: Session, message: messages.Message, body: bytes) -> None:
+        """Take one message of a neighbour.
+
+        Raises:
+            PeerError: it broke the protocol in a way that ends the link.
+        """
+        if isinstance(message, Delta):
+            await self._delta(session, message, body)
+        else:
+            self.drive.handle(core.Received(session.aid, message))
+
+    async def _delta(self, session: Session, delta: Delta, body: bytes) -> None:
+        if delta.scope not in self._tags or delta.aid in self._frozen:
+            return
+        records = await self._verified(session, delta)
+        if records is None:
+            return
+        urgent = delta.scope == LIVE and any(self._urgent(rec) for rec in records)
+        self.drive.handle(core.DeltaVerified(session.aid, delta, records, body, urgent))
+        await self._drain(session)
+
+    def _urgent(self, rec: Record) -> bool:
+        return rec.path.startswith("node/") and not rec.path.endswith(rec.aid.hex())
+
+    async def _drain(self, session: Session) -> None:
+        """Hand the jobs the machine decided on to the link's applier; waits when its queue is full."""
+        while self._todo:
+            link, job = self._todo.pop(0)
+            queue = self._queues.get(link)
+            if queue is not None:
+                await queue.send(job)
+
+    # -- verifying --------------------------------------------------------------------------------------
+
+    async def _verified(self, session: Session, delta: Delta) -> list[Record] | None:
+        public = self._gate.public_of(delta.aid) or self._introduced(delta)
+        if public is None:
+            self._unknown_author(session, delta)
+            return None
+        tag = self._tags[delta.scope]
+        try:
+            if len(delta.records) <= INLINE_VERIFY_MAX:
+                return self._check(public, tag, delta)
+            return await trio.to_thread.run_sync(self._check, public, tag, delta, limiter=_VERIFIERS)
+        except _BadSignature as error:
+            self.counts["bad_signature"] += 1
+            self._alarm("bad_signature", session.aid, str(error))
+            self.drive.handle(core.DeltaRefused(session.aid, delta.scope, delta.aid))
+            raise PeerError(f"sent a record of {delta.aid.hex()} with a bad signature") from None
+        except PeerError as error:
+            self._frozen.add(delta.aid)
+            self.counts["frozen_author"] += 1
+            self._alarm("malformed_record", delta.aid, error.message)
+            self.drive.handle(core.DeltaRefused(session.aid, delta.scope, delta.aid))
+            return None
+
+    def _check(self, public: bytes, tag: bytes, delta: Delta) -> list[Record]:
+        for body, sig in delta.records:
+            if not record.verify(public, self._mesh_id, tag, body, sig):
+                raise _BadSignature(f"delta of {delta.aid.hex()} in scope {delta.scope}")
+        return [record.parse(delta.aid, body, sig) for body, sig in delta.records]
+
+    def _introduced(self, delta: Delta) -> bytes | None:
+        """An unknown author introduces itself by its own member record inside the delta."""
+        for body, sig in delta.records if delta.scope == record.MESH else ():
+            try:
+                rec = record.parse(delta.aid, body, sig)
+            except PeerError:
+                return None
+            public = self._gate.introduce(rec)
+            if public is not None:
+                return public
+        return None
+
+    def _unknown_author(self, session: Session, delta: Delta) -> None:
+        """Its member record has not arrived: ask for its log from the start, and for this scope later."""
+        self.counts["unknown_author"] += 1
+        if len(self._unknown) < 1024:
+            self._unknown[(delta.scope, delta.aid)] = session.aid
+        if delta.scope == record.MESH and delta.since > 0:
+            session.send_nowait(messages.Want(record.MESH, delta.aid, 0))
+        self.drive.handle(core.DeltaRefused(session.aid, delta.scope, delta.aid))
+
+    def member_learned(self, aid: bytes) -> None:
+        """An author became known: fetch what had to be refused before."""
+        for scope in record.SCOPES:
+            link = self._unknown.pop((scope, aid), None)
+            session = self._sessions.get(link) if link else None
+            if session is not None:
+                state = self.machine.heads[scope].get(aid)
+                session.send_nowait(messages.Want(scope, aid, state.head if state else 0))
+
+    # -- applying ---------------------------------------------------------------------------------------
+
+    def _perform(self, action: core.Action) -> None:
+        match action:
+            case core.Wakeup(link=link):
+                if link in self._sessions:
+                    self._sessions[link].wake()
+            case core.Apply(link=link, delta=delta, records=records):
+                if delta.scope == LIVE:
+                    self._apply_live(link, delta, records)
+                else:
+                    self._todo.append((link, _Job(delta, records)))
+            case core.Acknowledged(link=link, scope=scope, aid=aid, head=head):
+                self._acknowledged(link, scope, aid, head)
+
+    def _apply_live(self, link: bytes, delta: Delta, records: list[Record]) -> None:
+        admitted = [rec for rec in records if self._gate.may_store(rec.aid, rec.hlc)]
+        outcome = self._store.receive_live(delta, admitted, self._wall_ms(), self._gate.limits(delta.aid))
+        self._report(link, delta, outcome, self._store.live.author(delta.aid))
+
+    async def _apply_all(self, link: bytes, jobs: trio.MemoryReceiveChannel[_Job]) -> None:
+        async for first in jobs:
+            batch = [first]
+            while len(batch) < APPLY_QUEUE:
+                try:
+                    batch.append(jobs.receive_nowait())
+                except (trio.WouldBlock, trio.EndOfChannel):
+                    break
+            await self._apply(link, batch)
+
+    async def _apply(self, link: bytes, batch: list[_Job]) -> None:
+        now_ms = self._wall_ms()
+        limits = {job.delta.aid: self._gate.limits(job.delta.aid) for job in batch}
+
+        def work(txn: Txn) -> list[tuple[sync.Outcome, AuthorState]]:
+            results = []
+            for job in batch:
+                slots = txn.log(job.delta.scope)
+                outcome = self._receive(link, slots, job, now_ms, limits[job.delta.aid])
+                results.append((outcome, slots.author(job.delta.aid)))
+            return results
+
+        try:
+            results = await self._store.write(work, linger=True)
+        except MeshError as error:
+            log.error("cannot store what %s sent: %s", link.hex(), error.message)
+            for job in batch:
+                self.drive.handle(core.DeltaRefused(link, job.delta.scope, job.delta.aid))
+            return
+        for job, (outcome, state) in zip(batch, results, strict=True):
+            self._report(link, job.delta, outcome, state)
+
+    def _receive(
+        self, link: bytes, slots: sync.Log, job: _Job, now_ms: int, limits: sync.Limits
+    ) -> sync.Outcome:
+        delta = job.delta
+        admitted = [rec for rec in job.records if self._gate.may_store(rec.aid, rec.hlc)]
+        key = (link, delta.scope, delta.aid)
+        parts = self._resets.setdefault(key, sync.ResetParts()) if delta.reset else None
+        outcome = sync.receive(slots, delta, admitted, now_ms=now_ms, limits=limits, reset_part=parts)
+        if not delta.more:
+            self._resets.pop(key, None)
+        return outcome
+
+    def _report(self, link: bytes, delta: Delta, outcome: sync.Outcome, state: AuthorState) -> None:
+        if outcome.refused:
+            self.counts["refused"] += 1
+            self._alarm("refused_records", delta.aid, outcome.refused)
+        urgent = delta.scope == LIVE and any(self._urgent(rec) for rec in outcome.stored)
+        self.drive.handle(
+            core.Applied(link, delta.scope, delta.aid, state, outcome.want, urgent, outcome.mark_dirty)
+        )
+
+    def said(self, scope: str, records: list[Record], state: AuthorState) -> None:
+        """Own records were committed (or, in the live scope, stored): push them."""
+        urgent = scope == LIVE and any(self._urgent(rec) for rec in records)
+        self.drive.handle(core.Applied(None, scope, self._me, state, urgent=urgent))
+
+    # -- acknowledgements -------------------------------------------------------------------------------
+
+    async def held_by(self, scope: str, hlc: int, count: int, timeout_s: float) -> int:
+        """Wait until `count` neighbours hold our records up to `hlc` on disk; returns how many do in time."""
+        key = (scope, self._me)
+        done, holders = trio.Event(), set[bytes]()
+        entry = (hlc, holders, done, count)
+        self._waiting.setdefault(key, []).append(entry)
+        try:
+            out: list[core.Action] = []
+            if self.machine.ask_heads(scope, self._me, hlc, out) > 0:
+                for action in out:
+                    self._perform(action)
+                with trio.move_on_after(timeout_s):
+                    await done.wait()
+        finally:
+            self._waiting[key].remove(entry)
+            if not self._waiting[key]:
+                del self._waiting[key]
+        return len(holders)
+
+    def _acknowledged(self, link: bytes, scope: str, aid: bytes, head: int) -> None:
+        for hlc, holders, done, count in self._waiting.get((scope, aid), ()):
+            if head >= hlc:
+                holders.add(link)
+                if len(holders) >= count:
+                    done.set()
+
+
+class _BadSignature(Exception):
+    """Never leaves this module."""
+
+
+_VERIFIERS = trio.CapacityLimiter(2)

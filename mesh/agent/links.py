@@ -1,0 +1,333 @@
+"""Which links are up, and keeping up those that are wanted.
+
+The overlay says who should be linked with us; here each is dialled until it is, with full-jitter backoff
+(1, 2, 4 … 30 s). A link in nobody's interest is closed after a minute. While no link is up at all, or a
+wanted member cannot be reached at its known addresses, what discovery found is dialled too: that is how
+a new device meets its first member.
+
+A link that comes up twice (both ends dialled at once) is kept once: the one opened by the lower id. A
+second link opened by the same end replaces the first, whose process is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgspec
+import trio
+
+from mesh.agent.session import Session, Wire, exchange_hello
+from mesh.errors import Denied, MeshError, PeerError, Unreachable
+from mesh.identity.keys import peer_id_of, public_of
+from mesh.wire import frames, messages, protocols
+from mesh.wire.messages import Hello
+
+log = logging.getLogger(__name__)
+
+DIAL_DEADLINE_S = 5.0
+DIALS_MAX = 32
+UNWANTED_AFTER_S = 60.0
+BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+STRANGERS_MAX = 64
+SURPLUS_MAX = 64
+
+
+class Dialler(Protocol):
+    """The part of `mesh.net.host.Host` that links need."""
+
+    async def dial(self, address: str, public: bytes, *, deadline_s: float) -> object: ...
+
+    async def open(self, public: bytes, protocol: str, *, deadline_s: float) -> Wire: ...
+
+    async def close_peer(self, public: bytes) -> None: ...
+
+
+class Hooks(Protocol):
+    """What the node does with links."""
+
+    def hello(self) -> Hello: ...
+
+    async def welcome(self, wire: Wire, hello: Hello) -> None:
+        """Judge a neighbour's hello; may write its admission.
+
+        Raises:
+            Denied: it is not (or no longer) a member.
+        """
+        ...
+
+    def link_up(self, session: Session) -> None: ...
+
+    def link_down(self, session: Session, why: str) -> None: ...
+
+    async def frame(self, session: Session, body: bytes) -> None: ...
+
+    def pull(self, aid: bytes) -> list[bytes]: ...
+
+    def dial_failed(self, aid: bytes, error: MeshError) -> None: ...
+
+
+class _Dial(msgspec.Struct):
+    tries: int = 0
+    next_at: float = 0.0
+    running: bool = False
+
+
+class Links:
+    """All links of one node.
+
+    Args:
+        me: our aid.
+        addresses_of: known multiaddrs of a member, best first.
+        public_of_member: public key of an aid, or None.
+    """
+
+    def __init__(
+        self,
+        host: Dialler,
+        me: bytes,
+        hooks: Hooks,
+        addresses_of: Callable[[bytes], Iterable[str]],
+        public_of_member: Callable[[bytes], bytes | None],
+        rng: random.Random,
+    ) -> None:
+        self._host = host
+        self._me = me
+        self._hooks = hooks
+        self._addresses_of = addresses_of
+        self._public_of = public_of_member
+        self._rng = rng
+        self.sessions: dict[bytes, Session] = {}
+        self.wanted: frozenset[bytes] = frozenset()
+        self._dials: dict[bytes, _Dial] = {}
+        self._found: dict[bytes, set[str]] = {}
+        self._unwanted_since: dict[bytes, float] = {}
+        self._moved = trio.Event()
+        self._slots = trio.CapacityLimiter(DIALS_MAX)
+        self.failures: dict[str, str] = {}
+        self.refused: str | None = None
+
+    # -- what others say --------------------------------------------------------------------------------
+
+    def want(self, aids: Iterable[bytes]) -> None:
+        """The overlay's neighbours changed."""
+        wanted = frozenset(aids) - {self._me}
+        if wanted != self.wanted:
+            self.wanted = wanted
+            self._moved.set()
+
+    def found(self, public: bytes, address: str) -> None:
+        """Discovery found somebody at an address."""
+        if public[:16] == self._me or (public not in self._found and len(self._found) >= STRANGERS_MAX):
+            return
+        known = self._found.setdefault(public, set())
+        if address not in known and len(known) < 8:
+            known.add(address)
+            self._moved.set()
+
+    def dial_now(self, aid: bytes) -> None:
+        """Forget the backoff of a member: something was heard of it."""
+        if aid not in self.sessions:
+            self._dials.pop(aid, None)
+            self._moved.set()
+
+    async def close(self, aid: bytes, why: str) -> None:
+        """End a link and its connection."""
+        session = self.sessions.get(aid)
+        if session is not None:
+            await session.end(why)
+            await self._host.close_peer(session.wire.public)
+
+    # -- keeping up -------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Dial what is wanted and not up; end what is up and not wanted. Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._moved = trio.Event()
+                now = trio.current_time()
+                due = now + UNWANTED_AFTER_S
+                for public in self._targets():
+                    dial = self._dials.setdefault(public[:16], _Dial())
+                    if dial.running:
+                        continue
+                    if dial.next_at <= now:
+                        dial.running = True
+                        nursery.start_soon(self._dial, public, dial)
+                    else:
+                        due = min(due, dial.next_at)
+                due = min(due, self._end_unwanted(nursery, now))
+                with trio.move_on_at(due):
+                    await self._moved.wait()
+
+    def _targets(self) -> list[bytes]:
+        publics = [self._public_of(aid) for aid in sorted(self.wanted) if aid not in self.sessions]
+        known = [public for public in publics if public is not None]
+        lonely = not self.sessions
+        strangers = [
+            public
+            for public in sorted(self._found)
+            if public[:16] not in self.sessions and (lonely or public[:16] in self.wanted)
+        ]
+        return list(dict.fromkeys(known + strangers))
+
+    def _end_unwanted(self, nursery: trio.Nursery, now: float) -> float:
+        due = float("inf")
+        for aid in list(self.sessions):
+            if aid in self.wanted:
+                self._unwanted_since.pop(aid, None)
+                continue
+            since = self._unwanted_since.setdefault(aid, now)
+            if since + UNWANTED_AFTER_S <= now and self.wanted & self.sessions.keys():
+                self._unwanted_since.pop(aid)
+                nursery.start_soon(self.close, aid, "not wanted by the overlay")
+            else:
+                due = min(due, max(since + UNWANTED_AFTER_S, now + 1.0))
+        return due
+
+    async def _dial(self, public: bytes, dial: _Dial) -> None:
+        aid = public[:16]
+        try:
+            async with self._slots:
+                await self.connect(public)
+            dial.tries = 0
+        except MeshError as error:
+            self.failures[peer_id_of(public)] = error.message
+            self._hooks.dial_failed(aid, error)
+            log.debug("dialling %s failed: %s", peer_id_of(public), error.message)
+        finally:
+            dial.running = False
+            wait = BACKOFF_S[min(dial.tries, len(BACKOFF_S) - 1)]
+            dial.tries += 1
+            dial.next_at = trio.current_time() + wait * self._rng.uniform(0.5, 1.0)
+            self._moved.set()
+
+    async def connect(self, public: bytes) -> None:
+        """Dial one member at its known addresses, say hello, and hold the link in the background.
+
+        Raises:
+            Unreachable: no address answered.
+            Denied: it answered, and refused us or was refused by us.
+        """
+        aid = public[:16]
+        addresses = list(dict.fromkeys([*self._addresses_of(aid), *sorted(self._found.get(public, ()))]))
+        last: MeshError = Unreachable(f"no address of {peer_id_of(public)} is known")
+        for address in addresses[:8]:
+            if aid in self.sessions:
+                return
+            try:
+                await self._host.dial(address, public, deadline_s=DIAL_DEADLINE_S)
+                wire = await self._host.open(public, protocols.LINK, deadline_s=DIAL_DEADLINE_S)
+            except MeshError as error:
+                last = error
+                continue
+            session = await self._greet(wire, dialled=True)
+            self.failures.pop(peer_id_of(public), None)
+            self._nursery.start_soon(self._hold, session)
+            return
+        raise last
+
+    # -- holding ----------------------------------------------------------------------------------------
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the links that we dial, and keep dialling. Until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self.run)
+            task_status.started()
+
+    async def accept(self, wire: Wire) -> None:
+        """Handler of the link protocol: returns when the link ends."""
+        try:
+            session = await self._greet(wire, dialled=False)
+        except MeshError as error:
+            log.info("refused a link from %s: %s", peer_id_of(wire.public), error.message)
+            return
+        await self._hold(session)
+
+    async def _greet(self, wire: Wire, *, dialled: bool) -> Session:
+        try:
+            hello, reader = await exchange_hello(wire, self._hooks.hello())
+            await self._hooks.welcome(wire, hello)
+        except BaseException as error:
+            if isinstance(error, MeshError):
+                await self._part(wire, error)
+            else:
+                with trio.CancelScope(shield=True):
+                    await wire.reset()
+            raise
+        return Session(wire, hello, reader, dialled=dialled, now=trio.current_time())
+
+    async def _part(self, wire: Wire, error: MeshError) -> None:
+        if isinstance(error, PeerError) and "refused the link" in error.message:
+            self.refused = error.message
+        try:
+            if isinstance(error, Denied):
+                await wire.send(frames.pack(messages.encode(messages.Bye(error.message[:200]))))
+                await wire.close()
+            else:
+                await wire.reset()
+        except MeshError:
+            await wire.reset()
+
+    def _yields(self, session: Session) -> bool:
+        """Whether a new link must give way to the one that is up."""
+        held = self.sessions.get(session.aid)
+        if held is None or held.eof or held.dialled == session.dialled:
+            return False
+        opener = self._me if session.dialled else session.aid
+        return opener != min(self._me, session.aid)
+
+    async def _hold(self, session: Session) -> None:
+        if self._yields(session):
+            await session.end("another link is up")
+            return
+        held = self.sessions.get(session.aid)
+        self.sessions[session.aid] = session
+        self.refused = None
+        if held is not None:
+            self._hooks.link_down(held, "replaced")
+            await held.wire.reset()
+        self._hooks.link_up(session)
+        session.wake()
+        why = "ended by the neighbour"
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(session.write, lambda: self._hooks.pull(session.aid))
+                await session.read(lambda body: self._hooks.frame(session, body))
+                nursery.cancel_scope.cancel()
+        except* PeerError as group:
+            why = f"broke the protocol: {_first(group).message}"
+            log.warning("link with %s closed: it %s", peer_id_of(session.wire.public), why)
+        except* MeshError as group:
+            why = _first(group).message
+            session.eof = session.eof or any(isinstance(e, Unreachable) for e in _leaves(group))
+        finally:
+            if self.sessions.get(session.aid) is session:
+                del self.sessions[session.aid]
+                self._hooks.link_down(session, why)
+                self._dials.pop(session.aid, None)
+                self._moved.set()
+            with trio.CancelScope(shield=True):
+                await session.wire.reset()
+
+
+def _leaves(group: BaseExceptionGroup[MeshError]) -> list[MeshError]:
+    found: list[MeshError] = []
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            found += _leaves(error)
+        else:
+            found.append(error)
+    return found
+
+
+def _first(group: BaseExceptionGroup[MeshError]) -> MeshError:
+    return _leaves(group)[0]
+
+
+def parse_found(address: str) -> tuple[bytes | None, str]:
+    """Split `/ip4/…/tcp/…[/p2p/ID]` into the public key, if named, and the bare address."""
+    bare, _, peer_id = address.partition("/p2p/")
+    return (public_of(peer_id) if peer_id else None), bare

@@ -1,0 +1,154 @@
+"""One held link to a neighbour: the hello both ways, a reader, a paced sender.
+
+The sender pulls frames when the stream takes more. Idle, a frame leaves at once; under load frames are
+gathered for FLUSH_S, because what a frame costs hardly depends on how many records are in it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import trio
+
+from mesh.errors import MeshError, PeerError, TimedOut
+from mesh.wire import frames, messages
+from mesh.wire.codec import FRAME_BYTES_MAX
+from mesh.wire.messages import Bye, Hello, Message
+
+FLUSH_S = 0.025
+HELLO_DEADLINE_S = 4.0
+HELLO_BYTES_MAX = 64 << 10
+READ_BYTES = 64 << 10
+URGENT_MAX = 64
+
+
+class Wire(Protocol):
+    """The part of a stream of `mesh/net` that a session needs."""
+
+    public: bytes
+
+    async def send(self, data: bytes) -> None: ...
+
+    async def receive(self, max_bytes: int = READ_BYTES) -> bytes: ...
+
+    async def close(self) -> None: ...
+
+    async def reset(self) -> None: ...
+
+
+class Session:
+    """A link that has said hello.
+
+    Attributes:
+        dialled: whether we opened it.
+        hello: what the neighbour said of itself.
+        heard_at: monotonic time of its last frame.
+        rtt_s: smoothed round trip on this stream, or None.
+    """
+
+    def __init__(
+        self, wire: Wire, hello: Hello, reader: frames.FrameReader, *, dialled: bool, now: float
+    ) -> None:
+        self.wire = wire
+        self._reader = reader
+        self.aid = wire.public[:16]
+        self.hello = hello
+        self.dialled = dialled
+        self.since = self.heard_at = now
+        self.rtt_s: float | None = None
+        self.bytes_in = self.bytes_out = 0
+        self.frames_in = self.frames_out = 0
+        self.eof = False
+        self._urgent: deque[Message] = deque(maxlen=URGENT_MAX)
+        self._woken = trio.Event()
+        self._flushed_at = -1.0
+
+    def wake(self) -> None:
+        """There is something to send."""
+        self._woken.set()
+
+    def send_nowait(self, message: Message) -> None:
+        """Queue a small message that overtakes everything; the oldest is dropped when the peer stalls."""
+        self._urgent.append(message)
+        self._woken.set()
+
+    async def read(self, on_frame: Callable[[bytes], Awaitable[None]]) -> None:
+        """Hand over frame bodies until the neighbour ends the stream.
+
+        Raises:
+            PeerError: an oversized frame was announced, or `on_frame` refused one.
+            Unreachable: the connection broke.
+        """
+        data = b""
+        while True:
+            for body in self._reader.feed(data):
+                self.frames_in += 1
+                await on_frame(body)
+            data = await self.wire.receive(READ_BYTES)
+            if not data:
+                break
+            self.heard_at = trio.current_time()
+            self.bytes_in += len(data)
+        self.eof = True
+
+    async def write(self, pull: Callable[[], list[bytes]]) -> None:
+        """Send what is urgent and what `pull` gives, as long as the stream takes it."""
+        while True:
+            await self._woken.wait()
+            if not self._urgent:
+                await trio.sleep_until(self._flushed_at + FLUSH_S)
+            self._woken = trio.Event()
+            bodies = [messages.encode(message) for message in self._urgent]
+            self._urgent.clear()
+            while True:
+                bodies += pull()
+                if not bodies:
+                    break
+                self.frames_out += len(bodies)
+                data = b"".join(map(frames.pack, bodies))
+                self.bytes_out += len(data)
+                await self.wire.send(data)
+                self._flushed_at = trio.current_time()
+                bodies = []
+
+    async def end(self, reason: str) -> None:
+        """Say why, if the stream still takes it, and close."""
+        with trio.move_on_after(0.5):
+            try:
+                await self.wire.send(frames.pack(messages.encode(Bye(reason[:200]))))
+                await self.wire.close()
+            except MeshError:
+                await self.wire.reset()
+
+
+async def exchange_hello(wire: Wire, mine: Hello) -> tuple[Hello, frames.FrameReader]:
+    """Send our hello and read the neighbour's; returns it and the reader with what came after it.
+
+    Raises:
+        PeerError: the first frame is not a hello of our protocol version and mesh.
+        TimedOut: no hello within HELLO_DEADLINE_S.
+    """
+    reader = frames.FrameReader(HELLO_BYTES_MAX)
+    with trio.move_on_after(HELLO_DEADLINE_S):
+        await wire.send(frames.pack(messages.encode(mine)))
+        while data := await wire.receive(READ_BYTES):
+            for body in reader.feed(data):
+                hello = _check(messages.decode(body), mine)
+                reader.size_max = FRAME_BYTES_MAX
+                return hello, reader
+        raise PeerError("the peer ended the link before its hello")
+    raise TimedOut(f"no hello within {HELLO_DEADLINE_S} s")
+
+
+def _check(message: object, mine: Hello) -> Hello:
+    if isinstance(message, Bye):
+        raise PeerError(f"the peer refused the link: {message.reason[:200]!r}")
+    if not isinstance(message, Hello):
+        raise PeerError("the first frame on a link is not a hello")
+    if message.version != mine.version:
+        raise PeerError(f"link protocol version {message.version}, ours is {mine.version}")
+    if message.mesh_id != mine.mesh_id:
+        raise PeerError(f"the peer belongs to another mesh, {message.mesh_id.hex()}")
+    return message

@@ -1,0 +1,69 @@
+"""The mesh clock follows the majority, never one liar."""
+
+from __future__ import annotations
+
+from mesh.core.meshclock import BUILT_MS, MeshClock
+
+WALL = BUILT_MS + 1_000_000_000
+A, B, C = b"a" * 16, b"b" * 16, b"c" * 16
+
+
+def settled(*offsets_ms: int, wall: int = WALL) -> MeshClock:
+    clock = MeshClock()
+    for name, offset in zip((A, B, C), offsets_ms, strict=False):
+        clock.sample(name, wall, wall + 5 + offset, wall + 10, now=0.0)
+    clock.adjust(wall, 0.0)
+    return clock
+
+
+def test_alone_it_is_the_wall_clock() -> None:
+    clock = settled()
+    assert clock.now_ms(WALL) == WALL
+    assert clock.status(WALL, 0.0) == "alone"
+
+
+def test_with_two_the_later_one_counts_and_a_dispute_is_named() -> None:
+    assert settled(90_000).now_ms(WALL) == WALL + 90_000
+    assert settled(-90_000).now_ms(WALL) == WALL
+    assert settled(-90_000).status(WALL, 0.0) == "disputed"
+
+
+def test_one_liar_among_three_moves_nobody() -> None:
+    assert settled(0, 10 * 365 * 86_400_000).now_ms(WALL) == WALL
+
+
+def test_a_wrong_own_clock_follows_the_others() -> None:
+    assert settled(3_600_000, 3_600_002).now_ms(WALL) == WALL + 3_600_000
+
+
+def test_an_unset_own_clock_does_not_vote() -> None:
+    assert settled(WALL - 5, wall=5).now_ms(5) == WALL
+    assert MeshClock().status(5, 0.0) == "unset"
+
+
+def test_the_sample_with_the_smallest_round_trip_counts() -> None:
+    clock = MeshClock()
+    clock.sample(A, WALL, WALL + 4_000, WALL + 5_000, now=0.0)
+    clock.sample(A, WALL, WALL + 5, WALL + 10, now=1.0)
+    assert clock.offsets(1.0) == {A: 0.0}
+
+
+def test_a_small_gap_is_slewed_and_a_large_one_stepped() -> None:
+    clock = settled(0, 0)
+    for name in (A, B, C):
+        clock.sample(name, WALL, WALL + 1_001, WALL + 2, now=1.0)
+    clock.adjust(WALL, 1.0)
+    assert 0 < clock.offset_ms <= 50
+    for name in (A, B, C):
+        clock.sample(name, WALL, WALL + 3_600_001, WALL + 2, now=2.0)
+        for _ in range(8):
+            clock.sample(name, WALL, WALL + 3_600_001, WALL + 2, now=2.0)
+    clock.adjust(WALL, 2.0)
+    assert clock.offset_ms == 3_600_000
+
+
+def test_absurd_samples_are_ignored() -> None:
+    clock = MeshClock()
+    clock.sample(A, WALL, WALL, WALL - 1, now=0.0)
+    clock.sample(A, WALL, 5, WALL + 1, now=0.0)
+    assert clock.offsets(0.0) == {}
