@@ -22,12 +22,14 @@ class AuthorState(msgspec.Struct, frozen=True, gc=False):
         floor: the author's deletes and expiries up to this hlc are collected.
         count: stored slots (kind LOG not counted).
         fp: sum modulo 2**128 of `fingerprint(sig)` over those slots.
+        size: bytes of all stored records, `Record.size` each (kind LOG counted: it is what a quota bounds).
     """
 
     head: int = 0
     floor: int = 0
     count: int = 0
     fp: int = 0
+    size: int = 0
 
 
 NO_AUTHOR = AuthorState()
@@ -35,7 +37,10 @@ NO_AUTHOR = AuthorState()
 
 class Log(Protocol):
     """One scope. `put` and `drop` keep the per-author hlc order and the expiry index; they also keep
-    `count` and `fp` of the author's state; `head` and `floor` move only by `set_marks`."""
+    `count`, `fp` and `size` of the author's state; `head` and `floor` move only by `set_marks`.
+
+    Iterators are read while nothing is changed: whoever wants to write on the way makes a list first.
+    """
 
     def author(self, aid: bytes) -> AuthorState:
         """State of an author; NO_AUTHOR when unknown."""
@@ -49,8 +54,15 @@ class Log(Protocol):
 
     def get(self, slot: SlotKey) -> Record | None: ...
 
+    def peek(self, slot: SlotKey) -> tuple[int, bytes] | None:
+        """(hlc, signature) of what is in a slot, without decoding the record: the hot path of merging."""
+        ...
+
     def put(self, record: Record) -> None:
-        """Store a record in its slot, replacing what was there."""
+        """Store a record in its slot, replacing what was there.
+
+        The caller has made sure that no other slot of the author holds a record of the same hlc.
+        """
         ...
 
     def drop(self, slot: SlotKey) -> None:
@@ -63,6 +75,10 @@ class Log(Protocol):
 
     def at(self, aid: bytes, hlc: int) -> Record | None:
         """The author's record with exactly this hlc."""
+        ...
+
+    def newest(self, aid: bytes) -> int:
+        """The largest hlc among the author's stored records; 0 when there are none."""
         ...
 
     def slots(self, path: str) -> Iterator[Record]:
