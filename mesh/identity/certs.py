@@ -1,0 +1,420 @@
+"""Certificates: who is a member, verified offline by everyone who knows the root key.
+
+A chain is a list of links, from the root's side to the holder:
+
+    chain = CBOR [[body, sig], ...]                       1 to 6 links, at most 4 KiB
+    body  = CBOR [kind, public, name, roles, zone, tier, nbf_ms, exp_ms, caps]
+    sig   = Ed25519 by the previous link's key (the first: by the root key) over
+            b"mesh-cert-1\\0" || mesh id || issuer's public key || body
+
+Three kinds of link, and what their keys may sign:
+
+    root ──▶ AUTHORITY ──▶ AUTHORITY …   an admin's right to certify others; at most 3 below one another
+         └─▶ INVITE ──▶ NODE             caps {"admit": terms}: signs members within its terms
+         └─▶ NODE                        a member: roles, zone, tier; signs no certificates
+
+So `root → A(authority) → invite → node` is what a joining device makes for itself, and
+`root → A(authority) → node` what an admin renews it with. Validity nests: a link's [nbf, exp] lies within
+its issuer's, so the holder's own dates are the dates of the chain. Authorities therefore live long and
+are ended by removal, members' certificates live 90 days and are renewed.
+
+An admin's renewal of a member that came by an invite says so in caps {"via": [invite's public key,
+stamp of the admission, uses]}, so the use goes on counting. Zone, tier and roles are the issuer's word;
+the name is only a label. The mesh id in the signed bytes and the root at the top keep a chain from being
+used in another mesh, the domain prefix from being taken for another kind of signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from enum import IntEnum
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from nacl.bindings import crypto_sign, crypto_sign_open
+from nacl.exceptions import BadSignatureError
+
+from mesh.errors import Denied, PeerError, UsageError
+from mesh.identity.keys import AID_BYTES, PUBLIC_BYTES, NodeKey, peer_id_of
+from mesh.wire import codec
+
+CHAIN_BYTES_MAX = 4096
+CHAIN_LINKS_MAX = 6
+AUTHORITIES_MAX = 3
+DAY_MS = 86_400_000
+MEMBER_DAYS = 90
+RENEW_DAYS = 30
+AUTHORITY_DAYS = 36_500
+# Tolerated when dates meet a clock: as far ahead as records may be, see mesh/core/clock.py.
+SKEW_MS = 60_000
+ADMIN = "admin"
+MEMBER = "member"
+DEFAULT_ZONE = "default"
+_DOMAIN = b"mesh-cert-1\0"
+_SIGNATURE_BYTES = 64
+_WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
+_ROLES_MAX = 16
+_LABELS_MAX = 32
+_MS_MAX = 1 << 47  # what fits a stamp beside its counter bits
+
+
+class LinkKind(IntEnum):
+    NODE = 0
+    AUTHORITY = 1
+    INVITE = 2
+
+
+class MeshIdentity(msgspec.Struct, frozen=True):
+    """Which mesh. `mesh_id` is the 16-byte BLAKE2b of the root's public key; the name is a label."""
+
+    mesh_id: bytes
+    root_public: bytes
+    name: str
+
+    @staticmethod
+    def of(root_public: bytes, name: str) -> MeshIdentity:
+        return MeshIdentity(hashlib.blake2b(root_public, digest_size=16).digest(), root_public, name)
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What an invite may admit.
+
+    Attributes:
+        roles: a member it admits has some of these.
+        zone, tier: the member has exactly this one; None leaves it to the device.
+        labels: written into the device's own settings when it joins.
+        uses: how many keys it admits.
+        exp_ms: unix ms after which no member lets a device in with it.
+        life_ms: longest life of the certificates it signs.
+        renew: whether admins renew these by themselves.
+    """
+
+    roles: tuple[str, ...] = (MEMBER,)
+    zone: str | None = DEFAULT_ZONE
+    tier: str | None = None
+    labels: dict[str, str] = {}
+    uses: int = 1
+    exp_ms: int = 0
+    life_ms: int = MEMBER_DAYS * DAY_MS
+    renew: bool = True
+
+
+class Via(msgspec.Struct, frozen=True, array_like=True):
+    """The use of an invite that an admin's renewal carries on: its key, the admission's stamp (hlc)."""
+
+    invite: bytes
+    stamp: int
+    uses: int
+
+
+class Link(msgspec.Struct, frozen=True):
+    """One signed statement of a chain. `digest` is the 16-byte BLAKE2b of body and signature."""
+
+    kind: LinkKind
+    public: bytes
+    name: str
+    roles: tuple[str, ...]
+    zone: str
+    tier: str
+    nbf_ms: int
+    exp_ms: int
+    caps: dict[str, Any]
+    issuer: bytes
+    digest: bytes
+    terms: Terms | None = None
+    via: Via | None = None
+    renew: bool = True
+
+
+class Certificate(msgspec.Struct, frozen=True):
+    """A verified chain, seen from its holder. Dates are unix milliseconds.
+
+    Attributes:
+        public: the holder's 32-byte key.
+        caps: what the last link carries beside the fixed fields.
+        via_invite: public key of the invite it came by, also after an admin renewed it.
+        settled: vouched for by an admin or the root, not by the holder of an invite's key.
+        links: the chain, from the root's side to the holder.
+        data: the chain's bytes.
+    """
+
+    public: bytes
+    name: str
+    roles: tuple[str, ...]
+    zone: str
+    tier: str
+    nbf_ms: int
+    exp_ms: int
+    caps: dict[str, Any]
+    via_invite: bytes | None
+    settled: bool
+    renew: bool
+    links: tuple[Link, ...]
+    data: bytes
+
+    @property
+    def aid(self) -> bytes:
+        return self.public[:AID_BYTES]
+
+    @property
+    def peer_id(self) -> str:
+        return peer_id_of(self.public)
+
+    @property
+    def kind(self) -> LinkKind:
+        return self.links[-1].kind
+
+    @property
+    def is_admin(self) -> bool:
+        return ADMIN in self.roles
+
+    @property
+    def terms(self) -> Terms | None:
+        """Terms of the invite: the holder's own, or those under which it signed itself."""
+        return next((link.terms for link in reversed(self.links) if link.terms), None)
+
+
+def word_ok(text: str) -> bool:
+    """Whether text can be a name, zone, tier or role: 1 to 63 of A-Z a-z 0-9 . _ -, ends alphanumeric."""
+    return bool(_WORD.fullmatch(text))
+
+
+def check_word(what: str, text: str) -> str:
+    """Return `text`, or raise UsageError naming `what` it should have been."""
+    if not word_ok(text):
+        raise UsageError(
+            f"{what} {text[:80]!r} is not allowed",
+            "1 to 63 letters, digits, '.', '_' or '-', starting and ending with a letter or digit",
+        )
+    return text
+
+
+def issue(
+    signer: NodeKey,
+    parent: bytes | None,
+    mesh: MeshIdentity,
+    *,
+    public: bytes,
+    name: str,
+    nbf_ms: int,
+    exp_ms: int,
+    roles: tuple[str, ...] = (MEMBER,),
+    zone: str = DEFAULT_ZONE,
+    tier: str = "",
+    kind: LinkKind = LinkKind.NODE,
+    terms: Terms | None = None,
+    via: Via | None = None,
+    renew: bool = True,
+) -> bytes:
+    """Sign a certificate; returns the encoded chain.
+
+    Args:
+        parent: the signer's own chain (an authority's or an invite's), None when the root key signs.
+
+    Raises:
+        UsageError: nobody would accept it; the message says why.
+    """
+    caps: dict[str, Any] = {}
+    if terms is not None:
+        caps["admit"] = msgspec.to_builtins(terms)
+    if via is not None:
+        caps["via"] = [via.invite, via.stamp, via.uses]
+    if not renew:
+        caps["renew"] = False
+    body = codec.encode([int(kind), public, name, list(roles), zone, tier, nbf_ms, exp_ms, caps])
+    sig = crypto_sign(_signed_bytes(mesh.mesh_id, signer.public, body), signer.secret)[:_SIGNATURE_BYTES]
+    links = codec.decode(parent, CHAIN_BYTES_MAX) if parent else []
+    chain = codec.encode([*links, [body, sig]])
+    try:
+        verify_chain(chain, mesh, kind)
+    except PeerError as error:
+        raise UsageError(f"this certificate would not be valid: {error.message}") from None
+    return chain
+
+
+@lru_cache(maxsize=2048)
+def verify_chain(data: bytes, mesh: MeshIdentity, kind: LinkKind = LinkKind.NODE) -> Certificate:
+    """Verify a chain from the root to a holder of the given kind.
+
+    Dates are checked against each other, not against a clock (`check_time`), and removals and counts of
+    uses not at all: that is the fold of `mesh/core/admission.py`.
+
+    Raises:
+        PeerError: malformed, or not signed as the module docstring says.
+    """
+    raw = codec.decode(data, CHAIN_BYTES_MAX)
+    if not isinstance(raw, list) or not 1 <= len(raw) <= CHAIN_LINKS_MAX:
+        raise PeerError(f"a certificate chain has 1 to {CHAIN_LINKS_MAX} links")
+    links: list[Link] = []
+    issuer = mesh.root_public
+    for item in raw:
+        if not (isinstance(item, list) and len(item) == 2 and all(isinstance(part, bytes) for part in item)):
+            raise PeerError("a link of a certificate chain is not [body, signature]")
+        link = _read_link(mesh.mesh_id, issuer, item[0], item[1])
+        if links:
+            _check_step(links[-1], link)
+        links.append(link)
+        issuer = link.public
+    if sum(link.kind == LinkKind.AUTHORITY for link in links) > AUTHORITIES_MAX:
+        raise PeerError(f"more than {AUTHORITIES_MAX} authorities certify one another")
+    if links[-1].kind != kind:
+        raise PeerError(f"the chain ends in a certificate of kind {links[-1].kind.name}, not {kind.name}")
+    return _certificate(tuple(links), data)
+
+
+def check_time(cert: Certificate, now_ms: int) -> None:
+    """Whether the certificate is valid at this mesh time.
+
+    Raises:
+        Denied: not yet valid, or expired.
+    """
+    if now_ms + SKEW_MS < cert.nbf_ms:
+        raise Denied(
+            f"the certificate of {cert.name} ({cert.peer_id}) is valid only in {_days(cert.nbf_ms - now_ms)}",
+            "check the clocks of both nodes",
+        )
+    if now_ms > cert.exp_ms:
+        raise Denied(
+            f"the certificate of {cert.name} ({cert.peer_id}) expired {_days(now_ms - cert.exp_ms)} ago",
+            "an admin node that is up renews it by itself; otherwise check the clocks, or join again",
+        )
+
+
+def _days(ms: int) -> str:
+    return f"{ms / DAY_MS:.0f} days" if ms >= 2 * DAY_MS else f"{ms / 3_600_000:.1f} hours"
+
+
+def _signed_bytes(mesh_id: bytes, issuer: bytes, body: bytes) -> bytes:
+    return _DOMAIN + mesh_id + issuer + body
+
+
+def _certificate(links: tuple[Link, ...], data: bytes) -> Certificate:
+    last = links[-1]
+    inviter = links[-2] if len(links) > 1 and links[-2].kind == LinkKind.INVITE else None
+    via = inviter.public if inviter else last.via.invite if last.via else None
+    renew = last.renew if inviter is None else inviter.terms is not None and inviter.terms.renew
+    return Certificate(
+        last.public,
+        last.name,
+        last.roles,
+        last.zone,
+        last.tier,
+        last.nbf_ms,
+        last.exp_ms,
+        last.caps,
+        via,
+        inviter is None,
+        renew,
+        links,
+        data,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _read_link(mesh_id: bytes, issuer: bytes, body: bytes, sig: bytes) -> Link:
+    """Verify and decode one link. Cached: the links near the root are those of everyone."""
+    if len(sig) != _SIGNATURE_BYTES:
+        raise PeerError(f"a certificate's signature has {len(sig)} bytes")
+    try:
+        crypto_sign_open(sig + _signed_bytes(mesh_id, issuer, body), issuer)
+    except (BadSignatureError, ValueError):
+        raise PeerError(
+            "a certificate is not signed by the key above it, or belongs to another mesh"
+        ) from None
+    raw = codec.decode(body, CHAIN_BYTES_MAX)
+    if not isinstance(raw, list) or not 9 <= len(raw) <= 32:
+        raise PeerError("a certificate is not an array of 9 or more fields")
+    kind, public, name, roles, zone, tier, nbf_ms, exp_ms, caps = raw[:9]
+    if isinstance(kind, bool) or kind not in (LinkKind.NODE, LinkKind.AUTHORITY, LinkKind.INVITE):
+        raise PeerError(f"unknown kind of certificate {kind!r:.20}")
+    if not isinstance(public, bytes) or len(public) != PUBLIC_BYTES:
+        raise PeerError("a certificate holds no 32-byte key")
+    if not _is_word(name) or not _is_word(zone) or not (tier == "" or _is_word(tier)):
+        raise PeerError("a certificate's name, zone or tier is malformed")
+    if not isinstance(roles, list) or len(roles) > _ROLES_MAX or not all(map(_is_word, roles)):
+        raise PeerError("a certificate's roles are malformed")
+    if not (_is_ms(nbf_ms) and _is_ms(exp_ms) and nbf_ms < exp_ms):
+        raise PeerError("a certificate's dates are malformed")
+    if not isinstance(caps, dict) or not all(isinstance(cap, str) for cap in caps):
+        raise PeerError("a certificate's caps are malformed")
+    digest = hashlib.blake2b(body + sig, digest_size=16).digest()
+    kind = LinkKind(kind)
+    return Link(
+        kind,
+        public,
+        name,
+        tuple(sorted(set(roles))),
+        zone,
+        tier,
+        nbf_ms,
+        exp_ms,
+        caps,
+        issuer,
+        digest,
+        _terms(caps) if kind == LinkKind.INVITE else None,
+        _via(caps) if kind == LinkKind.NODE else None,
+        caps.get("renew") is not False,
+    )
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and word_ok(value)
+
+
+def _is_ms(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MS_MAX
+
+
+def _terms(caps: dict[str, Any]) -> Terms:
+    try:
+        terms = msgspec.convert(caps.get("admit"), Terms)
+    except msgspec.ValidationError as error:
+        raise PeerError(f"an invite's terms are malformed: {str(error)[:120]}") from None
+    words = [*terms.roles, *(word for word in (terms.zone, terms.tier) if word)]
+    if not all(map(word_ok, words)) or len(terms.roles) > _ROLES_MAX or not terms.roles:
+        raise PeerError("an invite's roles, zone or tier are malformed")
+    if len(terms.labels) > _LABELS_MAX or terms.uses < 1 or not _is_ms(terms.exp_ms) or terms.life_ms < 1:
+        raise PeerError("an invite's labels, uses or dates are malformed")
+    return terms
+
+
+def _via(caps: dict[str, Any]) -> Via | None:
+    raw = caps.get("via")
+    if raw is None:
+        return None
+    try:
+        via = msgspec.convert(raw, Via)
+    except msgspec.ValidationError as error:
+        raise PeerError(f"a certificate's via is malformed: {str(error)[:120]}") from None
+    if len(via.invite) != PUBLIC_BYTES or not 0 <= via.stamp < 1 << 64 or via.uses < 1:
+        raise PeerError("a certificate's via is malformed")
+    return via
+
+
+def _check_step(parent: Link, child: Link) -> None:
+    """Whether a link's key may sign the next one."""
+    if parent.kind == LinkKind.NODE:
+        raise PeerError(f"{parent.name} is a plain node and certifies nobody")
+    if not (parent.nbf_ms <= child.nbf_ms and child.exp_ms <= parent.exp_ms):
+        raise PeerError(f"the dates of {child.name} reach beyond those of its issuer {parent.name}")
+    if parent.kind == LinkKind.INVITE:
+        _check_admission(parent, child)
+
+
+def _check_admission(invite: Link, child: Link) -> None:
+    terms = invite.terms
+    assert terms is not None
+    if child.kind != LinkKind.NODE or child.caps:
+        raise PeerError("an invite certifies plain nodes only")
+    if not child.roles or not set(child.roles) <= set(terms.roles):
+        raise PeerError(
+            f"the invite admits {', '.join(terms.roles)}, not {', '.join(child.roles) or 'nobody'}"
+        )
+    if terms.zone is not None and child.zone != terms.zone:
+        raise PeerError(f"the invite admits to zone {terms.zone}, not {child.zone}")
+    if terms.tier is not None and child.tier != terms.tier:
+        raise PeerError(f"the invite admits tier {terms.tier}, not {child.tier or 'none'}")
+    if child.nbf_ms > terms.exp_ms or child.exp_ms - child.nbf_ms > terms.life_ms:
+        raise PeerError("the certificate was made after the invite expired, or lives longer than it allows")
