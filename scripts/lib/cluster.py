@@ -27,7 +27,9 @@ from setup import say
 
 SOCKET_PATH_BYTES_MAX = 107
 NODES_MAX = 64
-PORTS = range(20_000, 32_000)  # below Linux's ephemeral range, so that no outgoing connection takes a kept port
+PORTS = range(
+    20_000, 32_000
+)  # below Linux's ephemeral range, so that no outgoing connection takes a kept port
 START_S = 30.0
 STOP_S = 20.0
 AGREE_S = 60.0
@@ -54,7 +56,7 @@ class Node:
     @property
     def enrolled(self) -> bool:
         """Whether `init` or `join` has finished here; both leave nothing behind when they fail."""
-        return (self.data / "node.key").exists() and self.config.exists()
+        return (self.data / "node.key").exists()
 
     def pid(self) -> int | None:
         """The running agent's process id; None when it does not run, or the number now belongs to another."""
@@ -64,7 +66,8 @@ class Node:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except (OSError, ValueError, IndexError):
             return None
-        return pid if os.fsencode(self.data) in words and state != "Z" else None
+        ours = {os.path.realpath(word) for word in words if word.startswith(b"/")}
+        return pid if os.path.realpath(os.fsencode(self.data)) in ours and state != "Z" else None
 
     def start(self) -> None:
         """Start the agent in the background, its output appended to the log."""
@@ -117,7 +120,9 @@ def check_length(directory: Path, nodes: int) -> None:
     longest = len(os.fsencode(directory / f"node-{nodes}" / "admin.sock"))
     if longest > SOCKET_PATH_BYTES_MAX:
         over = longest - SOCKET_PATH_BYTES_MAX
-        raise UpError(f"{directory} is {over} bytes too long for the path of a unix socket; choose a shorter --dir")
+        raise UpError(
+            f"{directory} is {over} bytes too long for the path of a unix socket; choose a shorter --dir"
+        )
 
 
 def nodes_in(directory: Path, programs: Path) -> list[Node]:
@@ -164,18 +169,16 @@ def enrol(node: Node, others: Sequence[Node], mesh: str) -> None:
     """Make the mesh on the first node, or join it with a fresh invite of the first."""
     meshd = str(node.programs / "meshd")
     data = ["--data-dir", str(node.data), "--name", node.name]
-    if node.data.exists() and not (node.data / "node.key").exists():
-        shutil.rmtree(node.data)
-    if not node.data.exists():
-        if not others:
-            say(f"making the mesh {mesh} on {node.name}")
-            run([meshd, "init", *data, "--mesh", mesh], 60.0, node.name)
-        else:
-            say(f"{node.name} joins with an invite from {others[0].name}")
-            token = others[0].ctl("invite", "create").strip()
-            run([meshd, "join", token, *data], 60.0, node.name)
+    if not node.enrolled and not others:
+        say(f"making the mesh {mesh} on {node.name}")
+        run([meshd, "init", *data, "--mesh", mesh], 60.0, node.name)
+    elif not node.enrolled:
+        say(f"{node.name} joins with an invite from {others[0].name}")
+        token = others[0].ctl("invite", "create").strip()
+        run([meshd, "join", token, *data], 60.0, node.name)
     node.data.chmod(0o700)
-    configure(node, others, free_port({port for other in others if (port := port_of(other))}))
+    if not node.config.exists():
+        configure(node, others, free_port({port for other in others if (port := port_of(other))}))
 
 
 def wait_for(what: str, seconds: float, condition: Callable[[], bool], alive: Sequence[Node]) -> None:

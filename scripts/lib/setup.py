@@ -118,7 +118,9 @@ def _stamped(extras: Sequence[str]) -> bool:
 def _probed(executable: str) -> dict | None:
     """Version and abilities of a Python interpreter, or None where it does not run."""
     try:
-        done = subprocess.run([executable, "-c", _PROBE], capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(
+            [executable, "-c", _PROBE], capture_output=True, text=True, check=True, timeout=60
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return json.loads(done.stdout)
@@ -128,7 +130,9 @@ def _python() -> dict:
     """The newest Python that will do, the one that runs this first; installed where the system offers one."""
     for attempt in range(2):
         candidates = [os.environ.get("MESH_PYTHON"), sys.executable]
-        candidates += [shutil.which(f"python3.{minor}") for minor in (13, 12, 11, 14)] + [shutil.which("python3")]
+        candidates += [shutil.which(f"python3.{minor}") for minor in (13, 12, 11, 14)] + [
+            shutil.which("python3")
+        ]
         for candidate in filter(None, candidates):
             found = _probed(candidate)
             if found and tuple(found["version"]) >= PYTHON_MIN:
@@ -139,8 +143,8 @@ def _python() -> dict:
             if offered:
                 _apt(["install", offered[0]])
     raise SetupError(
-        f"Python {PYTHON_MIN[0]}.{PYTHON_MIN[1]} or newer is needed, and only {sys.version.split()[0]} was found.\n"
-        "Install one (Debian 12 or newer and Ubuntu 24.04 or newer have it) or name it with MESH_PYTHON=/path/to/python3."
+        f"Python {PYTHON_MIN[0]}.{PYTHON_MIN[1]} or newer is needed; found {sys.version.split()[0]}.\n"
+        "Install one (Debian 12 and Ubuntu 24.04 have it), or name it with MESH_PYTHON=/path/to/python3."
     )
 
 
@@ -165,7 +169,9 @@ def _system_packages(python: dict) -> None:
     if not wanted:
         return
     if not shutil.which("apt-get"):
-        raise SetupError(f"missing: {', '.join(wanted)} (Debian's names); install them with this system's packager")
+        raise SetupError(
+            f"missing: {', '.join(wanted)} (Debian's names); install them with this system's packager"
+        )
     say(f"installing system packages: {' '.join(wanted)}")
     _apt(["update"], wanted)
     _apt(["install", *wanted], wanted)
@@ -187,7 +193,9 @@ def _apt(arguments: Sequence[str], wanted: Sequence[str] = ()) -> None:
         sudo = shutil.which("sudo")
         if not sudo or subprocess.run([sudo, "-n", "true"], capture_output=True, check=False).returncode != 0:
             todo = " ".join(wanted) or " ".join(arguments[1:]) or "python3.11"
-            raise SetupError(f"system packages are missing. Type, then try again:\n  sudo apt-get install {todo}")
+            raise SetupError(
+                f"system packages are missing. Type, then try again:\n  sudo apt-get install {todo}"
+            )
         command = [sudo, "-n", "env", "DEBIAN_FRONTEND=noninteractive", *command]
     _run(command, {**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
 
