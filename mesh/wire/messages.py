@@ -120,10 +120,35 @@ class Bye(Message, frozen=True, tag=11):
     reason: str
 
 
+class Ask(Message, frozen=True, tag=12):
+    """A query on its way from link to link. `body` and `sig` are the asker's, see `mesh/core/query.py`."""
+
+    aid: bytes
+    body: bytes
+    sig: bytes
+    remaining_ms: int
+    depth: int
+
+
+class Reply(Message, frozen=True, tag=13):
+    """What the part of the tree below the sender answered to an Ask, or that it was asked already.
+
+    `nodes` are the ids of those who answered, one after the other; `failed` are [aid, code, message] of those
+    who could not; `state` is of the query's combine, None when nobody answered.
+    """
+
+    qid: bytes
+    already: bool = False
+    count: int = 0
+    nodes: bytes = b""
+    failed: list[tuple[bytes, str, str]] = []
+    state: Any = None
+
+
 AnyMessage: TypeAlias = (
-    Hello | Root | Heads | Want | Delta | Listing | Pull | Quiet | Wake | Ping | Pong | Bye
+    Hello | Root | Heads | Want | Delta | Listing | Pull | Quiet | Wake | Ping | Pong | Bye | Ask | Reply
 )
-_NUMBERS = frozenset(range(12))
+_NUMBERS = frozenset(range(14))
 
 
 def encode(message: Message) -> bytes:

@@ -1,0 +1,75 @@
+"""The messages of `/mesh/call/1`: one call at a time on a stream, which is then used for the next.
+
+    caller                          node
+      Request ------------------------>
+      <------------------------- Answer(more=True) ...   streaming calls only
+      <------------------------- Answer | Failure
+
+A caller that loses interest resets the stream. Backpressure of a streaming answer is the stream's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from mesh.errors import PeerError, UsageError
+from mesh.wire import codec
+from mesh.wire.messages import Message
+
+METHOD_CHARS_MAX = 255
+# A body at its cap, and the fields around it.
+FRAME_BYTES_MAX = codec.CALL_BYTES_MAX + 4096
+
+
+class Request(Message, frozen=True, tag=0):
+    """`deadline_ms` is what remains of the caller's patience; with `stream` several answers may follow."""
+
+    method: str
+    deadline_ms: int
+    body: Any = None
+    stream: bool = False
+
+
+class Answer(Message, frozen=True, tag=1):
+    """The answer. Of a streaming call: one item when `more`; the one without `more` is the end, not an item."""
+
+    body: Any = None
+    more: bool = False
+
+
+class Failure(Message, frozen=True, tag=2):
+    """The call failed; `code` is that of one of our errors."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+CallMessage: TypeAlias = Request | Answer | Failure
+
+
+def encode(message: CallMessage) -> bytes:
+    """The frame body of a message.
+
+    Raises:
+        UsageError: the body is larger than 256 KiB or holds what peers would refuse.
+    """
+    data = codec.encode(msgspec.to_builtins(message, builtin_types=(bytes,)))
+    if len(data) > FRAME_BYTES_MAX:
+        raise UsageError(f"a call body of {len(data)} bytes, at most {codec.CALL_BYTES_MAX} are allowed")
+    return data
+
+
+def decode(data: bytes) -> CallMessage:
+    """The message in a frame body.
+
+    Raises:
+        PeerError: malformed, oversized or of an unknown number.
+    """
+    raw = codec.decode(data, FRAME_BYTES_MAX)
+    try:
+        return msgspec.convert(raw, CallMessage)  # type: ignore[no-any-return]
+    except msgspec.ValidationError as error:
+        raise PeerError(f"malformed call message: {str(error)[:200]}") from None
