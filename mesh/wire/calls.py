@@ -33,7 +33,7 @@ class Request(Message, frozen=True, tag=0):
 
 
 class Answer(Message, frozen=True, tag=1):
-    """The answer. Of a streaming call: one item when `more`; the one without `more` is the end, not an item."""
+    """The answer. In a streaming call an item has `more`; the answer without it is the end, not an item."""
 
     body: Any = None
     more: bool = False
