@@ -145,6 +145,12 @@ class Reply(Message, frozen=True, tag=13):
     state: Any = None
 
 
+class Probe(Message, frozen=True, tag=12):
+    """A liveness probe on the held stream; the payload is that of a sealed datagram."""
+
+    payload: bytes
+
+
 AnyMessage: TypeAlias = (
     Hello | Root | Heads | Want | Delta | Listing | Pull | Quiet | Wake | Ping | Pong | Bye | Ask | Reply
 )
