@@ -233,6 +233,45 @@ def load(node: Node, file: Path) -> str:
     return node.ctl("kv", "import", str(file), timeout_s=3600.0).strip()
 
 
+def same(nodes: Sequence[Node]) -> bool:
+    """Whether every agent holds the same records: equal digests of every durable scope."""
+    try:
+        held = [[scope_line(scope) for scope in node.json("status")["scopes"]] for node in nodes]
+    except UpError:
+        return False
+    durable = [[line for line in lines if line[0] != "live"] for lines in held]
+    return all(lines == durable[0] for lines in durable)
+
+
+def scope_line(scope: dict[str, Any]) -> tuple[str, str, int]:
+    """A scope's name, digest and number of records."""
+    return scope["scope"], scope["root"], scope["records"]
+
+
+def show(nodes: Sequence[Node]) -> None:
+    """Print the members, the state of replication, and what to try next."""
+    first = nodes[0]
+    print(first.ctl("members").rstrip())
+    print(f"\n{'NODE':10} {'SCOPE':6} {'RECORDS':>8}  DIGEST")
+    for node in nodes:
+        for name, root, records in map(scope_line, node.json("status")["scopes"]):
+            if name != "live":
+                print(f"{node.name:10} {name:6} {records:8}  {root[:16]}")
+    meshctl = os.path.relpath(first.programs / "meshctl")
+    last = nodes[-1]
+    print(
+        f"""
+all {len(nodes)} agents agree and hold the same data. Try:
+  export MESHCTL_SOCKET={first.socket}
+  {meshctl} members
+  {meshctl} kv get airports/FRA
+  {meshctl} kv put greeting hello && {meshctl} --socket {last.socket} kv get greeting
+  {meshctl} members --watch                # and in another terminal:
+  kill -9 $(cat {last.pid_file})     # the others notice at once; scripts/up brings it back
+  scripts/down                             # --purge removes keys and data too"""
+    )
+
+
 def stop(nodes: Sequence[Node]) -> list[Node]:
     """Ask every agent to end, wait for the exits, and return those that did not."""
     running = {node: pid for node in nodes if (pid := node.pid())}
