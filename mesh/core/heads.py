@@ -1,0 +1,77 @@
+"""Digest of a replica's heads: what two neighbours compare to find the authors in which they differ.
+
+256 sums modulo 2**64, one per first byte of the author's id; an author adds the first 8 bytes of
+BLAKE2b(aid, head, fp) to its bucket. The root is BLAKE2b-16 of all buckets. A change of one author is one
+subtraction and one addition; the root is hashed again only when somebody asks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from struct import Struct
+
+BUCKETS = 256
+_SUMS = Struct(f">{BUCKETS}Q")
+_AUTHOR = Struct(">16sQ16s")
+_MASK = (1 << 64) - 1
+
+
+def _share(aid: bytes, head: int, fp: int) -> int:
+    packed = _AUTHOR.pack(aid, head, fp.to_bytes(16, "big"))
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "big")
+
+
+class Digest:
+    """The digest of one scope.
+
+    Args:
+        with_fp: whether fingerprints count; the live scope compares heads only.
+    """
+
+    def __init__(self, *, with_fp: bool = True) -> None:
+        self._with_fp = with_fp
+        self._sums = [0] * BUCKETS
+        self._shares: list[dict[bytes, int]] = [{} for _ in range(BUCKETS)]
+        self._root: bytes | None = None
+
+    def update(self, aid: bytes, head: int, fp: int) -> None:
+        """Take an author's new head and fingerprint; with head 0 nothing is held and it leaves the digest."""
+        if head == 0:
+            self.remove(aid)
+            return
+        share = _share(aid, head, fp if self._with_fp else 0)
+        bucket = aid[0]
+        old = self._shares[bucket].get(aid, 0)
+        if share != old:
+            self._shares[bucket][aid] = share
+            self._sums[bucket] = (self._sums[bucket] - old + share) & _MASK
+            self._root = None
+
+    def remove(self, aid: bytes) -> None:
+        """Leave an author out."""
+        old = self._shares[aid[0]].pop(aid, None)
+        if old is not None:
+            self._sums[aid[0]] = (self._sums[aid[0]] - old) & _MASK
+            self._root = None
+
+    def buckets(self) -> bytes:
+        """The 256 sums, 8 bytes each, big-endian."""
+        return _SUMS.pack(*self._sums)
+
+    def root(self) -> bytes:
+        """16 bytes: equal roots mean equal heads (and fingerprints) of all authors."""
+        if self._root is None:
+            self._root = hashlib.blake2b(self.buckets(), digest_size=16).digest()
+        return self._root
+
+    def differing(self, buckets: bytes) -> list[int]:
+        """Indexes of the buckets in which a peer's sums differ; all of them when its word is malformed."""
+        if len(buckets) != _SUMS.size:
+            return list(range(BUCKETS))
+        theirs = _SUMS.unpack(buckets)
+        return [index for index in range(BUCKETS) if theirs[index] != self._sums[index]]
+
+    def authors_in(self, buckets: Iterable[int]) -> list[bytes]:
+        """Authors in these buckets, ascending."""
+        return sorted(aid for bucket in buckets for aid in self._shares[bucket])

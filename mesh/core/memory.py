@@ -1,0 +1,169 @@
+"""A scope's slots in RAM: the live scope, and the twin of the LMDB log in tests and in the simulator.
+
+Four indexes over the same records: by slot, by author and hlc, by path, by expiry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sortedcontainers import SortedDict, SortedList
+
+from mesh.core.log import NO_AUTHOR, AuthorState
+from mesh.core.record import Kind, Record, SlotKey, fingerprint
+
+_FP_MASK = (1 << 128) - 1
+
+
+class _Author:
+    """State and hlc order of one author."""
+
+    __slots__ = ("count", "floor", "fp", "head", "log", "size")
+
+    def __init__(self) -> None:
+        self.head = 0
+        self.floor = 0
+        self.count = 0
+        self.fp = 0
+        self.size = 0
+        self.log: SortedDict[int, Record] = SortedDict()
+
+
+class MemoryLog:
+    """`mesh.core.log.Log` in RAM.
+
+    Args:
+        fingerprints: keep `fp`; the live scope compares heads only and saves the hashing.
+    """
+
+    def __init__(self, *, fingerprints: bool = True) -> None:
+        self._fingerprints = fingerprints
+        self._slots: dict[SlotKey, Record] = {}
+        self._authors: SortedDict[bytes, _Author] = SortedDict()
+        self._order: SortedList[SlotKey] = SortedList()
+        self._expiry: SortedList[tuple[int, bytes, int]] = SortedList()
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    # -- authors ----------------------------------------------------------------------------------------
+
+    def author(self, aid: bytes) -> AuthorState:
+        """State of an author; NO_AUTHOR when unknown."""
+        author = self._authors.get(aid)
+        if author is None:
+            return NO_AUTHOR
+        return AuthorState(author.head, author.floor, author.count, author.fp, author.size)
+
+    def authors(self) -> Iterator[tuple[bytes, AuthorState]]:
+        """All authors, ascending by aid."""
+        for aid in self._authors:
+            yield aid, self.author(aid)
+
+    def set_marks(self, aid: bytes, *, head: int, floor: int) -> None:
+        """Set head and floor of an author."""
+        author = self._author(aid)
+        author.head = head
+        author.floor = floor
+
+    def drop_author(self, aid: bytes) -> None:
+        """Remove every slot and the state of an author."""
+        author = self._authors.get(aid)
+        if author is not None:
+            for record in list(author.log.values()):
+                self.drop(record.slot)
+            del self._authors[aid]
+
+    def _author(self, aid: bytes) -> _Author:
+        author: _Author | None = self._authors.get(aid)
+        if author is None:
+            author = self._authors[aid] = _Author()
+        return author
+
+    # -- slots ------------------------------------------------------------------------------------------
+
+    def get(self, slot: SlotKey) -> Record | None:
+        """The record in a slot."""
+        return self._slots.get(slot)
+
+    def peek(self, slot: SlotKey) -> tuple[int, bytes] | None:
+        """(hlc, signature) of what is in a slot."""
+        record = self._slots.get(slot)
+        return None if record is None else (record.hlc, record.sig)
+
+    def put(self, record: Record) -> None:
+        """Store a record in its slot, replacing what was there."""
+        slot = record.slot
+        author = self._author(record.aid)
+        old = self._slots.get(slot)
+        if old is None:
+            self._order.add(slot)
+        else:
+            self._unlink(author, old)
+        self._slots[slot] = record
+        author.log[record.hlc] = record
+        expiry_ms = record.expiry_ms
+        if expiry_ms is not None:
+            self._expiry.add((expiry_ms, record.aid, record.hlc))
+        author.size += record.size
+        if record.kind != Kind.LOG:
+            author.count += 1
+            if self._fingerprints:
+                author.fp = (author.fp + fingerprint(record.sig)) & _FP_MASK
+
+    def drop(self, slot: SlotKey) -> None:
+        """Remove a slot if present."""
+        record = self._slots.pop(slot, None)
+        if record is not None:
+            self._order.remove(slot)
+            self._unlink(self._authors[record.aid], record)
+
+    def _unlink(self, author: _Author, record: Record) -> None:
+        del author.log[record.hlc]
+        expiry_ms = record.expiry_ms
+        if expiry_ms is not None:
+            self._expiry.remove((expiry_ms, record.aid, record.hlc))
+        author.size -= record.size
+        if record.kind != Kind.LOG:
+            author.count -= 1
+            if self._fingerprints:
+                author.fp = (author.fp - fingerprint(record.sig)) & _FP_MASK
+
+    # -- orders -----------------------------------------------------------------------------------------
+
+    def since(self, aid: bytes, hlc: int) -> Iterator[Record]:
+        """The author's records with a larger hlc, ascending by hlc."""
+        author = self._authors.get(aid)
+        if author is not None:
+            for key in author.log.irange(minimum=hlc, inclusive=(False, True)):
+                yield author.log[key]
+
+    def at(self, aid: bytes, hlc: int) -> Record | None:
+        """The author's record with exactly this hlc."""
+        author = self._authors.get(aid)
+        return None if author is None else author.log.get(hlc)
+
+    def newest(self, aid: bytes) -> int:
+        """The largest hlc among the author's stored records; 0 when there are none."""
+        author = self._authors.get(aid)
+        return author.log.peekitem(-1)[0] if author is not None and author.log else 0
+
+    def slots(self, path: str) -> Iterator[Record]:
+        """Every author's records at one path, by (kind, aid, hlc)."""
+        for slot in self._order.irange((path,), (path, 256)):
+            yield self._slots[slot]
+
+    def paths(self, prefix: str, start: str = "") -> Iterator[str]:
+        """Distinct paths beginning with `prefix`, ascending, from `start` (inclusive) on."""
+        index = self._order.bisect_left((max(prefix, start),))
+        while index < len(self._order):
+            path = self._order[index].path
+            if not path.startswith(prefix):
+                return
+            yield path
+            index = self._order.bisect_left((path, 256))
+
+    def expiring(self, until_ms: int) -> Iterator[Record]:
+        """Records whose ttl ends at or before `until_ms`, soonest first."""
+        for _, aid, hlc in self._expiry.irange(maximum=(until_ms + 1,), inclusive=(True, False)):
+            yield self._authors[aid].log[hlc]
