@@ -264,6 +264,11 @@ def verify_chain(data: bytes, mesh: MeshIdentity, kind: LinkKind = LinkKind.NODE
     return _certificate(tuple(links), data)
 
 
+def spell_days(ms: int) -> str:
+    """A duration in words: hours, or days from two on."""
+    return f"{ms / DAY_MS:.0f} days" if ms >= 2 * DAY_MS else f"{ms / 3_600_000:.1f} hours"
+
+
 def check_time(cert: Certificate, now_ms: int) -> None:
     """Whether the certificate is valid at this mesh time.
 
@@ -272,18 +277,14 @@ def check_time(cert: Certificate, now_ms: int) -> None:
     """
     if now_ms + SKEW_MS < cert.nbf_ms:
         raise Denied(
-            f"the certificate of {cert.name} ({cert.peer_id}) is valid only in {_days(cert.nbf_ms - now_ms)}",
+            f"the certificate of {cert.name} ({cert.peer_id}) begins in {spell_days(cert.nbf_ms - now_ms)}",
             "check the clocks of both nodes",
         )
     if now_ms > cert.exp_ms:
         raise Denied(
-            f"the certificate of {cert.name} ({cert.peer_id}) expired {_days(now_ms - cert.exp_ms)} ago",
+            f"the certificate of {cert.name} ({cert.peer_id}) expired {spell_days(now_ms - cert.exp_ms)} ago",
             "an admin node that is up renews it by itself; otherwise check the clocks, or join again",
         )
-
-
-def _days(ms: int) -> str:
-    return f"{ms / DAY_MS:.0f} days" if ms >= 2 * DAY_MS else f"{ms / 3_600_000:.1f} hours"
 
 
 def _signed_bytes(mesh_id: bytes, issuer: bytes, body: bytes) -> bytes:

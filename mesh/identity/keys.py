@@ -134,4 +134,9 @@ def save_key(path: str | os.PathLike[str], key: NodeKey) -> None:
     Raises:
         StoreError: a file is already there, or it cannot be written.
     """
-    write_new(Path(path), f"{_KEY_FILE_MAGIC} {key.seed.hex()}\n".encode())
+    write_new(Path(path), encode_key(key))
+
+
+def encode_key(key: NodeKey) -> bytes:
+    """The content of a key file."""
+    return f"{_KEY_FILE_MAGIC} {key.seed.hex()}\n".encode()
