@@ -56,7 +56,7 @@ class Node:
     @property
     def enrolled(self) -> bool:
         """Whether `init` or `join` has finished here; both leave nothing behind when they fail."""
-        return (self.data / "node.key").exists()
+        return (self.data / "mesh.json").exists()
 
     def pid(self) -> int | None:
         """The running agent's process id; None when it does not run, or the number now belongs to another."""
