@@ -1,0 +1,289 @@
+"""The rules of replication: taking deltas, answering wants, comparing replicas.
+
+Each author's slots, ordered by hlc, are a self-compacting log, so a replica is described by one number per
+author (`head`: everything up to here is held) and one fingerprint. Push, forward, answer and bootstrap are
+one message, `delta(author, since, upto, records)`. The ideas are those of scuttlebutt reconciliation (van
+Renesse et al. 2008) and of delta-state CRDTs (Almeida, Shoker, Baquero 2016), with the difference that a
+state has one author and keeps its signature on the way.
+
+    plain    since <= head: head := min(upto, newest verified hlc). Else there is a hole: the records stay,
+             they are valid, but the head does not move, and what is missing is wanted from the head on.
+    floor    see `core/floors.py`
+    reset    who asks from below the floor gets all slots; what it holds up to the floor and is not named in
+             the answer is gone there
+    listing  heads equal, fingerprints not (a relay left something out): exchange listings, pull what is
+             missing, both ways; that makes no claim to be complete, so the head stays
+
+`since`, `upto` and `reset` are a relay's word: no number from the wire moves a head or a floor beyond what
+verified records show. The functions are pure: they read and change one `Log` inside one transaction, and
+records arrive verified and parsed.
+
+Every part begins with the author's `~gc` and member record where they are newer than `since`: so a floor
+frees room before new slots are counted against the quota, each part of a reset proves its floor, and a
+renewed certificate is known before the records that need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from mesh.core.clock import HLC_MAX
+from mesh.core.floors import (
+    GRACE_MS,
+    apply_floor,
+    collected,
+    gc_floor,
+    gc_slot,
+    is_gc,
+    member_path,
+    outlived,
+)
+from mesh.core.log import Log
+from mesh.core.receive import (
+    UNLIMITED,
+    Judge,
+    Limits,
+    LiveJudge,
+    Outcome,
+    Own,
+    Receiver,
+    ResetParts,
+    admitted_hlc_max,
+    own_offered,
+)
+from mesh.core.record import LIVE, Kind, Op, Record, SlotKey, signature_hash
+from mesh.wire.messages import Delta, Listing
+
+__all__ = [
+    "UNLIMITED",
+    "Limits",
+    "Log",
+    "Outcome",
+    "Own",
+    "Part",
+    "ResetParts",
+    "delta_of",
+    "listings",
+    "missing",
+    "receive",
+    "rewind",
+    "serve",
+    "serve_pull",
+    "sweep",
+    "write",
+]
+
+PART_BYTES = 256 << 10
+LIST_ENTRIES_MAX = 4096
+_OVERHEAD = 8
+_H8 = 8
+_DURABLE = Judge()
+_LIVE = LiveJudge()
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One part of an answer; while it says `more`, call `serve` again with it as `after`."""
+
+    since: int
+    upto: int
+    reset: bool
+    records: list[Record]
+    more: bool
+
+
+def receive(
+    log: Log,
+    delta: Delta,
+    records: Sequence[Record],
+    *,
+    now_ms: int,
+    limits: Limits = UNLIMITED,
+    reset_part: ResetParts | None = None,
+    me: bytes | None = None,
+    judge: Judge | None = None,
+) -> Outcome:
+    """Judge and store a delta.
+
+    Args:
+        records: those of `delta`, verified and parsed.
+        now_ms: mesh time, unix milliseconds.
+        reset_part: kept by the caller per link and author while the parts of a reset arrive.
+        me: our own aid: our own records are only looked at (`Outcome.own`).
+        judge: other rules than those of the delta's scope.
+    """
+    if delta.aid == me:
+        return Outcome(log.author(delta.aid), [], [], own=own_offered(log, delta.aid, records, now_ms))
+    if judge is None:
+        judge = _LIVE if delta.scope == LIVE else _DURABLE
+    return Receiver(judge, log, delta, records, now_ms, limits, reset_part).run()
+
+
+def write(log: Log, record: Record, *, limits: Limits | None = None) -> Outcome:
+    """Store an own, freshly signed record; `Outcome.refused` says why if the own quota forbids it.
+
+    Args:
+        limits: our own quota; None lets it pass. Deletes, voids and overwrites that do not grow always do.
+    """
+    aid = record.aid
+    state = log.author(aid)
+    assert record.hlc > max(state.head, state.floor), "own stamps grow"
+    if limits is not None and record.op == Op.PUT:
+        held = log.get(record.slot)
+        grows = record.size - (0 if held is None else held.size)
+        if held is None and limits.slots_max is not None and state.count >= limits.slots_max:
+            return Outcome(state, [], [], refused=f"quota of {limits.slots_max} keys is used up")
+        if grows > 0 and limits.bytes_max is not None and state.size + grows > limits.bytes_max:
+            return Outcome(state, [], [], refused=f"quota of {limits.bytes_max} bytes is used up")
+    log.put(record)
+    floor = max(state.floor, gc_floor(record)) if is_gc(record) else state.floor
+    dropped = apply_floor(log, aid, floor) if floor > state.floor else []
+    log.set_marks(aid, head=record.hlc, floor=floor)
+    return Outcome(log.author(aid), [record], dropped, head_moved=True, forward=True)
+
+
+# -- answering ------------------------------------------------------------------------------------------
+
+
+def serve(
+    log: Log,
+    aid: bytes,
+    since: int,
+    *,
+    bytes_max: int = PART_BYTES,
+    after: Part | None = None,
+    now_ms: int = 0,
+    live: bool = False,
+) -> Part:
+    """One part of the answer to a want.
+
+    Args:
+        since: what the asker holds; below our floor the answer is a reset.
+        bytes_max: about how much to send; at least one record goes.
+        after: the part before this one, if that said `more`.
+        now_ms: mesh time, if known: then what is past its ttl for good is left out.
+        live: by the rules of the live scope.
+    """
+    state = log.author(aid)
+    reset = after.reset if after is not None else since < state.floor
+    start = after.upto if after is not None else 0 if reset else since
+    head = max(state.head, start)
+    records = [rec for rec in _lead(log, aid) if rec.hlc > start or (reset and is_gc(rec))]
+    leading = {rec.hlc for rec in records}
+    size = sum(rec.size + _OVERHEAD for rec in records)
+    upto, sent = start, 0
+    for rec in log.since(aid, start):
+        dead = outlived(rec, now_ms) and (live or (rec.kind == Kind.LOG and rec.hlc < head))
+        if rec.hlc not in leading and not dead:
+            size += rec.size + _OVERHEAD
+            if sent and size > bytes_max:
+                return Part(start, min(upto, head), reset, records, True)
+            records.append(rec)
+            sent += 1
+        upto = rec.hlc
+    return Part(start, head, reset, records, False)
+
+
+def _lead(log: Log, aid: bytes) -> Iterator[Record]:
+    for slot in (gc_slot(aid), SlotKey(member_path(aid), Kind.ALL, aid)):
+        rec = log.get(slot)
+        if rec is not None:
+            yield rec
+
+
+def delta_of(scope: str, aid: bytes, part: Part) -> Delta:
+    """A part as the message that carries it."""
+    wires = [(rec.body, rec.sig) for rec in part.records]
+    return Delta(scope, aid, part.since, part.upto, part.reset, wires, part.more)
+
+
+# -- comparing ------------------------------------------------------------------------------------------
+
+
+def listings(log: Log, scope: str, aid: bytes) -> list[Listing]:
+    """What is held of an author as (hlc, first 8 bytes of H(sig)), in ranges of at most 4096 entries.
+
+    What the floor takes away, and kind LOG, is neither listed nor pulled.
+    """
+    state = log.author(aid)
+    entries = [
+        (rec.hlc, signature_hash(rec.sig)[:_H8]) for rec in log.since(aid, 0) if _listed(rec, state.floor)
+    ]
+    out = []
+    low = 0
+    for start in range(0, max(len(entries), 1), LIST_ENTRIES_MAX):
+        chunk = entries[start : start + LIST_ENTRIES_MAX]
+        last = start + LIST_ENTRIES_MAX >= len(entries)
+        high = HLC_MAX if last else chunk[-1][0]
+        out.append(Listing(scope, aid, state.head, chunk, low, high))
+        low = high
+    return out
+
+
+def missing(log: Log, listing: Listing) -> list[int]:
+    """The hlcs of a peer's listing whose records we do not hold, ascending."""
+    wanted = set()
+    for hlc, h8 in listing.entries:
+        held = log.at(listing.aid, hlc)
+        if held is None or signature_hash(held.sig)[:_H8] != h8:
+            wanted.add(hlc)
+    return sorted(wanted)
+
+
+def serve_pull(
+    log: Log, scope: str, aid: bytes, hlcs: Sequence[int], head: int, *, bytes_max: int = PART_BYTES
+) -> Delta:
+    """The records asked for after a listing, as far as they fit; the next comparison brings the rest."""
+    floor = log.author(aid).floor
+    wires: list[tuple[bytes, bytes]] = []
+    size = 0
+    for hlc in sorted(set(hlcs)):
+        rec = log.at(aid, hlc)
+        if rec is None or not _listed(rec, floor):
+            continue
+        size += rec.size + _OVERHEAD
+        if wires and size > bytes_max:
+            break
+        wires.append((rec.body, rec.sig))
+    return Delta(scope, aid, head, head, False, wires, pull=True)
+
+
+def _listed(record: Record, floor: int) -> bool:
+    return record.kind != Kind.LOG and not collected(record, floor)
+
+
+# -- time -----------------------------------------------------------------------------------------------
+
+
+def sweep(log: Log, now_ms: int, *, live: bool = False, most: int = 10_000) -> list[Record]:
+    """Drop what is past its ttl for good, at most `most` records; returns them.
+
+    In the live scope that is everything, elsewhere kind LOG only, and never an author's newest record:
+    it is what proves the head to others.
+    """
+    gone = []
+    for rec in log.expiring(now_ms - GRACE_MS):
+        if live or (rec.kind == Kind.LOG and rec.hlc < log.newest(rec.aid)):
+            gone.append(rec)
+            if len(gone) >= most:
+                break
+    for rec in gone:
+        log.drop(rec.slot)
+    return gone
+
+
+def rewind(log: Log, me: bytes, now_ms: int) -> list[Record]:
+    """After our own clock was corrected downwards: drop every foreign record beyond the bound.
+
+    The heads of authors concerned fall to their floors, so that what the dropped records had replaced is
+    fetched again. Returns our own records beyond the bound, oldest first: they are to be said again.
+    """
+    top = admitted_hlc_max(now_ms, UNLIMITED)
+    for aid, state in list(log.authors()):
+        beyond = list(log.since(aid, top)) if aid != me else []
+        for rec in beyond:
+            log.drop(rec.slot)
+        if beyond:
+            log.set_marks(aid, head=state.floor, floor=state.floor)
+    return list(log.since(me, top))
