@@ -1,0 +1,395 @@
+"""What a node remembers: the durable scopes in LMDB, the live scope in RAM.
+
+Reads are short snapshots on the event loop, which see what is committed; writes are jobs of the one writer
+(`mesh/store/writer.py`). What changed is told to listeners and watches after the commit, in commit order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+import lmdb
+import trio
+
+from mesh.config import Store as Settings
+from mesh.core import sync
+from mesh.core.sync import Outcome
+from mesh.core.record import LIVE, Record
+from mesh.errors import StoreError
+from mesh.store import environment, rows
+from mesh.store.environment import Opened
+from mesh.store.live import LiveLog
+from mesh.store.log import LmdbLog, Tables
+from mesh.store.rows import Damaged
+from mesh.store.watch import PATHS_MAX, Change, Cursor, Watch, new_rounds
+from mesh.store.writer import Txn, Writer
+from mesh.wire.messages import Delta
+
+__all__ = ["Change", "Cursor", "Damaged", "Opened", "Store", "Txn", "Watch"]
+
+T = TypeVar("T")
+DURABLE_SCOPES = ("m", "z")
+
+
+class _Reading:
+    """A read snapshot of one durable scope, as a context manager."""
+
+    __slots__ = ("_scope", "_store", "_txn")
+
+    def __init__(self, store: Store, scope: str) -> None:
+        self._store = store
+        self._scope = scope
+
+    def __enter__(self) -> LmdbLog:
+        store = self._store
+        self._txn = store._begin_read()
+        return LmdbLog(self._txn, store._tables, self._scope)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._txn.abort()
+        self._store._end_read(value)
+
+
+class _ReadingLive:
+    """The live scope, as a context manager like the others."""
+
+    __slots__ = ("_log",)
+
+    def __init__(self, log: LiveLog) -> None:
+        self._log = log
+
+    def __enter__(self) -> LiveLog:
+        return self._log
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Store:
+    """One node's store. Open it with `Store.open`, and start `run` before the first write is awaited.
+
+    Attributes:
+        live: the live scope's slots; changing it tells listeners and watches at once.
+        opened: what was found when it was opened.
+        generation: 16 bytes that change whenever the store may have forgotten something.
+    """
+
+    def __init__(
+        self, path: Path, lock: int, env: lmdb.Environment, tables: Tables, settings: Settings, opened: Opened
+    ) -> None:
+        self.path = path
+        self.opened = opened
+        self._lock = lock
+        self._env = env
+        self._tables = tables
+        self._settings = settings
+        self._closed = False
+        self._listeners: list[Callable[[list[Change]], None]] = []
+        self.on_damage: Callable[[Damaged], None] | None = None
+        self.on_full: Callable[[bool], None] | None = None
+        self.damaged: dict[tuple[str, bytes], None] = {}
+        self._writer = Writer(
+            env,
+            tables,
+            settings,
+            str(path / "ballast"),
+            committed=self._committed,
+            damaged=self._note_damage,
+            full_changed=self._full_changed,
+        )
+        self.generation = self.meta("generation") or b""
+        self._rounds = new_rounds(self.generation, settings.watch_commits_max)
+        self._expired_ms = dict.fromkeys((*DURABLE_SCOPES, LIVE), -1)
+        self.live = LiveLog(self._tell)
+        self.commit_number: int = env.info()["last_txnid"]
+
+    # -- opening and closing ----------------------------------------------------------------------------
+
+    @staticmethod
+    def open(
+        path: str | os.PathLike[str],
+        *,
+        mesh_id: bytes,
+        zone: str,
+        settings: Settings | None = None,
+        new_zone: bool = False,
+    ) -> Store:
+        """Open the store in the directory `path`, making it if there is none.
+
+        A file that was not closed in order is read through in a child process first; one that is damaged is
+        put aside and replaced by an empty store of a new generation (see `opened`).
+
+        Args:
+            mesh_id: 16 bytes; a store of another mesh is refused.
+            zone: the node's zone; a store of another zone is refused, unless
+            new_zone: the node has moved: the old zone's state is dropped, it is of no use under the new name.
+
+        Raises:
+            StoreError: in use by another process, of another mesh, zone or version, or not accessible.
+        """
+        settings = settings or Settings()
+        place = Path(path)
+        lock = environment.lock(place)
+        try:
+            meta = {
+                "schema": environment.SCHEMA,
+                "mesh": mesh_id,
+                "zone": zone.encode(),
+                "generation": os.urandom(16),
+            }
+            opened = environment.prepare(place, meta, settings.map_bytes)
+            env, tables = environment.open_env(place, settings.map_bytes)
+            try:
+                _check_identity(place, env, tables, meta, new_zone)
+                environment.mark_in_use(place)
+                environment.lay_ballast(place, settings.ballast_bytes)
+                return Store(place, lock, env, tables, settings, opened)
+            except BaseException:
+                env.close()
+                raise
+        except BaseException:
+            os.close(lock)
+            raise
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve writes until cancelled; what was accepted is committed before it returns.
+
+        Raises:
+            StoreError: the disk or LMDB failed; the next start checks the store.
+        """
+        await self._writer.run(task_status)
+
+    def close(self) -> None:
+        """Close the files. Call it after `run` has ended; without it the next start checks the store."""
+        if self._closed:
+            return
+        self._closed = True
+        self._env.close()
+        environment.mark_clean(self.path)
+        os.close(self._lock)
+
+    # -- reading ----------------------------------------------------------------------------------------
+
+    def read(self, scope: str) -> _Reading | _ReadingLive:
+        """A snapshot of one scope: `with store.read("m") as log`. Never keep it across an await.
+
+        Raises (on use):
+            Damaged: a row that was needed is damaged; it is noted and mended soon.
+        """
+        return _ReadingLive(self.live) if scope == LIVE else _Reading(self, scope)
+
+    def _begin_read(self) -> Any:
+        if self._closed:
+            raise StoreError("the store is closed")
+        self._writer.open_reads += 1
+        try:
+            return self._env.begin()
+        except lmdb.Error as error:
+            self._writer.open_reads -= 1
+            raise StoreError(f"the store cannot be read: {error}") from error
+
+    def _end_read(self, error: BaseException | None) -> None:
+        self._writer.open_reads -= 1
+        if isinstance(error, Damaged):
+            self._note_damage(error)
+
+    def meta(self, name: str) -> bytes | None:
+        """A small named value as committed, or None."""
+        key = name.encode()
+        txn = self._begin_read()
+        try:
+            value = txn.get(key, db=self._tables.meta)
+            return None if value is None else rows.unseal("meta", key, value)
+        finally:
+            txn.abort()
+            self._end_read(None)
+
+    def replaced(self, scope: str, path: str) -> list[Record]:
+        """Values under `kv/` that were replaced here, oldest first; a bounded few."""
+        with _Reading(self, scope) as log:
+            return log.replaced(path)
+
+    # -- writing ----------------------------------------------------------------------------------------
+
+    @overload
+    async def write(
+        self, job: Callable[[Txn], Generator[None, None, T]], *, linger: bool = False, spare: bool = False
+    ) -> T: ...
+
+    @overload
+    async def write(self, job: Callable[[Txn], T], *, linger: bool = False, spare: bool = False) -> T: ...
+
+    async def write(self, job: Callable[[Txn], Any], *, linger: bool = False, spare: bool = False) -> Any:
+        """Run a job in the writer's transaction; returns its result once that is on disk.
+
+        Jobs of many callers share a commit. One that raises loses only itself. A job may be run several
+        times, so it must have no effect but on the transaction; it runs on the event loop and must not wait.
+        A long one is a generator function: it yields now and then to let the loop breathe.
+
+        Args:
+            linger: wait a little for company: for what others can send again.
+            spare: it frees space: also tried when the disk is full.
+
+        Raises:
+            StoreFull: disk full; nothing was written.
+            StoreError: closed, or a row the job needed is damaged.
+        """
+        return await self._writer.write(job, linger=linger, spare=spare)
+
+    def write_live(self, records: Sequence[Record]) -> None:
+        """Store own, freshly signed records of the live scope."""
+        with self.live.together():
+            for rec in records:
+                sync.write(self.live, rec)
+
+    def receive_live(
+        self, delta: Delta, records: Sequence[Record], now_ms: int, limits: sync.Limits
+    ) -> Outcome:
+        """Take a verified delta of the live scope."""
+        with self.live.together():
+            return sync.receive(self.live, delta, records, now_ms=now_ms, limits=limits)
+
+    # -- what changed -----------------------------------------------------------------------------------
+
+    def add_listener(self, listener: Callable[[list[Change]], None]) -> None:
+        """Call `listener` on the loop after each commit (and each change of the live scope), in order."""
+        self._listeners.append(listener)
+
+    def watch(
+        self, prefix: str, scope: str, cursor: Cursor | None = None, *, paths_max: int = PATHS_MAX
+    ) -> Watch:
+        """Watch the paths of a scope that begin with `prefix`; with a cursor, from there on."""
+        return self._rounds[scope].watch(prefix, cursor, paths_max)
+
+    def dirty_watches(self) -> None:
+        """What may be seen changed (a policy, a removed member): every watch reads anew."""
+        for rounds in self._rounds.values():
+            rounds.all_changed()
+
+    def expire(self, now_ms: int) -> list[tuple[str, str]]:
+        """Tell watches what expired since the last call.
+
+        Args:
+            now_ms: mesh time. It may jump; what expired before the first call is not told.
+
+        Returns:
+            (scope, path) of what now reads as deleted.
+        """
+        found: list[tuple[str, str]] = []
+        for scope, last_ms in self._expired_ms.items():
+            self._expired_ms[scope] = max(last_ms, now_ms)
+            if 0 <= last_ms < now_ms:
+                paths = self._expiring_paths(scope, last_ms, now_ms)
+                self._rounds[scope].changed(paths)
+                found += [(scope, path) for path in paths]
+        return found
+
+    def next_expiry_ms(self, now_ms: int) -> int | None:
+        """Mesh time at which the next record expires, or None."""
+        times = []
+        for scope in DURABLE_SCOPES:
+            with _Reading(self, scope) as log:
+                times += [at for at, _ in _first(log.expiries(now_ms + 1, rows.U64_MAX))]
+        times += [at for at in (self.live.next_expiry_ms(now_ms),) if at is not None]
+        return min(times, default=None)
+
+    def _expiring_paths(self, scope: str, after_ms: int, until_ms: int) -> list[str]:
+        if scope == LIVE:
+            return self.live.expired_paths(after_ms, until_ms)
+        with _Reading(self, scope) as log:
+            keys = [key for _, key in log.expiries(after_ms + 1, until_ms)]
+        return list(dict.fromkeys(rows.parse_slot_key(key).path for key in keys))
+
+    def _committed(self, number: int, changes: list[Change]) -> None:
+        self.commit_number = number
+        self._tell(changes)
+
+    def _tell(self, changes: list[Change]) -> None:
+        if not changes:
+            return
+        by_scope: dict[str, list[str]] = {}
+        for change in changes:
+            by_scope.setdefault(change.scope, []).append(change.path)
+        for scope, paths in by_scope.items():
+            self._rounds[scope].changed(paths)
+        for listener in self._listeners:
+            listener(changes)
+
+    # -- trouble ----------------------------------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        """Whether the disk is full and only deletes are taken."""
+        return self._writer.full
+
+    def _full_changed(self, full: bool) -> None:
+        if self.on_full is not None:
+            self.on_full(full)
+
+    def _note_damage(self, error: Damaged) -> None:
+        fresh = (error.table, error.key) not in self.damaged
+        if fresh and len(self.damaged) < 1000:
+            self.damaged[(error.table, error.key)] = None
+        if fresh and self.on_damage is not None:
+            self.on_damage(error)
+
+
+def _first(items: Iterable[T]) -> list[T]:
+    for item in items:
+        return [item]
+    return []
+
+
+def _check_identity(
+    path: Path, env: lmdb.Environment, tables: Tables, meta: dict[str, bytes], new_zone: bool
+) -> None:
+    """Refuse a store that is not ours.
+
+    Raises:
+        StoreError: another schema, mesh or zone.
+    """
+    found: dict[str, bytes | None] = {}
+    with env.begin() as txn:
+        for name in ("schema", "mesh", "zone"):
+            key = name.encode()
+            value = txn.get(key, db=tables.meta)
+            found[name] = None if value is None else rows.unseal("meta", key, value)
+    if found["schema"] != meta["schema"]:
+        version = (found["schema"] or b"unknown").decode("ascii", "replace")
+        raise StoreError(
+            f"the store {path} has format {version}, this version reads {meta['schema'].decode()}",
+            "run the version that wrote it, or move the directory away and let the members fill a new one",
+        )
+    if found["mesh"] != meta["mesh"]:
+        owner = (found["mesh"] or b"").hex()
+        raise StoreError(
+            f"the store {path} belongs to mesh {owner}, this node to {meta['mesh'].hex()}",
+            "use another --data-dir, or move the store away",
+        )
+    if found["zone"] != meta["zone"]:
+        if not new_zone:
+            raise StoreError(
+                f"the store {path} belongs to zone {(found['zone'] or b'').decode()!r}, "
+                f"this node to {meta['zone'].decode()!r}"
+            )
+        _drop_zone(env, tables, meta["zone"])
+
+
+def _drop_zone(env: lmdb.Environment, tables: Tables, zone: bytes) -> None:
+    with env.begin(write=True) as txn:
+        for table in (tables.rec, tables.log, tables.heads, tables.exp):
+            cursor = txn.cursor(db=table)
+            more = cursor.set_range(b"z")
+            while more and cursor.key()[:1] == b"z":
+                more = cursor.delete()
+        for key, value in list(txn.cursor(db=tables.ring)):
+            if value[:1] == b"z":
+                txn.delete(key, db=tables.ring)
+                txn.delete(value, db=tables.hist)
+        txn.put(b"zone", rows.seal(b"zone", zone), db=tables.meta)

@@ -1,0 +1,522 @@
+"""The one writer: many callers' jobs in one transaction, one fsync for all of them.
+
+    write(job) → queue → jobs run on the event loop, in slices → commit in the one store thread → answers
+
+A job is a plain function of the transaction. Jobs run on the loop, so that they share its state without locks
+and do not fight over the interpreter lock, which LMDB's binding gives up in each call: in a thread beside a
+busy loop the same jobs took 5 to 100 times as long. The thread begins, commits and aborts, because these take
+and give back LMDB's write lock, which belongs to a thread, and because a commit is the fsync: the loop never
+waits for a disk. The thread leaves the next transaction open, so a write on an idle store costs one hop.
+
+While a commit runs, jobs queue up and share the next one. Callers are answered after the fsync; a caller that
+is cancelled meanwhile is not told, but its job is committed. A long job is a generator: at each `yield` the
+loop may breathe; nothing else is written between.
+
+A job that raises loses only itself. If it had changed something already, or the map was full, the transaction
+is thrown away and the others are run once more: **a job may run several times** and must have no effect but
+on the transaction. This was measured against a nested transaction around each job (2 MiB of page lists are
+allocated for it: 10 µs a job): raising after writing is rare, so it should pay, and nobody else.
+
+Disk full: the ballast file is freed, so that deletes can commit; all else is refused with StoreFull until
+there is room again, which is looked for every few seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from types import GeneratorType
+from typing import Any
+
+import lmdb
+import outcome
+import trio
+
+from mesh.config import Store as Settings
+from mesh.errors import StoreError, StoreFull
+from mesh.store import ballast, rows
+from mesh.store.log import LmdbLog, Tables
+from mesh.store.rows import Damaged
+from mesh.store.watch import Change
+
+BATCH_RECORDS_MAX = 1000
+BATCH_BYTES_MAX = 1 << 20
+QUEUE_MAX = 1024
+SLICE_S = 0.005
+ROOM_CHECK_S = 5.0
+FLASH_SAVER_LINGER_S = 1.0
+MAP_BYTES_MAX = 1 << (40 if sys.maxsize > 1 << 32 else 30)
+
+Job = Callable[["Txn"], Any]
+
+
+class Txn:
+    """The writer's transaction, as a job sees it."""
+
+    def __init__(self, raw: Any, tables: Tables, history_max: int) -> None:
+        self.raw = raw
+        self.changes: list[Change] = []
+        self._tables = tables
+        self._history_max = history_max
+        self._logs: dict[str, LmdbLog] = {}
+        self._rows_written = 0
+        self.size = 0
+
+    def log(self, scope: str) -> LmdbLog:
+        """The slots of a durable scope, with what earlier jobs of this transaction wrote."""
+        log = self._logs.get(scope)
+        if log is None:
+            log = LmdbLog(self.raw, self._tables, scope, self.changes, self._history_max)
+            self._logs[scope] = log
+        return log
+
+    def meta(self, name: str) -> bytes | None:
+        """A small named value, or None."""
+        key = name.encode()
+        value = self.raw.get(key, db=self._tables.meta)
+        return None if value is None else rows.unseal("meta", key, value)
+
+    def put_meta(self, name: str, value: bytes | None) -> None:
+        """Set a small named value; None removes it."""
+        key = name.encode()
+        self.put_row(self._tables.meta, key, None if value is None else rows.seal(key, value))
+
+    def put_row(self, table: Any, key: bytes, value: bytes | None) -> None:
+        """Write a row of another table of the store; None removes it."""
+        self._rows_written += 1
+        if value is None:
+            self.raw.delete(key, db=table)
+        else:
+            self.raw.put(key, value, db=table)
+
+    def mark(self) -> tuple[int, int]:
+        """Grows with each thing written. Author states in hand count as written."""
+        states = sum(len(log.states) for log in self._logs.values())
+        return len(self.changes) + self._rows_written, states
+
+    def flush(self) -> None:
+        """Write back what a finished job left in memory."""
+        for log in self._logs.values():
+            if log.states:
+                self._rows_written += 1
+                log.flush()
+
+
+class Pending:
+    """A job and its caller. `result` is what the job gave; it counts once the caller is `answered`."""
+
+    __slots__ = ("answered", "born", "generator", "job", "result", "spare", "task")
+
+    def __init__(self, job: Job, spare: bool) -> None:
+        self.job = job
+        self.spare = spare
+        self.answered = False
+        self.born = trio.current_time()
+        self.generator: Generator[None, None, Any] | None = None
+        self.result: outcome.Outcome[Any] | None = None
+        self.task: trio.lowlevel.Task | None = None
+
+    def answer(self, result: outcome.Outcome[Any]) -> None:
+        self.result = result
+        self.answered = True
+        if self.task is not None:
+            trio.lowlevel.reschedule(self.task, outcome.Value(None))
+            self.task = None
+
+
+class _Thread:
+    """Runs one function at a time; its result is awaited on a pipe, half the cost of trio's own threads."""
+
+    def __init__(self) -> None:
+        self._todo: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        self._result: outcome.Outcome[Any] | None = None
+        self._thread = threading.Thread(target=self._work, name="mesh-store", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while (function := self._todo.get()) is not None:
+            self._result = outcome.capture(function)
+            os.write(self._write, b"\0")
+
+    def post(self, function: Callable[[], Any]) -> None:
+        self._todo.put(function)
+
+    async def result(self) -> Any:
+        """What the posted function returned or raised. Cannot be cancelled: the thread is not asked twice."""
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.wait_readable(self._read)
+        os.read(self._read, 1)
+        assert self._result is not None
+        return self._result.unwrap()
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        self.post(function)
+        return await self.result()
+
+    def stop(self) -> None:
+        self._todo.put(None)
+        self._thread.join()
+        os.close(self._read)
+        os.close(self._write)
+
+
+def is_disk_full(error: lmdb.Error) -> bool:
+    """Whether LMDB failed for want of room: no space, a quota, or a limit on file sizes."""
+    return isinstance(error, lmdb.DiskError) or any(
+        os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    )
+
+
+class Writer:
+    """Owns the write transaction.
+
+    Args:
+        committed: called on the loop after each commit with LMDB's transaction id and the changes in order.
+        damaged: called when a job met a damaged row.
+        full_changed: called with True when the disk became full, with False when there is room again.
+    """
+
+    def __init__(
+        self,
+        env: lmdb.Environment,
+        tables: Tables,
+        settings: Settings,
+        ballast_path: str,
+        *,
+        committed: Callable[[int, list[Change]], None],
+        damaged: Callable[[Damaged], None],
+        full_changed: Callable[[bool], None],
+    ) -> None:
+        self._env = env
+        self._tables = tables
+        self._settings = settings
+        self._ballast_path = ballast_path
+        self._committed = committed
+        self._damaged = damaged
+        self._full_changed = full_changed
+        self._linger_s = FLASH_SAVER_LINGER_S if settings.flash_saver else settings.linger_ms / 1000
+        self._local: deque[Pending] = deque()
+        self._lingering: deque[Pending] = deque()
+        self._room = trio.lowlevel.ParkingLot()
+        self._wake = trio.Event()
+        self._txn: Txn | None = None
+        self._batch: list[Pending] = []
+        self._current: Pending | None = None
+        self._must_redo = False
+        self._posted = False
+        self._running = False
+        self._closed = False
+        self._thread: _Thread | None = None
+        self.full = False
+        self.open_reads = 0
+        self.commits = 0
+        self.records = 0
+
+    # -- callers ----------------------------------------------------------------------------------------
+
+    async def write(self, job: Job, *, linger: bool, spare: bool) -> Any:
+        """Run a job and return its result after the fsync. See `Store.write`."""
+        while len(self._local) + len(self._lingering) >= QUEUE_MAX and not self._closed:
+            await self._room.park()
+        if self._closed:
+            raise StoreError("the store is closed")
+        if self.full and not spare:
+            raise StoreFull("the disk is full: the store takes deletes only", "free some space")
+        pending = Pending(job, spare)
+        (self._lingering if linger else self._local).append(pending)
+        if not linger and self._idle:
+            self._fill()
+        self._wake.set()
+        if not pending.answered:
+            pending.task = trio.lowlevel.current_task()
+
+            def give_up(_: Any) -> trio.lowlevel.Abort:
+                pending.task = None
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(give_up)
+        else:
+            await trio.lowlevel.checkpoint()
+        assert pending.result is not None
+        return pending.result.unwrap()
+
+    @property
+    def _idle(self) -> bool:
+        return self._running and not (self._posted or self._current or self._batch or self._must_redo)
+
+    # -- the task ---------------------------------------------------------------------------------------
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Serve until cancelled, then commit what was accepted.
+
+        Raises:
+            StoreError: LMDB failed in a way that only a restart can mend.
+        """
+        self._thread = thread = _Thread()
+        try:
+            await self._begin()
+            self._running = True
+            task_status.started()
+            while True:
+                await self._turn(wait=True)
+        finally:
+            self._closed = True
+            try:
+                with trio.CancelScope(shield=True):
+                    while self._running and self._work_left():
+                        await self._turn(wait=False)
+                    self._running = False
+                    await self._discard()
+            finally:
+                self._running = False
+                thread.stop()
+                self._refuse_all()
+
+    def _work_left(self) -> bool:
+        waiting = self._local or self._lingering or self._batch or self._current
+        return bool(waiting or self._posted or self._must_redo)
+
+    def _refuse_all(self) -> None:
+        error = outcome.Error(StoreError("the store is closed"))
+        for pending in [*self._batch, *self._local, *self._lingering]:
+            pending.answer(error)
+        self._batch.clear()
+        self._local.clear()
+        self._lingering.clear()
+        self._room.unpark_all()
+
+    async def _turn(self, wait: bool) -> None:
+        if self._posted:
+            await self._settle()
+        elif self._must_redo:
+            await self._redo()
+        elif self._batch or self._current or self._due(wait):
+            self._fill()
+            await trio.lowlevel.checkpoint()
+        else:
+            self._wake = trio.Event()
+            with trio.move_on_after(self._patience()):
+                await self._wake.wait()
+            if self.full:
+                await self._look_for_room()
+
+    def _due(self, wait: bool) -> bool:
+        if self._local or not wait:
+            return bool(self._local or self._lingering)
+        return bool(self._lingering) and (
+            len(self._lingering) >= BATCH_RECORDS_MAX
+            or trio.current_time() - self._lingering[0].born >= self._linger_s
+        )
+
+    def _patience(self) -> float:
+        """How long nothing needs to be done, if nobody asks, seconds."""
+        until = ROOM_CHECK_S if self.full else float("inf")
+        if self._lingering:
+            until = min(until, max(0.0, self._lingering[0].born + self._linger_s - trio.current_time()))
+        return until
+
+    # -- filling a transaction --------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        """Run jobs until the batch is full, the queue is empty, or the loop should breathe."""
+        until = time.perf_counter() + SLICE_S
+        while (pending := self._next()) is not None:
+            if not self._run_job(pending):
+                return
+            if time.perf_counter() > until and self._more_fits():
+                return
+        self._post_commit()
+
+    def _next(self) -> Pending | None:
+        if self._current is not None:
+            return self._current
+        if not self._more_fits():
+            return None
+        overdue = self._lingering and trio.current_time() - self._lingering[0].born >= 2 * self._linger_s
+        for waiting in (self._lingering, self._local) if overdue else (self._local, self._lingering):
+            if waiting:
+                return waiting.popleft()
+        return None
+
+    def _more_fits(self) -> bool:
+        txn = self._txn
+        assert txn is not None
+        return len(txn.changes) < BATCH_RECORDS_MAX and txn.size < BATCH_BYTES_MAX
+
+    def _run_job(self, pending: Pending) -> bool:
+        """Run a job, or go on with it; False when it paused or the transaction must be thrown away."""
+        txn = self._txn
+        assert txn is not None
+        before, counted = txn.mark(), len(txn.changes)
+        started_here = pending.generator is None
+        self._current = None
+        try:
+            if pending.generator is None:
+                result = pending.job(txn)
+                if isinstance(result, GeneratorType):
+                    pending.generator = result
+            if pending.generator is not None:
+                next(pending.generator)
+                self._current = pending
+                return False
+        except StopIteration as stop:
+            result = stop.value
+        except Exception as error:
+            pending.generator = None
+            return self._job_raised(pending, error, clean=started_here and txn.mark() == before)
+        pending.generator = None
+        pending.result = outcome.Value(result)
+        try:
+            txn.flush()
+        except lmdb.MapFullError as error:
+            return self._job_raised(pending, error, clean=False)
+        txn.size += sum(change.record.size for change in txn.changes[counted:] if change.record is not None)
+        self._batch.append(pending)
+        return True
+
+    def _job_raised(self, pending: Pending, error: Exception, *, clean: bool) -> bool:
+        if isinstance(error, lmdb.MapFullError):
+            pending.result = None
+            self._batch.append(pending)
+            self._must_redo = True
+            return False
+        if isinstance(error, Damaged):
+            self._damaged(error)
+        elif isinstance(error, lmdb.Error):
+            error = StoreError(f"the store failed: {error}")
+        pending.answer(outcome.Error(error))
+        if not clean:
+            self._must_redo = True
+        return clean
+
+    # -- committing -------------------------------------------------------------------------------------
+
+    def _post_commit(self) -> None:
+        txn, thread = self._txn, self._thread
+        assert txn is not None
+        assert thread is not None
+        if txn.mark() == (0, 0):
+            self._answer_batch()
+            return
+        raw = txn.raw
+
+        def commit() -> tuple[int, Any]:
+            number = raw.id()
+            raw.commit()
+            return number, self._env.begin(write=True)
+
+        thread.post(commit)
+        self._posted = True
+
+    async def _settle(self) -> None:
+        thread, txn = self._thread, self._txn
+        assert thread is not None
+        assert txn is not None
+        try:
+            number, raw = await thread.result()
+        except lmdb.Error as error:
+            self._posted = False
+            self._txn = None
+            await self._commit_failed(error)
+            return
+        self._posted = False
+        self._txn = Txn(raw, self._tables, self._settings.history_max)
+        self.commits += 1
+        self.records += len(txn.changes)
+        self._committed(number, txn.changes)
+        self._answer_batch()
+
+    def _answer_batch(self) -> None:
+        batch, self._batch = self._batch, []
+        for pending in batch:
+            assert pending.result is not None
+            pending.answer(pending.result)
+        self._room.unpark_all()
+
+    async def _begin(self) -> None:
+        assert self._thread is not None
+        raw = await self._thread.call(lambda: self._env.begin(write=True))
+        self._txn = Txn(raw, self._tables, self._settings.history_max)
+
+    async def _discard(self) -> None:
+        """Throw the open transaction away."""
+        txn, self._txn = self._txn, None
+        if txn is not None and self._thread is not None:
+            await self._thread.call(txn.raw.abort)
+
+    async def _redo(self) -> None:
+        """Throw the transaction away and queue its jobs again, in their order."""
+        with trio.CancelScope(shield=True):
+            grow = any(pending.result is None for pending in self._batch)
+            await self._discard()
+            if grow:
+                self._grow()
+            self._requeue()
+            await self._begin()
+            self._must_redo = False
+
+    def _requeue(self) -> None:
+        batch, self._batch = self._batch, []
+        for pending in reversed(batch):
+            pending.result = None
+            pending.generator = None
+            self._local.appendleft(pending)
+
+    def _grow(self) -> None:
+        """Double the map. Runs on the loop, where reads live, so none can be open."""
+        assert self.open_reads == 0, "a read snapshot was kept across an await"
+        size = self._env.info()["map_size"]
+        if size * 2 > MAP_BYTES_MAX:
+            raise StoreError(f"the store cannot grow beyond {size} bytes here")
+        self._env.set_mapsize(size * 2)
+
+    async def _commit_failed(self, error: lmdb.Error) -> None:
+        with trio.CancelScope(shield=True):
+            if isinstance(error, lmdb.MapFullError):
+                self._grow()
+                self._requeue()
+                await self._begin()
+            elif is_disk_full(error):
+                await self._disk_full()
+            else:
+                raise StoreError(f"the store failed to commit: {error}") from error
+
+    # -- a full disk ------------------------------------------------------------------------------------
+
+    async def _disk_full(self) -> None:
+        """Free the ballast, refuse this batch but for deletes, and take nothing else for now."""
+        assert self._thread is not None
+        refusal = outcome.Error(StoreFull("the disk is full: nothing was written", "free some space"))
+        freed = ballast.size(self._ballast_path) > 0
+        if freed:
+            await self._thread.call(lambda: ballast.free(self._ballast_path))
+        batch, self._batch = self._batch, []
+        again = [pending for pending in batch if pending.spare and freed]
+        for pending in batch:
+            if pending not in again:
+                pending.answer(refusal)
+        self._batch = again
+        self._requeue()
+        for waiting in (self._local, self._lingering):
+            for pending in [pending for pending in waiting if not pending.spare]:
+                waiting.remove(pending)
+                pending.answer(refusal)
+        await self._begin()
+        if not self.full:
+            self.full = True
+            self._full_changed(True)
+
+    async def _look_for_room(self) -> None:
+        assert self._thread is not None
+        wanted = self._settings.ballast_bytes
+        if await self._thread.call(lambda: ballast.restore(self._ballast_path, wanted)):
+            self.full = False
+            self._full_changed(False)
