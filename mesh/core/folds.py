@@ -47,10 +47,13 @@ def register(records: Iterable[Record], now_ms: int) -> Record | None:
 
 
 def covered(record: Record, others: Iterable[Record]) -> bool:
-    """Whether another author's mv slot, void or not, had seen this one."""
+    """Whether another author's mv slot, void or not, had seen this one.
+
+    Nobody can have seen a stamp above its own, so `sees` that claim the future cover nothing of it.
+    """
     aid, stamp = record.aid, record.stamp
     return any(
-        other.sees is not None and other.sees.get(aid, 0) >= stamp
+        other.sees is not None and other.sees.get(aid, 0) >= stamp and other.hlc > stamp
         for other in others
         if other.aid != aid and other.kind == Kind.MV
     )
@@ -80,7 +83,11 @@ def counter(records: Iterable[Record], now_ms: int) -> int:
 
 def totals(record: Record | None) -> tuple[int, int]:
     """(plus, minus) of one author's counter slot; zeros when there is none or it is malformed."""
-    value = None if record is None or record.op != Op.PUT else record.val
+    return (0, 0) if record is None or record.op != Op.PUT else totals_of(record.val)
+
+
+def totals_of(value: object) -> tuple[int, int]:
+    """(plus, minus) of a counter's value."""
     if not isinstance(value, list) or len(value) < 2:
         return (0, 0)
     plus, minus = value[:2]

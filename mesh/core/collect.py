@@ -1,0 +1,320 @@
+"""What an author owes its own log: daily collection, answers to strays, and what a removal asks of everyone.
+
+Once a day an author says how far its deletes and expiries may be forgotten (`core/floors.py`). It must not
+forget what others still need, so before that, among its own records at least a day old:
+
+    re-issue   a delete (or expired value) that still beats someone else's live slot is said again, with `asof`
+               = its first stamp: replicas get it anew, folds place it where it was
+    void       its own value that another author's record beats is withdrawn, so that the other's delete is
+               not needed for ever
+    floor      the newest end among what this really frees; nothing to free, no `~gc`, else every idle author
+               would be sent again each day
+
+A slot that its author emptied less than a day ago still pins the delete that beat it: replicas that have the
+floor of one author may not have the void of the other yet.
+
+A removal: the remover says again, in its own slots and with `asof`, what the removed author's records decided;
+every node voids its own values that those records beat; then all drop the author's slots. So nothing that
+was replaced or deleted comes back, in whatever order the news arrives. Dominance is always judged on what
+the policy lets count: the caller passes `may`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from mesh.core import folds
+from mesh.core.clock import hlc_of
+from mesh.core.floors import end_hlc, immortal, is_gc, outlives_removal
+from mesh.core.log import Log
+from mesh.core.receive import Own
+from mesh.core.record import GC_PATH, Kind, Op, Record, SlotKey
+
+KEEP_MS = 24 * 3600 * 1000
+SURVEY_RECORDS = 2000
+COUNTERS_PER_RECORD = 200
+
+May = Callable[[Record], bool]
+
+
+class Statement(msgspec.Struct, frozen=True, gc=False):
+    """What to say, before it has a stamp and a signature. `ttl` in milliseconds."""
+
+    path: str
+    kind: int
+    val: Any = None
+    op: int = Op.PUT
+    ttl: int | None = None
+    asof: int | None = None
+    sees: dict[bytes, int] | None = None
+
+
+class Survey(msgspec.Struct):
+    """Progress through the own log: read up to `upto`; `todo` needs a void or may need a re-issue."""
+
+    upto: int = 0
+    done: bool = False
+    floor: int = 0
+    todo: list[SlotKey] = msgspec.field(default_factory=list)
+
+
+def everything(record: Record) -> bool:
+    """The policy under which every record counts."""
+    return True
+
+
+class Collector:
+    """The daily duties. The methods are the ones with a known wrong variant, as in `receive.Judge`.
+
+    Args:
+        keep_ms: how long deletes and expiries are kept at least, milliseconds.
+    """
+
+    def __init__(self, keep_ms: int = KEEP_MS) -> None:
+        self._keep_ms = keep_ms
+
+    def survey(
+        self,
+        log: Log,
+        me: bytes,
+        now_ms: int,
+        may: May = everything,
+        survey: Survey | None = None,
+        most: int = SURVEY_RECORDS,
+    ) -> Survey:
+        """Look at the next `most` own records; call again with the result until it is `done`.
+
+        Reads only, so it can run in slices over short snapshots while writes go on.
+        """
+        survey = survey if survey is not None else Survey()
+        limit = self._limit(now_ms)
+        for count, rec in enumerate(log.since(me, survey.upto)):
+            if rec.hlc > limit:
+                break
+            if count >= most:
+                return survey
+            survey.upto = rec.hlc
+            if rec.kind == Kind.LOG or is_gc(rec) or immortal(rec.path):
+                continue
+            verdict = self.judge(log, rec, limit, may)
+            if verdict == "free":
+                survey.floor = max(survey.floor, _freed_at(rec))
+            elif verdict != "keep":
+                survey.todo.append(rec.slot)
+        survey.done = True
+        return survey
+
+    def plan(
+        self, log: Log, me: bytes, now_ms: int, may: May = everything, survey: Survey | None = None
+    ) -> list[Statement]:
+        """The statements of today, to be written in this order in one transaction; empty: nothing to do.
+
+        Args:
+            survey: a finished one, else the whole log is looked at now.
+        """
+        while survey is None or not survey.done:
+            survey = self.survey(log, me, now_ms, may, survey)
+        limit = self._limit(now_ms)
+        floor = self.floor(survey, log.author(me).floor, limit)
+        out = []
+        for slot in survey.todo:
+            rec = log.get(slot)
+            verdict = "keep" if rec is None or rec.hlc > limit else self.judge(log, rec, limit, may)
+            if rec is None or verdict == "keep":
+                continue
+            if verdict == "void":
+                out.append(Statement(rec.path, rec.kind, op=Op.VOID, sees=rec.sees))
+            elif verdict == "reissue" and _freed_at(rec) <= floor:
+                out.append(self.reissue(rec))
+        if floor:
+            out.append(Statement(GC_PATH, Kind.REG, floor))
+        return out
+
+    def judge(self, log: Log, rec: Record, limit: int, may: May) -> str:
+        """What is due for one own record: "keep", "free", "reissue" or "void"."""
+        freed_at = _freed_at(rec)
+        if rec.op == Op.PUT and freed_at > limit:
+            return "void" if self.beaten(log, rec, may) else "keep"
+        if rec.op == Op.VOID or rec.kind not in (Kind.REG, Kind.MV):
+            return "free"
+        return "reissue" if self.needed(log, rec, limit, may) else "free"
+
+    def floor(self, survey: Survey, held: int, limit: int) -> int:
+        """The floor to say, or 0 for none."""
+        return survey.floor if survey.floor > held else 0
+
+    def beaten(self, log: Log, rec: Record, may: May) -> bool:
+        """Whether an own value is dominated by another author's record."""
+        if rec.kind not in (Kind.REG, Kind.MV):
+            return False
+        slots = _slots(log, rec, may)
+        if rec.kind == Kind.MV:
+            return folds.covered(rec, slots)
+        best = folds.winner(slots)
+        return best is not None and best.aid != rec.aid and folds.rank(best) > folds.rank(rec)
+
+    def needed(self, log: Log, rec: Record, limit: int, may: May) -> bool:
+        """Whether an own delete (or expired value) still beats a slot of someone else that would come back."""
+        slots = _slots(log, rec, may)
+        others = [other for other in slots if other.aid != rec.aid and self.pins(other, limit)]
+        if rec.kind == Kind.REG:
+            best = folds.winner([*slots, rec])
+            return best is not None and best.aid == rec.aid and bool(others)
+        sees = rec.sees or {}
+        return not folds.covered(rec, slots) and any(sees.get(o.aid, 0) >= o.stamp for o in others)
+
+    def pins(self, other: Record, limit: int) -> bool:
+        """Whether another author's slot is live, or was until lately."""
+        return other.hlc > limit or (other.op == Op.PUT and end_hlc(other) > limit)
+
+    def reissue(self, rec: Record) -> Statement:
+        """The same delete again, under its first stamp."""
+        return Statement(rec.path, rec.kind, op=Op.DEL, asof=rec.stamp, sees=rec.sees)
+
+    def _limit(self, now_ms: int) -> int:
+        return hlc_of(max(now_ms - self._keep_ms, 0))
+
+
+COLLECTOR = Collector()
+
+
+def _freed_at(rec: Record) -> int:
+    """The floor that takes a record away; beyond every stamp for a value without end."""
+    return rec.hlc if rec.op in (Op.DEL, Op.VOID) else end_hlc(rec)
+
+
+def _slots(log: Log, rec: Record, may: May) -> list[Record]:
+    return [other for other in log.slots(rec.path) if other.kind == rec.kind and may(other)]
+
+
+def answer_strays(own: Own) -> list[Statement]:
+    """Withdraw own values that some replica still holds although we deleted and collected them."""
+    return [Statement(rec.path, rec.kind, op=Op.VOID, sees=rec.sees) for rec in own.strays]
+
+
+# -- saying again -------------------------------------------------------------------------------------------
+
+
+def again(rec: Record, now_ms: int, *, asof: int | None, sees: dict[bytes, int] | None) -> Statement:
+    """A record as a new statement of ourselves that ends when the first one does; if it has ended, a delete."""
+    expiry_ms = rec.expiry_ms
+    if expiry_ms is None or rec.op != Op.PUT:
+        return Statement(rec.path, rec.kind, rec.val, rec.op, None, asof, sees)
+    if expiry_ms > now_ms:
+        return Statement(rec.path, rec.kind, rec.val, rec.op, expiry_ms - now_ms, asof, sees)
+    return Statement(rec.path, rec.kind, None, Op.DEL, None, asof, sees)
+
+
+def joined(*parts: dict[bytes, int] | None, without: bytes) -> dict[bytes, int]:
+    """The join of several `sees`, ascending, without one author's own entry."""
+    seen: dict[bytes, int] = {}
+    for part in parts:
+        for aid, hlc in (part or {}).items():
+            seen[aid] = max(hlc, seen.get(aid, 0))
+    seen.pop(without, None)
+    return dict(sorted(seen.items()))
+
+
+# -- removals -----------------------------------------------------------------------------------------------
+
+
+class Removal(msgspec.Struct, frozen=True):
+    """What a remover writes in one scope, in this order: `statements`, then the removal with its counters.
+
+    Attributes:
+        counters: the removed author's totals, {path: [plus, minus]}, in pieces that fit into a record each.
+    """
+
+    statements: list[Statement]
+    counters: list[dict[str, list[int]]]
+
+
+def plan_removal(log: Log, me: bytes, gone: bytes, now_ms: int, may: May = everything) -> Removal:
+    """Say again what an author's records decide, so that config outlives the laptop that wrote it.
+
+    Where the remover has a visible value of its own at the same multi-value path, one slot cannot hold both:
+    the newer stays.
+    """
+    statements: list[Statement] = []
+    counters: dict[str, list[int]] = {}
+    for rec in log.since(gone, 0):
+        if rec.kind == Kind.CTR and folds.live(rec, now_ms):
+            counters[rec.path] = list(folds.totals(rec))
+        if rec.kind not in (Kind.REG, Kind.MV) or rec.path[0] == "~" or immortal(rec.path):
+            continue
+        slots = _slots(log, rec, may)
+        if rec.kind == Kind.REG:
+            best = folds.winner(slots)
+            if best is not None and best.aid == gone:
+                statements.append(again(rec, now_ms, asof=rec.stamp, sees=None))
+        elif folds.speaks(rec) and may(rec) and not folds.covered(rec, slots):
+            statements.append(_inherit(rec, slots, me, now_ms))
+    items = sorted(counters.items())
+    pieces = [dict(items[at : at + COUNTERS_PER_RECORD]) for at in range(0, len(items), COUNTERS_PER_RECORD)]
+    return Removal(statements, pieces or [{}])
+
+
+def _inherit(rec: Record, slots: list[Record], me: bytes, now_ms: int) -> Statement:
+    mine = next((other for other in slots if other.aid == me), None)
+    sees = joined(rec.sees, mine.sees if mine is not None else None, without=me)
+    if mine is None or not folds.speaks(mine) or folds.covered(mine, slots):
+        return again(rec, now_ms, asof=rec.stamp, sees=sees)
+    best = max(rec, mine, key=lambda r: (folds.live(r, now_ms), *folds.rank(r)))
+    return again(best, now_ms, asof=best.stamp, sees=sees)
+
+
+def voids_before_drop(log: Log, me: bytes, gone: bytes, may: May = everything) -> list[Statement]:
+    """Withdraw own values that a removed author's records beat, before those records are dropped."""
+    out = []
+    for rec in log.since(gone, 0):
+        mine = log.get(SlotKey(rec.path, rec.kind, me)) if rec.kind in (Kind.REG, Kind.MV) else None
+        if mine is None or mine.op != Op.PUT or not may(rec):
+            continue
+        if rec.kind == Kind.REG:
+            beaten = folds.speaks(rec) and folds.rank(rec) > folds.rank(mine)
+        else:
+            beaten = folds.covered(mine, [rec])
+        if beaten:
+            out.append(Statement(mine.path, mine.kind, op=Op.VOID, sees=mine.sees))
+    return out
+
+
+def drop_removed(log: Log, gone: bytes, *, admin: bool) -> list[SlotKey]:
+    """Drop a removed author's slots; returns them.
+
+    Args:
+        admin: its certificate has the role admin: then its own removals of others, and the certificate that
+            proves them, stay, and its head is the newest of these.
+    """
+    dropped = [rec.slot for rec in log.since(gone, 0) if not (admin and outlives_removal(rec.path, gone))]
+    for slot in dropped:
+        log.drop(slot)
+    if log.newest(gone):
+        log.set_marks(gone, head=log.newest(gone), floor=0)
+    else:
+        log.drop_author(gone)
+    return dropped
+
+
+def inherited(removals: Iterable[Record]) -> dict[str, int]:
+    """Counter values left by removed authors, {path: plus - minus}.
+
+    Args:
+        removals: the admitted records under `removed/`, whose value's "counters" is {path: [plus, minus]}.
+            Totals only grow, so where several admins removed one author the largest count.
+    """
+    best: dict[tuple[str, str], tuple[int, int]] = {}
+    for rec in removals:
+        counters = rec.val.get("counters") if isinstance(rec.val, dict) else None
+        who = rec.path.split("/")[1]
+        for path, pair in (counters or {}).items() if isinstance(counters, dict) else ():
+            plus, minus = folds.totals_of(pair)
+            old = best.get((who, path), (0, 0))
+            best[who, path] = (max(plus, old[0]), max(minus, old[1]))
+    out: dict[str, int] = {}
+    for (_, path), (plus, minus) in sorted(best.items()):
+        out[path] = out.get(path, 0) + plus - minus
+    return out
