@@ -17,10 +17,11 @@ import trio
 
 from mesh.config import Store as Settings
 from mesh.core import sync
-from mesh.core.sync import Outcome
 from mesh.core.record import LIVE, Record
+from mesh.core.sync import Outcome
 from mesh.errors import StoreError
-from mesh.store import environment, rows
+from mesh.store import addresses, environment, rows
+from mesh.store.addresses import Known
 from mesh.store.environment import Opened
 from mesh.store.live import LiveLog
 from mesh.store.log import LmdbLog, Tables
@@ -29,9 +30,10 @@ from mesh.store.watch import PATHS_MAX, Change, Cursor, Watch, new_rounds
 from mesh.store.writer import Txn, Writer
 from mesh.wire.messages import Delta
 
-__all__ = ["Change", "Cursor", "Damaged", "Opened", "Store", "Txn", "Watch"]
+__all__ = ["Change", "Cursor", "Damaged", "Known", "Opened", "Store", "Txn", "Watch"]
 
 T = TypeVar("T")
+_NAMES = [name.decode() for name in rows.NAMES]
 DURABLE_SCOPES = ("m", "z")
 
 
@@ -320,6 +322,35 @@ class Store:
             self._rounds[scope].changed(paths)
         for listener in self._listeners:
             listener(changes)
+
+    # -- addresses --------------------------------------------------------------------------------------
+
+    def addresses(self) -> list[Known]:
+        """The address book, last seen first."""
+        return addresses.read(self._env, self._tables)
+
+    async def put_address(self, known: Known) -> None:
+        """Note where a member was reached. Waits for company, and nothing is lost if it is not awaited."""
+        await self.write(lambda txn: addresses.put(txn, self._tables, known), linger=True)
+
+    def stats(self) -> dict[str, int | bool]:
+        """Sizes and counts, for metrics and doctor."""
+        info, page = self._env.info(), self._env.stat()["psize"]
+        with self._env.begin() as txn:
+            rows_of = {
+                name: txn.stat(table)["entries"] for name, table in zip(_NAMES, self._tables, strict=True)
+            }
+        return {
+            **{f"{name}_rows": count for name, count in rows_of.items()},
+            "live_records": len(self.live),
+            "map_bytes": info["map_size"],
+            "used_bytes": (info["last_pgno"] + 1) * page,
+            "commits": self._writer.commits,
+            "changes": self._writer.records,
+            "waiting": self._writer.waiting,
+            "full": self.full,
+            "damaged": len(self.damaged),
+        }
 
     # -- trouble ----------------------------------------------------------------------------------------
 

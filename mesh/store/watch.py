@@ -6,8 +6,8 @@ paths, and skips states that nobody saw; the newest is never missed. Too many: t
 watcher told to read everything anew ("rescan").
 
 Each scope counts its rounds of changes and keeps the last few thousand in RAM. A cursor (epoch, round)
-resumes from there; one that is older, or of another epoch, begins with a rescan. An epoch is one opening of a store:
-what was changed while nobody kept rounds cannot be told.
+resumes from there; one that is older, or of another epoch, begins with a rescan. An epoch is one opening of
+a store: what was changed while nobody kept rounds cannot be told.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from types import GeneratorType
 from typing import Any
 
@@ -224,7 +224,7 @@ class Writer:
 
     async def write(self, job: Job, *, linger: bool, spare: bool) -> Any:
         """Run a job and return its result after the fsync. See `Store.write`."""
-        while len(self._local) + len(self._lingering) >= QUEUE_MAX and not self._closed:
+        while self.waiting >= QUEUE_MAX and not self._closed:
             await self._room.park()
         if self._closed:
             raise StoreError("the store is closed")
@@ -249,8 +249,14 @@ class Writer:
         return pending.result.unwrap()
 
     @property
+    def waiting(self) -> int:
+        """Jobs that were not begun."""
+        return len(self._local) + len(self._lingering)
+
+    @property
     def _idle(self) -> bool:
-        return self._running and not (self._posted or self._current or self._batch or self._must_redo)
+        busy = self._posted or self._current or self._batch or self._must_redo or self._txn is None
+        return self._running and not busy
 
     # -- the task ---------------------------------------------------------------------------------------
 
@@ -455,10 +461,10 @@ class Writer:
     async def _redo(self) -> None:
         """Throw the transaction away and queue its jobs again, in their order."""
         with trio.CancelScope(shield=True):
-            grow = any(pending.result is None for pending in self._batch)
+            short = [pending for pending in self._batch if pending.result is None]
             await self._discard()
-            if grow:
-                self._grow()
+            if short and not self._grow():
+                self._refuse(short)
             self._requeue()
             await self._begin()
             self._must_redo = False
@@ -470,18 +476,26 @@ class Writer:
             pending.generator = None
             self._local.appendleft(pending)
 
-    def _grow(self) -> None:
+    def _refuse(self, refused: Sequence[Pending]) -> None:
+        error = StoreFull("no room: the store cannot grow, nothing was written", "free some space")
+        for pending in refused:
+            pending.answer(outcome.Error(error))
+        self._batch = [pending for pending in self._batch if not pending.answered]
+
+    def _grow(self) -> bool:
         """Double the map. Runs on the loop, where reads live, so none can be open."""
         assert self.open_reads == 0, "a read snapshot was kept across an await"
         size = self._env.info()["map_size"]
         if size * 2 > MAP_BYTES_MAX:
-            raise StoreError(f"the store cannot grow beyond {size} bytes here")
+            return False
         self._env.set_mapsize(size * 2)
+        return True
 
     async def _commit_failed(self, error: lmdb.Error) -> None:
         with trio.CancelScope(shield=True):
             if isinstance(error, lmdb.MapFullError):
-                self._grow()
+                if not self._grow():
+                    self._refuse(self._batch)
                 self._requeue()
                 await self._begin()
             elif is_disk_full(error):
@@ -494,21 +508,15 @@ class Writer:
     async def _disk_full(self) -> None:
         """Free the ballast, refuse this batch but for deletes, and take nothing else for now."""
         assert self._thread is not None
-        refusal = outcome.Error(StoreFull("the disk is full: nothing was written", "free some space"))
         freed = ballast.size(self._ballast_path) > 0
         if freed:
             await self._thread.call(lambda: ballast.free(self._ballast_path))
-        batch, self._batch = self._batch, []
-        again = [pending for pending in batch if pending.spare and freed]
-        for pending in batch:
-            if pending not in again:
-                pending.answer(refusal)
-        self._batch = again
+        self._refuse([pending for pending in self._batch if not (pending.spare and freed)])
         self._requeue()
         for waiting in (self._local, self._lingering):
-            for pending in [pending for pending in waiting if not pending.spare]:
-                waiting.remove(pending)
-                pending.answer(refusal)
+            self._refuse([pending for pending in waiting if not pending.spare])
+        self._local = deque(pending for pending in self._local if pending.spare)
+        self._lingering = deque(pending for pending in self._lingering if pending.spare)
         await self._begin()
         if not self.full:
             self.full = True
