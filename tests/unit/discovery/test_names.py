@@ -33,7 +33,7 @@ class Hosts(trio.abc.HostnameResolver):
     """A system resolver that knows one name."""
 
     async def getaddrinfo(self, host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
-        if host == "localhost":
+        if host == b"localhost":
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
