@@ -68,10 +68,9 @@ class Author:
         self._zone = zone
         self._wall_ms = wall_ms
         self.limits = limits or sync.Limits()
-        stored = store.meta(CEILING_META)
-        self._ceiling = int.from_bytes(stored, "big") if stored else 0
-        self.clock = HybridClock(self._ceiling)
-        self.live_clock = HybridClock(self._ceiling)
+        ceiling = _stamp(store.meta(CEILING_META))
+        self.clock = HybridClock(ceiling)
+        self.live_clock = HybridClock(ceiling)
 
     async def say(self, scope: str, build: Build, *, raw: bool = False) -> list[Record]:
         """Write durable statements; returns the records once they are on disk.
@@ -92,9 +91,9 @@ class Author:
                 outcome = sync.write(log, rec, limits=None if raw else self.limits)
                 if outcome.refused:
                     raise StoreFull(outcome.refused, "delete something, or ask an admin for a larger quota")
-            if self.clock.last > self._ceiling:
-                self._ceiling = self.clock.last + hlc_of(CEILING_AHEAD_MS)
-                txn.put_meta(CEILING_META, self._ceiling.to_bytes(8, "big"))
+            if self.clock.last > _stamp(txn.meta(CEILING_META)):
+                ceiling = self.clock.last + hlc_of(CEILING_AHEAD_MS)
+                txn.put_meta(CEILING_META, ceiling.to_bytes(8, "big"))
             return records
 
         return await self.store.write(job)
@@ -119,3 +118,7 @@ class Author:
             asof=statement.asof,
             sees=statement.sees,
         )
+
+
+def _stamp(stored: bytes | None) -> int:
+    return int.from_bytes(stored, "big") if stored else 0

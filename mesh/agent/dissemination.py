@@ -21,7 +21,7 @@ from mesh.agent.drive import Drive
 from mesh.agent.session import Session
 from mesh.core import dissemination as core
 from mesh.core import record, sync
-from mesh.core.log import AuthorState
+from mesh.core.log import AuthorState, Log
 from mesh.core.record import LIVE, Record
 from mesh.errors import MeshError, PeerError
 from mesh.store.store import Store, Txn
@@ -42,14 +42,14 @@ class Gate(msgspec.Struct, frozen=True):
     Attributes:
         public_of: public key of a known author, or None.
         introduce: the public key inside an unknown author's own member record, or None.
-        may_store: whether an author's record with this hlc is admitted.
-        limits: quota of an author.
+        limits: quota, certificate and removal of an author, as `sync.receive` judges by them.
+        urgent: whether a live record is flooded past quiet links.
     """
 
     public_of: Callable[[bytes], bytes | None]
     introduce: Callable[[Record], bytes | None]
-    may_store: Callable[[bytes, int], bool]
     limits: Callable[[bytes], sync.Limits]
+    urgent: Callable[[Record], bool]
 
 
 class _Job(msgspec.Struct):
@@ -63,6 +63,7 @@ class Spread:
     Args:
         wall_ms: mesh time, unix milliseconds.
         alarm: called with (kind, aid, text) when an author or a neighbour misbehaves.
+        own_offered: called with (scope, records) when a neighbour knows of ourselves what we do not hold.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Spread:
         gate: Gate,
         wall_ms: Callable[[], int],
         alarm: Callable[[str, bytes, str], None],
+        own_offered: Callable[[str, sync.Own], None],
         rng: random.Random,
     ) -> None:
         self._store = store
@@ -82,6 +84,7 @@ class Spread:
         self._gate = gate
         self._wall_ms = wall_ms
         self._alarm = alarm
+        self._own_offered = own_offered
         self._tags = {scope: record.scope_tag(scope, zone) for scope in record.SCOPES}
         self.machine = core.Dissemination(me, record.SCOPES, store.read, rng)
         self.drive = Drive(self.machine, self._perform)
@@ -139,12 +142,9 @@ class Spread:
         records = await self._verified(session, delta)
         if records is None:
             return
-        urgent = delta.scope == LIVE and any(self._urgent(rec) for rec in records)
+        urgent = delta.scope == LIVE and any(self._gate.urgent(rec) for rec in records)
         self.drive.handle(core.DeltaVerified(session.aid, delta, records, body, urgent))
         await self._drain(session)
-
-    def _urgent(self, rec: Record) -> bool:
-        return rec.path.startswith("node/") and not rec.path.endswith(rec.aid.hex())
 
     async def _drain(self, session: Session) -> None:
         """Hand the jobs the machine decided on to the link's applier; waits when its queue is full."""
@@ -230,9 +230,11 @@ class Spread:
                 self._acknowledged(link, scope, aid, head)
 
     def _apply_live(self, link: bytes, delta: Delta, records: list[Record]) -> None:
-        admitted = [rec for rec in records if self._gate.may_store(rec.aid, rec.hlc)]
-        outcome = self._store.receive_live(delta, admitted, self._wall_ms(), self._gate.limits(delta.aid))
-        self._report(link, delta, outcome, self._store.live.author(delta.aid))
+        limits = self._gate.limits(delta.aid)
+        live = self._store.live
+        with live.together():
+            outcome = sync.receive(live, delta, records, now_ms=self._wall_ms(), limits=limits, me=self._me)
+        self._report(link, delta, outcome)
 
     async def _apply_all(self, link: bytes, jobs: trio.MemoryReceiveChannel[_Job]) -> None:
         async for first in jobs:
@@ -248,48 +250,50 @@ class Spread:
         now_ms = self._wall_ms()
         limits = {job.delta.aid: self._gate.limits(job.delta.aid) for job in batch}
 
-        def work(txn: Txn) -> list[tuple[sync.Outcome, AuthorState]]:
-            results = []
-            for job in batch:
-                slots = txn.log(job.delta.scope)
-                outcome = self._receive(link, slots, job, now_ms, limits[job.delta.aid])
-                results.append((outcome, slots.author(job.delta.aid)))
-            return results
+        def work(txn: Txn) -> list[sync.Outcome]:
+            return [
+                self._receive(link, txn.log(job.delta.scope), job, now_ms, limits[job.delta.aid])
+                for job in batch
+            ]
 
         try:
-            results = await self._store.write(work, linger=True)
+            outcomes = await self._store.write(work, linger=True)
         except MeshError as error:
             log.error("cannot store what %s sent: %s", link.hex(), error.message)
             for job in batch:
                 self.drive.handle(core.DeltaRefused(link, job.delta.scope, job.delta.aid))
             return
-        for job, (outcome, state) in zip(batch, results, strict=True):
-            self._report(link, job.delta, outcome, state)
+        for job, outcome in zip(batch, outcomes, strict=True):
+            self._report(link, job.delta, outcome)
 
-    def _receive(
-        self, link: bytes, slots: sync.Log, job: _Job, now_ms: int, limits: sync.Limits
-    ) -> sync.Outcome:
+    def _receive(self, link: bytes, slots: Log, job: _Job, now_ms: int, limits: sync.Limits) -> sync.Outcome:
         delta = job.delta
-        admitted = [rec for rec in job.records if self._gate.may_store(rec.aid, rec.hlc)]
-        key = (link, delta.scope, delta.aid)
-        parts = self._resets.setdefault(key, sync.ResetParts()) if delta.reset else None
-        outcome = sync.receive(slots, delta, admitted, now_ms=now_ms, limits=limits, reset_part=parts)
-        if not delta.more:
-            self._resets.pop(key, None)
-        return outcome
+        parts = None
+        if delta.reset:
+            parts = self._resets.setdefault((link, delta.scope, delta.aid), sync.ResetParts())
+        return sync.receive(
+            slots, delta, job.records, now_ms=now_ms, limits=limits, reset_part=parts, me=self._me
+        )
 
-    def _report(self, link: bytes, delta: Delta, outcome: sync.Outcome, state: AuthorState) -> None:
-        if outcome.refused:
+    def _report(self, link: bytes, delta: Delta, outcome: sync.Outcome) -> None:
+        state = outcome.state
+        if not delta.more:
+            self._resets.pop((link, delta.scope, delta.aid), None)
+        if outcome.refused and outcome.refused != "removed":
             self.counts["refused"] += 1
             self._alarm("refused_records", delta.aid, outcome.refused)
-        urgent = delta.scope == LIVE and any(self._urgent(rec) for rec in outcome.stored)
+        if outcome.clash is not None:
+            self._alarm("equivocation", delta.aid, "two records under one stamp: its key is in use twice")
+        if outcome.own is not None:
+            self._own_offered(delta.scope, outcome.own)
+        urgent = delta.scope == LIVE and any(self._gate.urgent(rec) for rec in outcome.stored)
         self.drive.handle(
             core.Applied(link, delta.scope, delta.aid, state, outcome.want, urgent, outcome.mark_dirty)
         )
 
     def said(self, scope: str, records: list[Record], state: AuthorState) -> None:
         """Own records were committed (or, in the live scope, stored): push them."""
-        urgent = scope == LIVE and any(self._urgent(rec) for rec in records)
+        urgent = scope == LIVE and any(self._gate.urgent(rec) for rec in records)
         self.drive.handle(core.Applied(None, scope, self._me, state, urgent=urgent))
 
     # -- acknowledgements -------------------------------------------------------------------------------

@@ -20,8 +20,10 @@ import msgspec
 import trio
 
 from mesh.agent.session import Session, Wire, exchange_hello
+from mesh.core.vitals import DialResult
 from mesh.errors import Denied, MeshError, PeerError, Unreachable
-from mesh.identity.keys import peer_id_of, public_of
+from mesh.identity.keys import peer_id_of
+from mesh.net.base import Host, Refused
 from mesh.wire import frames, messages, protocols
 from mesh.wire.messages import Hello
 
@@ -32,17 +34,7 @@ DIALS_MAX = 32
 UNWANTED_AFTER_S = 60.0
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STRANGERS_MAX = 64
-SURPLUS_MAX = 64
-
-
-class Dialler(Protocol):
-    """The part of `mesh.net.host.Host` that links need."""
-
-    async def dial(self, address: str, public: bytes, *, deadline_s: float) -> object: ...
-
-    async def open(self, public: bytes, protocol: str, *, deadline_s: float) -> Wire: ...
-
-    async def close_peer(self, public: bytes) -> None: ...
+ADDRESSES_MAX = 8
 
 
 class Hooks(Protocol):
@@ -66,8 +58,6 @@ class Hooks(Protocol):
 
     def pull(self, aid: bytes) -> list[bytes]: ...
 
-    def dial_failed(self, aid: bytes, error: MeshError) -> None: ...
-
 
 class _Dial(msgspec.Struct):
     tries: int = 0
@@ -86,7 +76,7 @@ class Links:
 
     def __init__(
         self,
-        host: Dialler,
+        host: Host,
         me: bytes,
         hooks: Hooks,
         addresses_of: Callable[[bytes], Iterable[str]],
@@ -103,10 +93,12 @@ class Links:
         self.wanted: frozenset[bytes] = frozenset()
         self._dials: dict[bytes, _Dial] = {}
         self._found: dict[bytes, set[str]] = {}
+        self._anonymous: dict[str, _Dial] = {}
         self._unwanted_since: dict[bytes, float] = {}
         self._moved = trio.Event()
         self._slots = trio.CapacityLimiter(DIALS_MAX)
         self.failures: dict[str, str] = {}
+        self.worked: dict[bytes, str] = {}
         self.refused: str | None = None
 
     # -- what others say --------------------------------------------------------------------------------
@@ -118,8 +110,13 @@ class Links:
             self.wanted = wanted
             self._moved.set()
 
-    def found(self, public: bytes, address: str) -> None:
-        """Discovery found somebody at an address."""
+    def found(self, public: bytes | None, address: str) -> None:
+        """Discovery found somebody at an address; who, may not be known."""
+        if public is None:
+            if address not in self._anonymous and len(self._anonymous) < STRANGERS_MAX:
+                self._anonymous[address] = _Dial()
+                self._moved.set()
+            return
         if public[:16] == self._me or (public not in self._found and len(self._found) >= STRANGERS_MAX):
             return
         known = self._found.setdefault(public, set())
@@ -149,29 +146,32 @@ class Links:
                 self._moved = trio.Event()
                 now = trio.current_time()
                 due = now + UNWANTED_AFTER_S
-                for public in self._targets():
-                    dial = self._dials.setdefault(public[:16], _Dial())
+                for target, dial in self._targets():
                     if dial.running:
                         continue
                     if dial.next_at <= now:
                         dial.running = True
-                        nursery.start_soon(self._dial, public, dial)
+                        nursery.start_soon(self._dial, target, dial)
                     else:
                         due = min(due, dial.next_at)
                 due = min(due, self._end_unwanted(nursery, now))
                 with trio.move_on_at(due):
                     await self._moved.wait()
 
-    def _targets(self) -> list[bytes]:
+    def _targets(self) -> list[tuple[bytes | str, _Dial]]:
+        """Whom to dial: keys of members that are wanted, of strangers and bare addresses while alone."""
         publics = [self._public_of(aid) for aid in sorted(self.wanted) if aid not in self.sessions]
-        known = [public for public in publics if public is not None]
+        keys = [public for public in publics if public is not None]
         lonely = not self.sessions
-        strangers = [
+        keys += [
             public
             for public in sorted(self._found)
             if public[:16] not in self.sessions and (lonely or public[:16] in self.wanted)
         ]
-        return list(dict.fromkeys(known + strangers))
+        targets: list[tuple[bytes | str, _Dial]] = [
+            (key, self._dials.setdefault(key[:16], _Dial())) for key in dict.fromkeys(keys)
+        ]
+        return targets + (list(self._anonymous.items()) if lonely else [])
 
     def _end_unwanted(self, nursery: trio.Nursery, now: float) -> float:
         due = float("inf")
@@ -187,16 +187,19 @@ class Links:
                 due = min(due, max(since + UNWANTED_AFTER_S, now + 1.0))
         return due
 
-    async def _dial(self, public: bytes, dial: _Dial) -> None:
-        aid = public[:16]
+    async def _dial(self, target: bytes | str, dial: _Dial) -> None:
+        name = target if isinstance(target, str) else peer_id_of(target)
         try:
             async with self._slots:
-                await self.connect(public)
+                if isinstance(target, str):
+                    await self._meet(target)
+                else:
+                    await self.connect(target)
             dial.tries = 0
+            self.failures.pop(name, None)
         except MeshError as error:
-            self.failures[peer_id_of(public)] = error.message
-            self._hooks.dial_failed(aid, error)
-            log.debug("dialling %s failed: %s", peer_id_of(public), error.message)
+            self.failures[name] = error.message
+            log.debug("dialling %s failed: %s", name, error.message)
         finally:
             dial.running = False
             wait = BACKOFF_S[min(dial.tries, len(BACKOFF_S) - 1)]
@@ -204,8 +207,27 @@ class Links:
             dial.next_at = trio.current_time() + wait * self._rng.uniform(0.5, 1.0)
             self._moved.set()
 
-    async def connect(self, public: bytes) -> None:
+    async def _meet(self, address: str) -> None:
+        """Dial an address of which only the place is known; the handshake says who lives there."""
+        connection = await self._host.dial(address, None, deadline_s=DIAL_DEADLINE_S)
+        aid = connection.public[:16]
+        if aid == self._me:
+            del self._anonymous[address]
+            await connection.close("this is ourselves")
+        elif aid not in self.sessions:
+            await self._link(connection.public, address)
+
+    async def _link(self, public: bytes, address: str) -> None:
+        wire = await self._host.open(public, protocols.LINK, deadline_s=DIAL_DEADLINE_S)
+        session = await self._greet(wire, dialled=True)
+        self.worked[session.aid] = address
+        self._nursery.start_soon(self._hold, session)
+
+    async def connect(self, public: bytes, *, anew: bool = False) -> None:
         """Dial one member at its known addresses, say hello, and hold the link in the background.
+
+        Args:
+            anew: make another connection and link even if one stands.
 
         Raises:
             Unreachable: no address answered.
@@ -214,20 +236,35 @@ class Links:
         aid = public[:16]
         addresses = list(dict.fromkeys([*self._addresses_of(aid), *sorted(self._found.get(public, ()))]))
         last: MeshError = Unreachable(f"no address of {peer_id_of(public)} is known")
-        for address in addresses[:8]:
-            if aid in self.sessions:
-                return
+        for address in addresses[:ADDRESSES_MAX]:
+            if aid in self.sessions and not anew:
+                return None
             try:
                 await self._host.dial(address, public, deadline_s=DIAL_DEADLINE_S)
-                wire = await self._host.open(public, protocols.LINK, deadline_s=DIAL_DEADLINE_S)
+                return await self._link(public, address)
+            except Denied:
+                raise
             except MeshError as error:
                 last = error
-                continue
-            session = await self._greet(wire, dialled=True)
-            self.failures.pop(peer_id_of(public), None)
-            self._nursery.start_soon(self._hold, session)
-            return
         raise last
+
+    async def redial(self, aid: bytes, deadline_s: float) -> DialResult:
+        """Dial a member once more, to know whether its agent answers.
+
+        REFUSED only if the address that worked before refuses: the host is there, the agent is not.
+        """
+        public = self._public_of(aid)
+        if public is None:
+            return DialResult.TIMED_OUT
+        address = self.worked.get(aid)
+        with trio.move_on_after(deadline_s):
+            try:
+                await self.connect(public, anew=True)
+            except MeshError as error:
+                refused = address is not None and isinstance(error, Refused)
+                return DialResult.REFUSED if refused else DialResult.TIMED_OUT
+            return DialResult.OK
+        return DialResult.TIMED_OUT
 
     # -- holding ----------------------------------------------------------------------------------------
 
@@ -325,9 +362,3 @@ def _leaves(group: BaseExceptionGroup[MeshError]) -> list[MeshError]:
 
 def _first(group: BaseExceptionGroup[MeshError]) -> MeshError:
     return _leaves(group)[0]
-
-
-def parse_found(address: str) -> tuple[bytes | None, str]:
-    """Split `/ip4/…/tcp/…[/p2p/ID]` into the public key, if named, and the bare address."""
-    bare, _, peer_id = address.partition("/p2p/")
-    return (public_of(peer_id) if peer_id else None), bare

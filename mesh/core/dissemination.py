@@ -247,6 +247,7 @@ class Dissemination:
         match message:
             case Heads() if message.scope in self.heads:
                 self._heads_received(name, message, now, out)
+                self._repair_due(now, out)
             case Root() if message.scope in self.heads:
                 self._root_received(link, message, now)
             case Want(scope=scope, aid=aid, since=since) if scope in self.heads:
@@ -282,13 +283,15 @@ class Dissemination:
         if delta.pull or delta.reset:
             out.append(Apply(name, delta, event.records))
             return
-        link.sent[key] = max(link.sent.get(key, 0), newest)
+        link.sent[key] = max(link.sent.get(key, 0), min(delta.upto, newest))
         if newest <= known:
             self._duplicate(link, name, key, bool(event.records) and not asked, now, out)
             return
-        if delta.since <= known:
-            self._accepted[key] = newest
-            self._pass_on(event, key, newest, out)
+        # Behind a hole of its own a relay sends records beyond `upto`: valid, but no claim to be complete.
+        reach = min(delta.upto, newest)
+        if delta.since <= known < reach:
+            self._accepted[key] = reach
+            self._pass_on(event, key, reach, out)
         out.append(Apply(name, delta, event.records))
 
     def _duplicate(
@@ -457,8 +460,7 @@ class Dissemination:
         out: list[Action] = []
         for key in [key for key, want in self._wants.items() if now - want.at >= self.config.want_timeout_s]:
             self._offers.get(key, {}).pop(self._wants.pop(key).link, None)
-        for key in [key for key, due in self._offer_due.items() if due <= now and key not in self._wants]:
-            self._repair(key, now, out)
+        self._repair_due(now, out)
         for name, link in self._links.items():
             self._announce(name, link, now, out)
             if link.compare_at <= now:
@@ -467,6 +469,10 @@ class Dissemination:
                     self._control(link, Root(scope, self.digests[scope].root()))
                 out.append(Wakeup(name))
         return out
+
+    def _repair_due(self, now: float, out: list[Action]) -> None:
+        for key in [key for key, due in self._offer_due.items() if due <= now and key not in self._wants]:
+            self._repair(key, now, out)
 
     def _repair(self, key: Key, now: float, out: list[Action]) -> None:
         head = self._head(*key)

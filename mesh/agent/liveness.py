@@ -1,0 +1,252 @@
+"""Carries out what `core/liveness.py` decides: probes by datagram and stream, redials, leases, accusations.
+
+Actions are performed in their order. One of them, `PersistIncarnation`, must be on disk before those behind
+it take effect, so they wait in line for that commit; nothing else here waits for a disk or the network.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import trio
+
+from mesh.agent.author import Author, Statement
+from mesh.agent.drive import Drive
+from mesh.agent.links import Links
+from mesh.agent.session import Session
+from mesh.core import lease as words
+from mesh.core import vitals
+from mesh.core.liveness import Liveness, LivenessConfig
+from mesh.core.record import LIVE, Kind, Op, Record
+from mesh.core.rings import Place
+from mesh.errors import MeshError, PeerError
+from mesh.store.store import Store, Txn
+from mesh.store.watch import Change
+from mesh.wire import messages
+
+log = logging.getLogger(__name__)
+
+INCARNATION_META = "incarnation"
+TTL_LEASES = 4
+QUEUE_MAX = 4096
+
+
+class Datagrams(Protocol):
+    """The part of `mesh.net.datagram.Datagrams` that probes need."""
+
+    def send_nowait(self, public: bytes, address: tuple[str, int], payload: bytes) -> None: ...
+
+
+class Vitality:
+    """The liveness of one node.
+
+    Args:
+        endpoint_of: where to send a member's datagrams, or None.
+        public_of: public key of a member.
+        capacity: load (0 to 1, or None) and free resources, for the lease.
+        on_state: told of every change of a member's state.
+    """
+
+    def __init__(
+        self,
+        config: LivenessConfig,
+        me: bytes,
+        mesh_id: bytes,
+        place: Place,
+        rng: random.Random,
+        *,
+        store: Store,
+        author: Author,
+        links: Links,
+        endpoint_of: Callable[[bytes], tuple[str, int] | None],
+        public_of: Callable[[bytes], bytes | None],
+        capacity: Callable[[], tuple[float | None, dict[str, float]]],
+        on_state: Callable[[vitals.StateChanged], None],
+    ) -> None:
+        self._me = me
+        self._store = store
+        self._author = author
+        self._links = links
+        self._endpoint_of = endpoint_of
+        self._public_of = public_of
+        self._capacity = capacity
+        self._on_state = on_state
+        self._datagrams: Datagrams | None = None
+        self._waiting: deque[vitals.Action] = deque(maxlen=QUEUE_MAX)
+        self._persisting = False
+        self._nursery: trio.Nursery | None = None
+        self._replied_from: dict[bytes, tuple[str, int]] = {}
+        self.nonsense = 0
+        stored = store.meta(INCARNATION_META)
+        incarnation = int.from_bytes(stored, "big") if stored else 0
+        now = trio.current_time()
+        self.machine = Liveness(config, me, mesh_id, place, rng, incarnation, now)
+        self.drive = Drive(self.machine, self._perform)
+        self._published_inc = 0
+
+    async def run(
+        self, datagrams: Datagrams | None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Judge and be judged, until cancelled."""
+        self._datagrams = datagrams
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await self.drive.run()
+
+    # -- what comes in ----------------------------------------------------------------------------------
+
+    def members_changed(self, joined: Iterable[tuple[bytes, Place]], removed: Iterable[bytes]) -> None:
+        """The member table moved."""
+        self.drive.handle(vitals.MembersChanged(tuple(joined), tuple(removed)))
+        self._links.want(self.machine.wanted())
+
+    def datagram(self, aid: bytes, address: tuple[str, int], payload: bytes) -> None:
+        """A sealed datagram of a member was opened."""
+        try:
+            probe = vitals.decode_probe(payload)
+        except PeerError:
+            self.nonsense += 1
+            return
+        if aid in self._replied_from or len(self._replied_from) < QUEUE_MAX:
+            self._replied_from[aid] = address
+        self.drive.handle(vitals.DatagramHeard(aid, probe))
+
+    def frame(self, session: Session, message: messages.Message) -> None:
+        """A frame came on a held link, whatever it was."""
+        probe = None
+        if isinstance(message, messages.Probe):
+            probe = vitals.decode_probe(message.payload)
+        self.drive.handle(vitals.FrameHeard(session.aid, probe))
+
+    def link_up(self, session: Session) -> None:
+        self.drive.handle(vitals.LinkUp(session.aid))
+
+    def link_down(self, session: Session) -> None:
+        self.drive.handle(vitals.LinkDown(session.aid, session.eof))
+
+    def changed(self, changes: Iterable[Change]) -> None:
+        """Records at `node/` in the live scope changed."""
+        for change in changes:
+            if change.scope == LIVE and change.path.startswith(words.PATH_PREFIX):
+                try:
+                    self._record(change)
+                except PeerError as error:
+                    self.nonsense += 1
+                    log.debug("nonsense at %s by %s: %s", change.path, change.aid.hex(), error.message)
+
+    def _record(self, change: Change) -> None:
+        subject, rec = words.subject_of(change.path), change.record
+        if rec is None or rec.op != Op.PUT:
+            if subject != change.aid:
+                self.drive.handle(vitals.AccusationWithdrawn(subject, change.aid))
+        elif subject == change.aid:
+            if subject != self._me:
+                self.drive.handle(vitals.LeaseArrived(subject, words.decode_lease(rec.val), rec.hlc))
+        else:
+            charge = words.decode_accusation(rec.val)
+            self.drive.handle(vitals.AccusationArrived(subject, change.aid, charge.inc, charge.evidence))
+
+    def is_urgent(self, rec: Record) -> bool:
+        """Whether a live record is flooded past quiet links: accusations, and leases that refute one."""
+        if not rec.path.startswith(words.PATH_PREFIX):
+            return False
+        if rec.path != words.path_of(rec.aid):
+            return True
+        if rec.aid == self._me:
+            inc = rec.val.get("inc", 0) if isinstance(rec.val, dict) else 0
+            fresh = inc != self._published_inc
+            self._published_inc = inc
+            return fresh
+        member = self.machine.board.members.get(rec.aid)
+        inc = rec.val.get("inc") if isinstance(rec.val, dict) else None
+        return member is not None and isinstance(inc, int) and inc > member.inc
+
+    def set_status(self, status: words.Status, until_ms: int | None = None) -> None:
+        """Our own flag: up, cordon, drain, sleep or left."""
+        self.drive.handle(vitals.StatusSet(status, until_ms))
+
+    # -- what goes out ----------------------------------------------------------------------------------
+
+    def _perform(self, action: vitals.Action) -> None:
+        if self._persisting:
+            self._waiting.append(action)
+        elif isinstance(action, vitals.PersistIncarnation):
+            assert self._nursery is not None
+            self._persisting = True
+            self._nursery.start_soon(self._persist, action.inc)
+        else:
+            self._act(action)
+
+    async def _persist(self, inc: int) -> None:
+        def job(txn: Txn) -> None:
+            txn.put_meta(INCARNATION_META, inc.to_bytes(8, "big"))
+
+        try:
+            await self._store.write(job, spare=True)
+        except MeshError as error:
+            # Without a disk the refutation is still better said; after a restart the node raises it again.
+            log.error("the incarnation cannot be stored: %s", error.message)
+        self._persisting = False
+        while self._waiting and not self._persisting:
+            self._perform(self._waiting.popleft())
+
+    def _act(self, action: vitals.Action) -> None:
+        match action:
+            case vitals.SendDatagram(aid=aid, probe=probe):
+                self._send_datagram(aid, probe)
+            case vitals.SendFrame(aid=aid, probe=probe):
+                session = self._links.sessions.get(aid)
+                if session is not None:
+                    session.send_nowait(messages.Probe(vitals.encode_probe(probe)))
+            case vitals.PublishLease(lease=lease):
+                self._publish(lease)
+            case vitals.Accuse(subject=subject, inc=inc, evidence=evidence):
+                value = words.encode_accusation(words.Accusation(inc, evidence))
+                self._say(subject, Op.PUT, value)
+            case vitals.Withdraw(subject=subject):
+                self._say(subject, Op.VOID, None)
+            case vitals.StateChanged():
+                self._links.want(self.machine.wanted())
+                self._on_state(action)
+            case _:
+                self._reach(action)
+
+    def _reach(self, action: vitals.Action) -> None:
+        assert self._nursery is not None
+        match action:
+            case vitals.Redial(aid=aid, deadline_s=deadline_s):
+                self._nursery.start_soon(self._redial, aid, deadline_s)
+            case vitals.DialNow(aid=aid, replace=replace):
+                self._links.want(self.machine.wanted())
+                if replace and aid in self._links.sessions:
+                    self._nursery.start_soon(self._redial_quietly, aid)
+                else:
+                    self._links.dial_now(aid)
+            case vitals.CloseLink(aid=aid, why=why):
+                self._nursery.start_soon(self._links.close, aid, why)
+            case _:
+                raise AssertionError(action)
+
+    def _send_datagram(self, aid: bytes, probe: vitals.AnyProbe) -> None:
+        public, address = self._public_of(aid), self._replied_from.get(aid) or self._endpoint_of(aid)
+        if self._datagrams is not None and public is not None and address is not None:
+            self._datagrams.send_nowait(public, address, vitals.encode_probe(probe))
+
+    def _publish(self, lease: words.Lease) -> None:
+        load, free = self._capacity()
+        value = words.encode_lease(words.Lease(lease.inc, lease.st, lease.until_ms, lease.steady, load, free))
+        self._say(self._me, Op.PUT, value)
+
+    def _say(self, subject: bytes, op: Op, value: object) -> None:
+        ttl = int(self.machine.board.lease_s() * TTL_LEASES * 1000)
+        self._author.say_live([Statement(words.path_of(subject), Kind.ALL, value, op, ttl)])
+
+    async def _redial(self, aid: bytes, deadline_s: float) -> None:
+        self.drive.handle(vitals.RedialFinished(aid, await self._links.redial(aid, deadline_s)))
+
+    async def _redial_quietly(self, aid: bytes) -> None:
+        await self._links.redial(aid, self.machine.config.miss_s * 2)

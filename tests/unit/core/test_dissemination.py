@@ -1,0 +1,251 @@
+"""Statements spread over links: trees form, holes heal, digests find what was lost.
+
+The bench is a row of real machines over real logs; links are lists of frames that the test delivers, loses
+or holds back. Signatures are real.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from nacl.bindings import crypto_sign_seed_keypair
+
+from mesh.core import dissemination as core
+from mesh.core import record, sync
+from mesh.core.clock import HybridClock
+from mesh.core.memory import MemoryLog
+from mesh.core.record import MESH, Kind
+from mesh.wire import messages
+from mesh.wire.messages import Delta
+
+MESH_ID = b"m" * 16
+NOW_MS = 1_800_000_000_000
+
+
+class Peer:
+    """One machine with its log; `publics` stands for a directory everyone agrees on."""
+
+    def __init__(self, bench: Bench, number: int) -> None:
+        self.bench = bench
+        public, self.secret = crypto_sign_seed_keypair(bytes([number]) * 32)
+        self.aid = public[:16]
+        self.public = public
+        self.log = MemoryLog()
+        self.clock = HybridClock()
+        self.machine = core.Dissemination(self.aid, [MESH], self.read, random.Random(number))
+        self.received = 0
+
+    @contextmanager
+    def read(self, scope: str) -> Iterator[MemoryLog]:
+        yield self.log
+
+    def say(self, path: str, val: object) -> None:
+        rec = record.sign(
+            self.secret, MESH_ID, b"m", path=path, kind=Kind.REG, hlc=self.clock.send(NOW_MS), val=val
+        )
+        outcome = sync.write(self.log, rec)
+        self.event(core.Applied(None, MESH, self.aid, outcome.state))
+
+    def event(self, event: core.Event) -> None:
+        self.perform(self.machine.handle(event, self.bench.now))
+
+    def perform(self, actions: list[core.Action]) -> None:
+        for action in actions:
+            if isinstance(action, core.Apply):
+                outcome = sync.receive(self.log, action.delta, action.records, now_ms=NOW_MS, me=self.aid)
+                aid = action.delta.aid
+                self.event(
+                    core.Applied(
+                        action.link, MESH, aid, outcome.state, outcome.want, dirty=outcome.mark_dirty
+                    )
+                )
+
+    def frame(self, sender: bytes, body: bytes) -> None:
+        message = messages.decode(body)
+        if isinstance(message, Delta):
+            self.received += len(message.records)
+            public = self.bench.publics[message.aid]
+            for wire in message.records:
+                assert record.verify(public, MESH_ID, b"m", *wire)
+            records = [record.parse(message.aid, *wire) for wire in message.records]
+            self.event(core.DeltaVerified(sender, message, records, body))
+        else:
+            assert message is not None
+            self.event(core.Received(sender, message))
+
+
+class Bench:
+    """Peers, links that keep order, and time."""
+
+    def __init__(self, count: int, edges: list[tuple[int, int]]) -> None:
+        self.now = 0.0
+        self.peers = [Peer(self, number) for number in range(count)]
+        self.by_aid = {peer.aid: peer for peer in self.peers}
+        self.publics = {peer.aid: peer.public for peer in self.peers}
+        self.edges: set[tuple[bytes, bytes]] = set()
+        self.frames: deque[tuple[bytes, bytes, bytes]] = deque()
+        self.lose = 0.0
+        self.rng = random.Random(count)
+        for a, b in edges:
+            self.link(a, b)
+
+    def link(self, a: int, b: int) -> None:
+        left, right = self.peers[a], self.peers[b]
+        for me, other in ((left, right), (right, left)):
+            self.edges.add((me.aid, other.aid))
+            me.event(core.LinkUp(other.aid, {MESH: other.machine.root(MESH)}))
+
+    def cut(self, a: int, b: int) -> None:
+        left, right = self.peers[a], self.peers[b]
+        for me, other in ((left, right), (right, left)):
+            self.edges.discard((me.aid, other.aid))
+            me.event(core.LinkDown(other.aid))
+        self.frames = deque(frame for frame in self.frames if (frame[0], frame[1]) in self.edges)
+
+    def exchange(self) -> None:
+        """Pull and deliver until nobody has anything to send."""
+        for _ in range(10_000):
+            for source, target in sorted(self.edges):
+                for body in self.by_aid[source].machine.pull(target):
+                    if self.rng.random() >= self.lose:
+                        self.frames.append((source, target, body))
+            if not self.frames:
+                return
+            source, target, body = self.frames.popleft()
+            self.by_aid[target].frame(source, body)
+        raise AssertionError("the frames never end")
+
+    def advance(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + 0.1)
+            for peer in self.peers:
+                if peer.machine.deadline() <= self.now:
+                    peer.perform(peer.machine.tick(self.now))
+            self.exchange()
+
+    def agree(self) -> bool:
+        return len({peer.machine.root(MESH) for peer in self.peers}) == 1
+
+
+def ring(count: int, chords: int = 2) -> list[tuple[int, int]]:
+    return [(i, (i + step) % count) for i in range(count) for step in range(1, chords + 1)]
+
+
+def test_a_write_reaches_everyone() -> None:
+    bench = Bench(8, ring(8))
+    bench.peers[3].say("kv/a", 1)
+    bench.exchange()
+    assert bench.agree()
+    assert all(peer.log.author(bench.peers[3].aid).count == 1 for peer in bench.peers)
+
+
+def test_trees_form_so_that_each_node_gets_one_copy() -> None:
+    bench = Bench(8, ring(8))
+    for number in range(5):
+        bench.peers[0].say(f"kv/{number}", number)
+        bench.exchange()
+        bench.advance(1.5)
+    before = [peer.received for peer in bench.peers]
+    bench.peers[0].say("kv/last", 1)
+    bench.exchange()
+    copies = [peer.received - old for peer, old in zip(bench.peers, before, strict=True)]
+    assert copies == [0, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_cut_tree_is_repaired_by_the_lazy_announcement() -> None:
+    bench = Bench(4, [(0, 1), (1, 2), (2, 3), (3, 0)])
+    for number in range(3):
+        bench.peers[0].say(f"kv/{number}", number)
+        bench.exchange()
+        bench.advance(1.5)
+    bench.cut(0, 1)
+    bench.peers[0].say("kv/after", 1)
+    bench.advance(3.0)
+    assert bench.agree()
+
+
+def test_a_node_that_was_away_catches_up_at_the_hello() -> None:
+    bench = Bench(3, [(0, 1)])
+    for number in range(50):
+        bench.peers[number % 2].say(f"kv/{number}", number)
+    bench.exchange()
+    bench.link(1, 2)
+    bench.exchange()
+    assert bench.agree()
+    assert bench.peers[2].received == 50
+
+
+def test_a_joiner_fetches_each_author_once_although_it_has_many_links() -> None:
+    bench = Bench(5, ring(4))
+    bench.peers[0].say("kv/big", "x" * 1000)
+    bench.exchange()
+    for number in range(4):
+        bench.link(number, 4)
+    bench.exchange()
+    bench.advance(2.0)
+    assert bench.agree()
+    assert bench.peers[4].received == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_loss_of_frames_is_healed_by_comparison(seed: int) -> None:
+    bench = Bench(6, ring(6))
+    bench.rng = random.Random(seed)
+    bench.lose = 0.5
+    for number in range(30):
+        bench.peers[number % 6].say(f"kv/{number}", number)
+        bench.exchange()
+        bench.advance(0.3)
+    bench.lose = 0.0
+    bench.advance(70.0)
+    assert bench.agree()
+
+
+def test_a_slow_link_costs_no_memory_and_superseded_records_are_never_sent() -> None:
+    bench = Bench(2, [(0, 1)])
+    bench.exchange()
+    writer = bench.peers[0]
+    for number in range(500):
+        writer.say("kv/same", number)
+    bodies = writer.machine.pull(bench.peers[1].aid)
+    records = sum(len(m.records) for m in map(messages.decode, bodies) if isinstance(m, Delta))
+    assert records == 1
+
+
+def test_a_refused_delta_is_asked_for_elsewhere() -> None:
+    bench = Bench(3, [(0, 1), (1, 2), (2, 0)])
+    bench.exchange()
+    writer, other, judge = bench.peers
+    writer.say("kv/a", 1)
+    for body in writer.machine.pull(other.aid):
+        other.frame(writer.aid, body)
+    writer.machine.pull(judge.aid)  # lost on the way
+    judge.event(core.DeltaRefused(writer.aid, MESH, writer.aid))
+    bench.advance(5.0)
+    assert bench.agree()
+
+
+def test_acknowledgements_come_from_what_is_applied() -> None:
+    bench = Bench(2, [(0, 1)])
+    bench.exchange()
+    writer, holder = bench.peers
+    writer.say("kv/a", 1)
+    head = writer.log.author(writer.aid).head
+    out: list[core.Action] = []
+    assert writer.machine.ask_heads(MESH, writer.aid, head, out) == 1
+    acks: list[core.Acknowledged] = []
+    for _ in range(4):
+        for body in writer.machine.pull(holder.aid):
+            holder.frame(writer.aid, body)
+        for body in holder.machine.pull(writer.aid):
+            message = messages.decode(body)
+            assert message is not None
+            for action in writer.machine.handle(core.Received(holder.aid, message), 0.0):
+                if isinstance(action, core.Acknowledged):
+                    acks.append(action)
+    assert [ack.head for ack in acks if ack.aid == writer.aid][-1:] == [head]
