@@ -104,9 +104,16 @@ class Node:
         return True
 
 
-def run(command: Sequence[str], timeout_s: float, where: str) -> str:
+def run(command: Sequence[str], timeout_s: float, where: str, given: str = "") -> str:
+    """What a command prints, given this on its standard input.
+
+    Raises:
+        UpError: it failed or took too long.
+    """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(
+            command, input=given, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
     except subprocess.TimeoutExpired:
         raise UpError(f"{where}: no answer in {timeout_s:.0f} s from: {' '.join(command)}") from None
     if done.returncode != 0:
@@ -175,7 +182,7 @@ def enrol(node: Node, others: Sequence[Node], mesh: str) -> None:
     elif not node.enrolled:
         say(f"{node.name} joins with an invite from {others[0].name}")
         token = others[0].ctl("invite", "create").strip()
-        run([meshd, "join", token, *data], 60.0, node.name)
+        run([meshd, "join", "-", *data], 60.0, node.name, token)  # not as a word: others see those in ps
     node.data.chmod(0o700)
     if not node.config.exists():
         configure(node, others, free_port({port for other in others if (port := port_of(other))}))
