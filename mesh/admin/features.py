@@ -6,7 +6,7 @@ is implemented structurally, so the agent does not import this module.
 
 Conventions, for arguments and results alike:
 
-- Results are dicts and lists of plain values. The shape of each is a TypedDict in `mesh/admin/shapes.py`,
+- Results are dicts and lists of plain values. The shape of each is a TypedDict in `mesh/admin/shapes`,
   named in the method's docstring. It is the stable schema of `meshctl -o json`: further keys may be added,
   none removed. A value that is not known is None, never absent, unless the shape says so.
 - User values (`value`, `payload`) are whatever CBOR holds; `bytes` stay `bytes` here, the server writes and
@@ -38,36 +38,29 @@ class Status(Protocol):
 
     async def status(self) -> Json:
         """`shapes.Status`."""
-        ...
 
     async def doctor(self) -> Rows:
         """`shapes.Check`: every check, also those that pass, worst first."""
-        ...
 
     async def version(self) -> Json:
         """`shapes.Version`."""
-        ...
 
     async def config_show(self) -> Rows:
         """`shapes.Setting`, as `mesh.settings.show` gives them."""
-        ...
 
     async def log_level(self, level: str | None) -> Json:
         """`shapes.LogLevel`. Sets debug | info | warning | error until the next start; None only reads."""
-        ...
 
     def debug_bundle(self) -> AsyncIterator[bytes]:
         """A .tar.gz in pieces: status, doctor, members, links, metrics, settings, recent log;
         no key, no token.
         """
-        ...
 
     def backup(self) -> AsyncIterator[bytes]:
         """A consistent copy of the store in pieces. No key is in it.
 
         Raises (before the first piece): Failed, StoreFull (no room for the copy).
         """
-        ...
 
     async def restore(self, chunks: AsyncIterator[bytes], *, force: bool) -> Json:
         """`shapes.Restored`. Take a backup's pieces, check it whole, and put it in place at the next start.
@@ -76,7 +69,6 @@ class Status(Protocol):
             UsageError: not a backup, damaged, or of another mesh.
             Conflict: the store here is not empty and `force` is not set.
         """
-        ...
 
 
 class Members(Protocol):
@@ -84,81 +76,63 @@ class Members(Protocol):
 
     def names(self) -> Sequence[tuple[str, str]]:
         """(id, name) of every member known, dead and left ones too, ourselves included. Must be cheap."""
-        ...
 
     async def list(self) -> Rows:
         """`shapes.Member` of everyone known, ourselves included, by name and id."""
-        ...
 
     def watch(self) -> AsyncIterator[Json]:
         """`shapes.MemberChange`: everyone once as "present", one "ready", then "added", "changed",
         "removed".
         """
-        ...
 
     async def show(self, node: str) -> Json:
         """`shapes.MemberDetail`. NotFound."""
-        ...
 
     async def drain(self, node: str) -> Json:
         """`shapes.Member`. Ask work to leave the node; it stays a member.
         Denied for others' nodes without the right.
         """
-        ...
 
     async def undrain(self, node: str) -> Json:
         """`shapes.Member`."""
-        ...
 
     async def cordon(self, node: str) -> Json:
         """`shapes.Member`. No new work for the node; what runs stays."""
-        ...
 
     async def uncordon(self, node: str) -> Json:
         """`shapes.Member`."""
-        ...
 
     async def label(self, node: str, labels: Mapping[str, str | None]) -> Json:
         """`shapes.Member`. Set labels; None removes one."""
-        ...
 
     async def force_leave(self, node: str) -> Json:
         """`shapes.Member`. Declare a dead node left. Conflict: it is alive."""
-        ...
 
     async def forget(self, node: str) -> Json:
         """`shapes.Forgotten`. Remove a node and its key for ever, keeping what it wrote. Denied, Conflict."""
-        ...
 
     async def prune(self, *, older_than_s: float, dry_run: bool) -> Rows:
         """`shapes.Forgotten` for each node dead or left for longer than this."""
-        ...
 
     async def move_zone(self, node: str, zone: str) -> Json:
         """`shapes.Member`. Certify the node for another zone; it drops its old zone's state. Denied."""
-        ...
 
     async def leave(self) -> Json:
         """`shapes.Left`. Leave the mesh for good and stop the agent after this answer is out."""
-        ...
 
     async def ping(self, node: str, *, timeout_s: float) -> Json:
         """`shapes.Pong`: one round trip. TimedOut, Unreachable, NotFound."""
-        ...
 
     async def rtt(self, a: str, b: str) -> Json:
         """`shapes.RoundTrip` between any two members, measured or estimated.
         NotFound: nothing to estimate from.
         """
-        ...
 
     async def reachability(self) -> Rows:
         """`shapes.Reach`: who sees whom, one row per (observer, subject) that was reported."""
-        ...
 
     async def links(self) -> Rows:
         """`shapes.Link`: held links, and wanted ones that are down."""
-        ...
 
 
 class Events(Protocol):
@@ -166,13 +140,11 @@ class Events(Protocol):
 
     async def list(self, *, last_s: float | None, type: str | None, node: str | None, limit: int) -> Rows:
         """The newest `limit` that match, oldest first. `type` may end in `*`."""
-        ...
 
     def watch(self, *, type: str | None, node: str | None, cursor: str | None) -> AsyncIterator[Json]:
         """New ones as they happen; with a cursor (an event's `id`),
         those after it that are still kept first.
         """
-        ...
 
 
 class Metrics(Protocol):
@@ -180,13 +152,11 @@ class Metrics(Protocol):
 
     async def now(self) -> Json:
         """`shapes.Sample`: the newest sample, groups of numbers; a group that failed is {"error": text}."""
-        ...
 
     async def history(self, metric: str, *, last_s: float) -> Rows:
         """`shapes.Point` of a dotted metric, e.g. cpu.usage_percent, oldest first.
         NotFound: no such metric.
         """
-        ...
 
 
 class Invites(Protocol):
@@ -205,15 +175,12 @@ class Invites(Protocol):
         """`shapes.Invite` with `token`, the only time that it is shown.
         Empty roles: member; None: defaults.
         """
-        ...
 
     async def list(self) -> Rows:
         """`shapes.Invite`, newest first, without tokens."""
-        ...
 
     async def revoke(self, invite: str, *, remove_admitted: bool) -> Json:
         """`shapes.Invite`. An invite's id or a unique end of it; may also remove those it let in."""
-        ...
 
 
 class Certs(Protocol):
@@ -221,11 +188,9 @@ class Certs(Protocol):
 
     async def show(self, node: str) -> Json:
         """`shapes.Certificate`. NotFound."""
-        ...
 
     async def revoke(self, node: str, *, reason: str) -> Json:
         """`shapes.Forgotten`. Remove the node for ever, at once; its links close. Denied."""
-        ...
 
 
 class Kv(Protocol):
@@ -245,7 +210,6 @@ class Kv(Protocol):
 
     async def get(self, key: str, *, type: Type | None, scope: Scope) -> Json:
         """`shapes.Entry`. NotFound."""
-        ...
 
     async def put(
         self,
@@ -262,7 +226,6 @@ class Kv(Protocol):
         For counter, set and map that is the difference to what is visible here; for a log each element of
         the list is appended. `import` relies on it.
         """
-        ...
 
     async def cas(
         self,
@@ -282,7 +245,6 @@ class Kv(Protocol):
         Raises:
             Conflict: it is not; the message says what is there.
         """
-        ...
 
     async def put_many(
         self, entries: Sequence[Json], *, scope: Scope, durable: Durable, dry_run: bool
@@ -292,17 +254,14 @@ class Kv(Protocol):
         Each entry has `key` and `value`, or `key` and `delete: True`; optional `type`, `ttl_ms`. The server
         has checked these types. At most 10,000 entries.
         """
-        ...
 
     async def delete(self, key: str, *, type: Type | None, scope: Scope, durable: Durable) -> Json:
         """NotFound when nothing is visible."""
-        ...
 
     async def list(
         self, prefix: str, *, type: Type | None, scope: Scope, after: str | None, limit: int, values: bool
     ) -> Rows:
         """`shapes.Entry`, ascending by key (code points), keys > `after`. `values` False: `value` is None."""
-        ...
 
     def watch(self, prefix: str, *, scope: Scope, cursor: str | None, initial: bool) -> AsyncIterator[Json]:
         """`shapes.Change`. `initial`: what is there first, as puts, then "ready".
@@ -311,44 +270,36 @@ class Kv(Protocol):
         A cursor that is too old or from another store yields one "rescan" and goes on from now.
         Several writes of one key may come as one change; the newest state is never missed.
         """
-        ...
 
     async def history(self, key: str, *, scope: Scope) -> Rows:
         """`shapes.Revision`: who wrote what when, newest first: each author's newest statement and replaced
         values this node still keeps. NotFound."""
-        ...
 
     def export(self, prefix: str, *, scope: Scope) -> AsyncIterator[Json]:
         """`shapes.Entry` of every key, ascending, read in pages."""
-        ...
 
     async def counter_add(self, key: str, by: int, *, scope: Scope, durable: Durable) -> Json:
         """The answer's `value` is the new total as seen here."""
-        ...
 
     async def set_change(
         self, key: str, *, add: Sequence[Any], remove: Sequence[Any], scope: Scope, durable: Durable
     ) -> Json:
         """Add and remove elements (text, numbers, bools, bytes); what is not there is removed in silence."""
-        ...
 
     async def map_change(
         self, key: str, *, set: Mapping[str, Any], delete: Sequence[str], scope: Scope, durable: Durable
     ) -> Json:
         """Set and delete fields."""
-        ...
 
     async def log_append(
         self, key: str, value: Any, *, ttl_ms: int | None, scope: Scope, durable: Durable
     ) -> Json:
         """`ttl_ms` None: 30 days. The answer's hlc identifies the entry."""
-        ...
 
     async def log_read(self, key: str, *, scope: Scope, after: str | None, limit: int) -> Rows:
         """`shapes.LogEntry` with a larger hlc than `after`, oldest first;
         without `after` the newest `limit`.
         """
-        ...
 
 
 class Messages(Protocol):
@@ -362,20 +313,17 @@ class Messages(Protocol):
         """`shapes.Published`. qos 0: sent; 1: acknowledged by each subscriber's agent;
         2: and once by `id`.
         """
-        ...
 
     def subscribe(self, pattern: str, *, replay: int) -> AsyncIterator[Json]:
         """`shapes.Message`: up to `replay` kept ones of each topic first, then new ones.
 
         A consumer that is too slow loses the oldest and gets {"dropped": n} in their place.
         """
-        ...
 
     async def request(self, node: str, name: str, payload: Any, *, timeout_s: float | None) -> Json:
         """`shapes.Answer`. NotFound: no such node or no handler;
         TimedOut, Denied, Unreachable, or the handler's error.
         """
-        ...
 
     def request_stream(
         self, node: str, name: str, payload: Any, *, timeout_s: float | None
@@ -383,14 +331,12 @@ class Messages(Protocol):
         """`shapes.Answer` for each part; ends with the handler, or raises as `request` does.
         `timeout_s` is between parts.
         """
-        ...
 
     def serve(self, name: str) -> AsyncIterator[Json]:
         """`shapes.Call` for each request or query that a peer (or this node) makes to `name`, while iterated.
 
         Conflict: another local program serves it.
         """
-        ...
 
     async def answer(self, call: str, payload: Any, *, more: bool, error: Json | None) -> Json:
         """{"call"}. Answer a `Call`; `more`: further parts follow;
@@ -398,7 +344,6 @@ class Messages(Protocol):
 
         NotFound: no such call, or its deadline has passed.
         """
-        ...
 
     def query(
         self, name: str, payload: Any, *, labels: Mapping[str, str], timeout_s: float | None
@@ -407,4 +352,3 @@ class Messages(Protocol):
 
         Asks every alive member whose labels (zone, tier and name count as labels) match.
         """
-        ...

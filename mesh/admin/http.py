@@ -1,0 +1,216 @@
+"""HTTP/1.1 on one accepted stream: h11 does the protocol, this adds deadlines and caps.
+
+    idle ──first byte──> header ──> body ──> answer ──> idle | closed
+    IDLE_S               HEADER_S   BODY_S   SEND_S
+
+A client that is slower than these, or larger than the caps, is answered 408, 413 or 431 and closed: it can
+hold one connection for seconds, never memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import h11
+import msgspec
+import trio
+
+from mesh.admin.values import dumps
+from mesh.errors import MeshError, TimedOut, UsageError
+
+IDLE_S = 300.0
+HEADER_S = 10.0
+BODY_S = 30.0
+SEND_S = 60.0
+HEADER_BYTES_MAX = 16 << 10
+_READ_BYTES = 64 << 10
+JSON_TYPE = "application/json"
+LINES_TYPE = "application/x-ndjson"
+_STATUS_OF_CODE = {
+    "usage": 400,
+    "config": 400,
+    "denied": 403,
+    "not_found": 404,
+    "conflict": 409,
+    "unreachable": 502,
+    "peer": 502,
+    "timeout": 504,
+    "partial": 504,
+    "store_full": 507,
+}
+
+
+class HttpError(Exception):
+    """An answer that is no success, with a status of its own."""
+
+    def __init__(self, status: int, error: MeshError, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(error.message)
+        self.status = status
+        self.error = error
+        self.headers = headers or {}
+
+
+class Request(msgspec.Struct, frozen=True):
+    """The head of a request. `target` is as sent, still percent-encoded."""
+
+    method: str
+    target: str
+    content_type: str
+    length: int | None
+
+
+def status_of(error: MeshError) -> int:
+    """The HTTP status under which an error is reported."""
+    return _STATUS_OF_CODE.get(error.code, 500)
+
+
+class HttpConnection:
+    """One connection, one request after the other."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_BYTES_MAX)
+
+    async def next_request(self) -> Request | None:
+        """The head of the next request, None when the client is done.
+
+        Raises:
+            HttpError: malformed, too large or too slow.
+        """
+        if self._h11.our_state is not h11.IDLE:
+            if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
+                return None  # the connection is to close, or an unread body is in the way
+            self._h11.start_next_cycle()
+        if not self._h11.trailing_data[0]:
+            data = b""
+            with trio.move_on_after(IDLE_S):
+                data = await self._receive()
+            if not data:
+                return None
+            self._h11.receive_data(data)
+        with trio.move_on_after(HEADER_S):
+            event = await self._event()
+            return _request(event) if isinstance(event, h11.Request) else None
+        raise HttpError(408, TimedOut(f"no complete request within {HEADER_S:g} s"))
+
+    async def body(self, size_max: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            HttpError: larger than `size_max` bytes, or not here within BODY_S.
+        """
+        parts = []
+        size = 0
+        with trio.move_on_after(BODY_S):
+            while isinstance(event := await self._event(), h11.Data):
+                size += len(event.data)
+                if size > size_max:
+                    raise too_large(size_max)
+                parts.append(bytes(event.data))
+            return b"".join(parts)
+        raise HttpError(408, TimedOut(f"the body was not here within {BODY_S:g} s"))
+
+    async def upload(self) -> AsyncIterator[bytes]:
+        """A body of any size in pieces, each within BODY_S.
+
+        Raises:
+            TimedOut: the client stalls.
+            UsageError: it went away before the end.
+        """
+        while True:
+            with trio.move_on_after(BODY_S) as scope:
+                try:
+                    event = await self._event()
+                except HttpError as error:
+                    raise error.error from None
+            if scope.cancelled_caught:
+                raise TimedOut(f"nothing of the body came for {BODY_S:g} s")
+            if not isinstance(event, h11.Data):
+                return
+            yield bytes(event.data)
+
+    async def respond(
+        self,
+        status: int,
+        body: bytes,
+        content_type: str = JSON_TYPE,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send a whole answer. A client that does not take it within SEND_S is dropped."""
+        head = self._head(status, content_type, headers, ("Content-Length", str(len(body))))
+        data = self._h11.send(head) or b""
+        data += self._h11.send(h11.Data(body)) or b""
+        data += self._h11.send(h11.EndOfMessage()) or b""
+        with trio.move_on_after(SEND_S) as scope:
+            await self._stream.send_all(data)
+        if scope.cancelled_caught:
+            raise trio.BrokenResourceError
+
+    async def refuse(self, status: int, error: MeshError, headers: Mapping[str, str] | None = None) -> None:
+        """Answer with an error; drop the connection when an answer has already begun."""
+        if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            raise trio.BrokenResourceError
+        await self.respond(status, dumps(error.body()), headers=headers)
+
+    async def begin(self, content_type: str) -> None:
+        """Start an answer of unknown length; `piece` and `end` go on. The connection closes afterwards."""
+        head = self._head(200, content_type, {"Connection": "close"}, ("Transfer-Encoding", "chunked"))
+        await self._stream.send_all(self._h11.send(head) or b"")
+
+    async def piece(self, data: bytes) -> None:
+        """Send a piece of the answer; waits while the client does not read."""
+        await self._stream.send_all(self._h11.send(h11.Data(data)) or b"")
+
+    async def end(self) -> None:
+        """End the answer as complete."""
+        await self._stream.send_all(self._h11.send(h11.EndOfMessage()) or b"")
+
+    async def gone(self) -> None:
+        """Return when the client has closed its end (or sends what nobody asked for)."""
+        await self._receive()
+
+    def _head(
+        self, status: int, content_type: str, headers: Mapping[str, str] | None, length: tuple[str, str]
+    ) -> h11.Response:
+        return h11.Response(
+            status_code=status, headers=[("Content-Type", content_type), length, *(headers or {}).items()]
+        )
+
+    async def _receive(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(_READ_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return b""
+
+    async def _event(self) -> Any:
+        """The next event of h11."""
+        while True:
+            try:
+                event = self._h11.next_event()
+            except h11.RemoteProtocolError as error:
+                raise HttpError(error.error_status_hint, UsageError(f"malformed HTTP: {error}")) from None
+            if event is not h11.NEED_DATA:
+                return event
+            if self._h11.they_are_waiting_for_100_continue:
+                go = h11.InformationalResponse(status_code=100, headers=[])
+                await self._stream.send_all(self._h11.send(go) or b"")
+            self._h11.receive_data(await self._receive())
+
+
+def too_large(size_max: int) -> HttpError:
+    """The answer to a body above the cap."""
+    error = UsageError(
+        f"the body is larger than {size_max} bytes", "send less at once (admin.body_bytes_max)"
+    )
+    return HttpError(413, error)
+
+
+def _request(event: h11.Request) -> Request:
+    content_type, length = "", None
+    for name, value in event.headers:
+        if name == b"content-type":
+            content_type = value.decode("latin-1").partition(";")[0].strip().lower()
+        elif name == b"content-length":
+            length = int(value)
+    return Request(event.method.decode("ascii"), event.target.decode("latin-1"), content_type, length)

@@ -1,0 +1,7 @@
+"""The table of routes: one module per feature, each with its forms, its handlers, its rows."""
+
+from __future__ import annotations
+
+from mesh.admin.routes import invites, kv, members, messages, status
+
+ROUTES = (*status.ROUTES, *members.ROUTES, *invites.ROUTES, *kv.ROUTES, *messages.ROUTES)

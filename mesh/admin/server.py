@@ -1,0 +1,206 @@
+"""The admin API: the table of routes served over HTTP on a unix socket.
+
+One task per connection, at most `connections_max` of them (more wait in the backlog of the socket). A
+feature's MeshError becomes the typed error of the API; anything else it raises becomes a 500 and a line in
+the log, and harms nobody but that request. When the agent stops, requests that a feature is working on get
+GRACE_S to finish, so that an acknowledged write is acknowledged; streams end at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+from typing import Any
+
+import trio
+
+from mesh.admin import door, names
+from mesh.admin.http import HttpConnection, HttpError, Request, status_of, too_large
+from mesh.admin.router import Call, Route, Router, parse_body, parse_query
+from mesh.admin.routes import ROUTES
+from mesh.admin.stream import Stream, internal
+from mesh.admin.values import dumps
+from mesh.errors import Denied, Failed, MeshError, UsageError
+
+GRACE_S = 1.0
+_BINARY_TYPES = ("application/octet-stream", "text/plain")
+
+log = logging.getLogger("mesh.admin")
+
+
+class AdminServer:
+    """Serves features on a unix socket.
+
+    Args:
+        features: an object with the features of `mesh/admin/features.py` as attributes.
+        path: of the socket.
+        group: name of a group that may connect too, or "".
+        body_bytes_max: cap on a request's body; only a restore's upload may be larger.
+    """
+
+    def __init__(
+        self,
+        features: object,
+        path: str,
+        *,
+        group: str = "",
+        body_bytes_max: int = 8 << 20,
+        connections_max: int = 256,
+    ) -> None:
+        self.path = os.path.abspath(path)
+        self._features = features
+        self._group = door.group_id(group)
+        self._body_bytes_max = body_bytes_max
+        self._slots = trio.Semaphore(connections_max)
+        self._router = Router(ROUTES)
+        self._in_flight: set[trio.CancelScope] = set()
+        self._grace_end = math.inf
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Open the socket, answer until cancelled, remove the socket.
+
+        Raises:
+            ConfigError, Denied, Conflict, StoreError: as `door.open_socket`.
+        """
+        listener = trio.socket.from_stdlib_socket(door.open_socket(self.path, group=self._group))
+        inode = os.lstat(self.path).st_ino
+        try:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                try:
+                    await self._accept(listener, nursery)
+                finally:
+                    listener.close()
+                    self._grace_end = trio.current_time() + GRACE_S
+                    for scope in self._in_flight:
+                        scope.deadline = self._grace_end
+        finally:
+            self._remove(inode)
+
+    def _remove(self, inode: int) -> None:
+        try:
+            if os.lstat(self.path).st_ino == inode:
+                os.unlink(self.path)
+        except OSError as error:
+            log.debug("socket %s not removed: %s", self.path, error)
+
+    async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+        while True:
+            await self._slots.acquire()
+            try:
+                sock, _ = await listener.accept()
+            except OSError as error:
+                self._slots.release()
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECONNABORTED):
+                    raise
+                log.warning("admin socket: %s", error.strerror)
+                await trio.sleep(0.1)
+                continue
+            except BaseException:
+                self._slots.release()
+                raise
+            nursery.start_soon(self._connection, sock)
+
+    async def _connection(self, sock: trio.socket.SocketType) -> None:
+        stream = trio.SocketStream(sock)
+        try:
+            await self._converse(HttpConnection(stream), sock)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client went away
+        except Exception:
+            log.exception("admin connection")
+        finally:
+            self._slots.release()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + GRACE_S):
+                await stream.aclose()
+
+    async def _converse(self, conn: HttpConnection, sock: trio.socket.SocketType) -> None:
+        try:
+            self._check_peer(sock)
+            while request := await conn.next_request():
+                try:
+                    await self._answer(conn, request)
+                except MeshError as error:
+                    await conn.refuse(status_of(error), error)
+        except HttpError as error:
+            await conn.refuse(error.status, error.error, {**error.headers, "Connection": "close"})
+
+    def _check_peer(self, sock: trio.socket.SocketType) -> None:
+        peer = door.peer_of(sock)
+        if not door.may_enter(peer, owner=os.geteuid(), group=self._group):
+            log.warning("admin socket: user %d (process %d) refused", peer.uid, peer.pid)
+            error = Denied(
+                f"user {peer.uid} may not use this agent's admin socket",
+                "run it as the agent's user or root, or set admin.group",
+            )
+            raise HttpError(403, error)
+
+    async def _answer(self, conn: HttpConnection, request: Request) -> None:
+        path, _, query = request.target.partition("?")
+        route, words = self._router.find(request.method, path)
+        body = b""
+        if route.takes != "upload":
+            if (request.length or 0) > self._body_bytes_max:
+                raise too_large(self._body_bytes_max)
+            body = await conn.body(self._body_bytes_max)
+        call = self._call(route, request, words, query, body, conn)
+        feature = self._feature(route)
+        if route.kind == "object":
+            await self._work(conn, route, feature, call)
+        else:
+            await Stream(conn, route).send(route.handler(feature, call))
+
+    def _call(
+        self,
+        route: Route,
+        request: Request,
+        words: dict[str, str],
+        query: str,
+        body: bytes,
+        conn: HttpConnection,
+    ) -> Call:
+        raw = route.takes == "raw" and request.content_type in _BINARY_TYPES
+        if route.body is None and body and not raw:
+            raise UsageError(f"{request.method} {route.pattern} takes no body")
+        return Call(
+            args=words,
+            query=parse_query(query, route.query),
+            body=None if raw or route.body is None else parse_body(body, route.body),
+            raw=body if raw else None,
+            content_type=request.content_type,
+            upload=conn.upload,
+            resolve=self._resolve,
+        )
+
+    def _feature(self, route: Route) -> Any:
+        if not route.feature:
+            return self._router.routes
+        feature = getattr(self._features, route.feature, None)
+        if feature is None:
+            raise HttpError(
+                501, Failed(f"this agent has no {route.feature!r}", "it may be switched off, or older")
+            )
+        return feature
+
+    def _resolve(self, node: str) -> str:
+        members = getattr(self._features, "members", None)
+        known = [] if members is None else members.names()
+        return known[0][0] if not node and known else names.resolve(node, known)
+
+    async def _work(self, conn: HttpConnection, route: Route, feature: Any, call: Call) -> None:
+        """Let the feature work and answer, undisturbed by the agent's stop for GRACE_S."""
+        with trio.CancelScope(shield=True, deadline=self._grace_end) as scope:
+            self._in_flight.add(scope)
+            try:
+                await conn.respond(200, dumps(await route.handler(feature, call)))
+            except (MeshError, trio.BrokenResourceError, trio.ClosedResourceError):
+                raise
+            except Exception as error:
+                log.exception("%s %s", route.method, route.pattern)
+                raise internal(error) from error
+            finally:
+                self._in_flight.discard(scope)
+        if scope.cancelled_caught:
+            raise trio.BrokenResourceError

@@ -1,0 +1,98 @@
+"""The JSON that the admin socket and `meshctl -o json` answer with: one TypedDict per result.
+
+This is a stable schema: keys may be added, none removed or given another meaning. The OpenAPI document is
+made from these types. Conventions (times, hlc, bytes) are in `mesh/admin/features.py`.
+"""
+
+from __future__ import annotations
+
+from mesh.admin.shapes.errors import Error, ErrorBody
+from mesh.admin.shapes.members import (
+    Certificate,
+    Forgotten,
+    Invite,
+    Left,
+    Link,
+    Member,
+    MemberChange,
+    MemberDetail,
+    Pong,
+    Reach,
+    RoundTrip,
+)
+from mesh.admin.shapes.node import (
+    Check,
+    Clock,
+    Event,
+    LogLevel,
+    MemberCounts,
+    MeshName,
+    Point,
+    Restored,
+    Sample,
+    Scope,
+    Setting,
+    Status,
+    Version,
+)
+from mesh.admin.shapes.state import (
+    Answer,
+    Batch,
+    Call,
+    CallName,
+    Change,
+    Coverage,
+    Entry,
+    LogEntry,
+    Message,
+    Published,
+    QueryResult,
+    Refusal,
+    Revision,
+    Sibling,
+    Written,
+)
+
+__all__ = [
+    "Answer",
+    "Batch",
+    "Call",
+    "CallName",
+    "Certificate",
+    "Change",
+    "Check",
+    "Clock",
+    "Coverage",
+    "Entry",
+    "Error",
+    "ErrorBody",
+    "Event",
+    "Forgotten",
+    "Invite",
+    "Left",
+    "Link",
+    "LogEntry",
+    "LogLevel",
+    "Member",
+    "MemberChange",
+    "MemberCounts",
+    "MemberDetail",
+    "MeshName",
+    "Message",
+    "Point",
+    "Pong",
+    "Published",
+    "QueryResult",
+    "Reach",
+    "Refusal",
+    "Restored",
+    "Revision",
+    "RoundTrip",
+    "Sample",
+    "Scope",
+    "Setting",
+    "Sibling",
+    "Status",
+    "Version",
+    "Written",
+]

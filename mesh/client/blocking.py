@@ -1,0 +1,224 @@
+"""The synchronous client, on the standard library alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from mesh.client.calls import Calls
+from mesh.client.http import Lines, Reply, Request, answer_of, bytes_hook, replies
+from mesh.errors import Denied, MeshError, NotFound, TimedOut, Unreachable, UsageError
+
+ANSWER_S = 30.0
+IDLE_MAX = 16
+READ_BYTES = 256 << 10
+START_HINT = "start it (`meshd run`), or name its socket with --socket or MESHCTL_SOCKET"
+
+
+def default_socket() -> str:
+    """$MESHCTL_SOCKET, else the first of the usual places that exists, else where it is expected."""
+    from mesh.places import places, socket_in
+
+    named = os.environ.get("MESHCTL_SOCKET")
+    if named:
+        return named
+    usual = places()
+    inside = socket_in(usual.data_dir)
+    return inside if not os.path.exists(usual.socket) and os.path.exists(inside) else usual.socket
+
+
+def connect_error(path: str, error: OSError) -> MeshError:
+    """What a failed connect means."""
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        why = "there is no such socket" if isinstance(error, FileNotFoundError) else "nobody listens there"
+        return Unreachable(f"no agent answers on {path}: {why}", START_HINT)
+    if isinstance(error, PermissionError):
+        return Denied(
+            f"this user may not open {path}", "use the agent's user or root, or ask for admin.group"
+        )
+    if isinstance(error, TimeoutError):
+        return TimedOut(f"the agent on {path} does not accept connections", "is it stopped or overloaded?")
+    if "too long" in str(error):
+        return UsageError(f"{path} is too long for a unix socket", "use a path of at most 107 bytes")
+    return Unreachable(f"cannot connect to {path}: {error}", START_HINT)
+
+
+def is_stale(fileno: int) -> bool:
+    """Whether a kept connection cannot be used again: closed by the agent, or something unread is on it."""
+    poll = select.poll()
+    poll.register(fileno, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class Client(Calls):
+    """Asks one agent.
+
+    Args:
+        path: of the admin socket; the usual place when None.
+        timeout_s: how long an answer may take where the call itself does not say.
+        decode_bytes: False leaves bytes in answers as {"base64": text}.
+    """
+
+    def __init__(
+        self, path: str | None = None, *, timeout_s: float = ANSWER_S, decode_bytes: bool = True
+    ) -> None:
+        self.path = path or default_socket()
+        self._timeout_s = timeout_s
+        self._decode = json.JSONDecoder(object_hook=bytes_hook if decode_bytes else None).decode
+        self._idle: deque[socket.socket] = deque(maxlen=IDLE_MAX)
+
+    def close(self) -> None:
+        """Close the kept connections; the client may be used again."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def handle(self, name: str, function: Callable[[Any], Any]) -> None:
+        """Serve requests and queries for `name`, one at a time, until interrupted.
+
+        Args:
+            function: from a payload to an answer; an iterator answers in parts. A MeshError that it raises
+                reaches the caller as it is.
+        """
+        with self.serve(name) as calls:
+            for call in calls:
+                try:
+                    answer = function(call["payload"])
+                except Exception as error:
+                    answer = error
+                try:
+                    for reply in replies(answer):
+                        self.answer(call["call"], **reply)
+                except NotFound:
+                    continue  # its deadline has passed
+
+    def _ask(self, request: Request) -> Any:
+        sock, kept = self._connection(), False
+        try:
+            reply = Reply()
+            parts = _send(sock, request, reply, self._timeout_s)
+            while not reply.done:
+                parts += reply.feed(_receive(sock))
+            kept = reply.keep
+        finally:
+            if kept and len(self._idle) < IDLE_MAX:
+                self._idle.append(sock)
+            else:
+                sock.close()
+        return answer_of(reply.status, b"".join(parts), self._decode)
+
+    def _lines(self, request: Request) -> Any:
+        return Stream(self._open(), request, Lines(self._decode), self._timeout_s)
+
+    def _bytes(self, request: Request) -> Any:
+        return Stream(self._open(), request, Lines(None), self._timeout_s)
+
+    def _connection(self) -> socket.socket:
+        while self._idle:
+            sock = self._idle.pop()
+            if not is_stale(sock.fileno()):
+                return sock
+            sock.close()
+        return self._open()
+
+    def _open(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(self._timeout_s)
+        try:
+            sock.connect(self.path)
+        except OSError as error:
+            sock.close()
+            raise connect_error(self.path, error) from None
+        return sock
+
+
+def _send(sock: socket.socket, request: Request, reply: Reply, timeout_s: float) -> list[bytes]:
+    """Send a request and read until the head of the answer is there."""
+    sock.settimeout(request.answer_s or timeout_s)
+    try:
+        for data in request.wire():
+            sock.sendall(data)
+    except TimeoutError:
+        raise TimedOut("the agent does not read the request", "is it stopped or overloaded?") from None
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # refused early: the reason is waiting to be read
+    parts: list[bytes] = []
+    while not reply.status:
+        parts += reply.feed(_receive(sock))
+    return parts
+
+
+def _receive(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(READ_BYTES)
+    except TimeoutError:
+        raise TimedOut(
+            f"the agent gave no answer within {sock.gettimeout():g} s", "is it overloaded?"
+        ) from None
+    except OSError:
+        return b""
+
+
+class Stream:
+    """The items of a streamed answer. Close it, or use it in a `with`."""
+
+    def __init__(self, sock: socket.socket, request: Request, lines: Lines, timeout_s: float) -> None:
+        self._sock = sock
+        self._reply = Reply()
+        self._lines = lines
+        self._items: deque[Any] = deque()
+        try:
+            parts = _send(sock, request, self._reply, timeout_s)
+            if self._reply.status != 200:
+                while not self._reply.done:
+                    parts += self._reply.feed(_receive(sock))
+                answer_of(self._reply.status, b"".join(parts), json.loads)
+            self._items.extend(lines.feed(parts))
+        except BaseException:
+            self.close()
+            raise
+        sock.settimeout(None)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        while not self._items:
+            if self._reply.done or self._sock.fileno() < 0:
+                self.close()
+                raise StopIteration
+            self._items.extend(self._lines.feed(self._reply.feed(_receive(self._sock))))
+        item = self._items.popleft()
+        if isinstance(item, MeshError):
+            self.close()
+            raise item
+        return item
+
+    def fileno(self) -> int:
+        """For select: readable when the next item may be there."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """End the stream."""
+        self._sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,19 @@
+"""Every call of the admin API, written once for both clients.
+
+A call builds a Request and hands it to `_ask` (one answer), `_lines` (a stream of objects) or `_bytes` (a
+stream of bytes). In `Client` these answer at once and streams are iterators; in `AsyncClient` an answer is
+to be awaited and streams are async iterators. Hence the results are typed Any here; `mesh/admin/shapes.py`
+has their shapes, the name of the shape is in each docstring.
+
+`node` is a name, an id, or a unique end of one. `scope` is "mesh" or "zone". `durable` is "local" (answered
+after fsync), a number of neighbours that must have it on disk too, or "queued".
+"""
+
+from __future__ import annotations
+
+from mesh.client.node_calls import NodeCalls
+from mesh.client.state_calls import StateCalls
+
+
+class Calls(NodeCalls, StateCalls):
+    """The calls; see the module's docstring."""

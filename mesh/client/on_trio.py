@@ -1,0 +1,189 @@
+"""The trio twin of `Client`: the same calls, each awaited."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+import trio
+
+from mesh.client.blocking import ANSWER_S, IDLE_MAX, READ_BYTES, connect_error, default_socket, is_stale
+from mesh.client.calls import Calls
+from mesh.client.http import Json, Lines, Reply, Request, answer_of, bytes_hook, replies
+from mesh.errors import MeshError, NotFound, TimedOut
+
+
+class AsyncClient(Calls):
+    """Asks one agent; the arguments are those of `Client`."""
+
+    def __init__(
+        self, path: str | None = None, *, timeout_s: float = ANSWER_S, decode_bytes: bool = True
+    ) -> None:
+        self.path = path or default_socket()
+        self._timeout_s = timeout_s
+        self._decode = json.JSONDecoder(object_hook=bytes_hook if decode_bytes else None).decode
+        self._idle: list[trio.SocketStream] = []
+
+    def close(self) -> None:
+        """Close the kept connections; the client may be used again."""
+        while self._idle:
+            self._idle.pop().socket.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def handle(
+        self, name: str, function: Callable[[Any], Awaitable[Any]], *, at_once: int = 64
+    ) -> None:
+        """Serve requests and queries for `name` until cancelled, up to `at_once` of them together.
+
+        Args:
+            function: async, from a payload to an answer; an iterator answers in parts. A MeshError that it
+                raises reaches the caller as it is.
+        """
+        limit = trio.CapacityLimiter(at_once)
+        async with self.serve(name) as calls, trio.open_nursery() as nursery:
+            async for call in calls:
+                await limit.acquire_on_behalf_of(call["call"])
+                nursery.start_soon(self._handle_one, call, function, limit)
+
+    async def _handle_one(
+        self, call: Json, function: Callable[[Any], Awaitable[Any]], limit: trio.CapacityLimiter
+    ) -> None:
+        try:
+            answer = await function(call["payload"])
+        except Exception as error:
+            answer = error
+        try:
+            for reply in replies(answer):
+                await self.answer(call["call"], **reply)
+        except NotFound:
+            pass  # its deadline has passed
+        finally:
+            limit.release_on_behalf_of(call["call"])
+
+    async def _ask(self, request: Request) -> Any:
+        stream, kept = await self._connection(), False
+        try:
+            reply = Reply()
+            parts = await _send(stream, request, reply, self._timeout_s)
+            kept = reply.keep
+        finally:
+            if kept and len(self._idle) < IDLE_MAX:
+                self._idle.append(stream)
+            else:
+                stream.socket.close()
+        return answer_of(reply.status, b"".join(parts), self._decode)
+
+    def _lines(self, request: Request) -> Any:
+        return AsyncStream(self, request, Lines(self._decode), self._timeout_s)
+
+    def _bytes(self, request: Request) -> Any:
+        return AsyncStream(self, request, Lines(None), self._timeout_s)
+
+    async def _connection(self) -> trio.SocketStream:
+        while self._idle:
+            stream = self._idle.pop()
+            if not is_stale(stream.socket.fileno()):
+                return stream
+            stream.socket.close()
+        return await self.open()
+
+    async def open(self) -> trio.SocketStream:
+        """A connection of its own."""
+        sock = trio.socket.socket(trio.socket.AF_UNIX)
+        try:
+            await sock.connect(self.path)
+        except OSError as error:
+            sock.close()
+            raise connect_error(self.path, error) from None
+        except BaseException:
+            sock.close()
+            raise
+        return trio.SocketStream(sock)
+
+
+async def _send(
+    stream: trio.SocketStream, request: Request, reply: Reply, timeout_s: float, *, whole: bool = True
+) -> list[bytes]:
+    """Send a request and read the answer, or only until its head is there."""
+    parts: list[bytes] = []
+    answer_s = request.answer_s or timeout_s
+    with trio.move_on_after(answer_s):
+        try:
+            for data in request.wire():
+                await stream.send_all(data)
+        except trio.BrokenResourceError:
+            pass  # refused early: the reason is waiting to be read
+        while not reply.done and (whole or not reply.status):
+            parts += reply.feed(await _receive(stream))
+        return parts
+    raise TimedOut(f"the agent gave no answer within {answer_s:g} s", "is it stopped or overloaded?")
+
+
+async def _receive(stream: trio.SocketStream) -> bytes:
+    try:
+        return bytes(await stream.receive_some(READ_BYTES))
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        return b""
+
+
+class AsyncStream:
+    """The items of a streamed answer; the request is sent on entering `async with`."""
+
+    def __init__(self, client: AsyncClient, request: Request, lines: Lines, timeout_s: float) -> None:
+        self._client = client
+        self._request = request
+        self._reply = Reply()
+        self._lines = lines
+        self._timeout_s = timeout_s
+        self._items: deque[Any] = deque()
+        self._stream: trio.SocketStream | None = None
+
+    async def __aenter__(self) -> Self:
+        self._stream = await self._client.open()
+        try:
+            parts = await _send(self._stream, self._request, self._reply, self._timeout_s, whole=False)
+            if self._reply.status != 200:
+                while not self._reply.done:
+                    parts += self._reply.feed(await _receive(self._stream))
+                answer_of(self._reply.status, b"".join(parts), json.loads)
+            self._items.extend(self._lines.feed(parts))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        assert self._stream is not None, "use it in an `async with`"
+        while not self._items:
+            if self._reply.done or self._stream.socket.fileno() < 0:
+                self.close()
+                raise StopAsyncIteration
+            self._items.extend(self._lines.feed(self._reply.feed(await _receive(self._stream))))
+        item = self._items.popleft()
+        if isinstance(item, MeshError):
+            self.close()
+            raise item
+        return item
+
+    def close(self) -> None:
+        """End the stream."""
+        if self._stream is not None:
+            self._stream.socket.close()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
