@@ -1,0 +1,120 @@
+"""The way to one member: what was heard and sent on it, and when something is next to be done about it.
+
+Only bookkeeping and timing; `prober.py` acts on it. All times are the machine's own.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mesh.core.nearness import Rtt
+from mesh.core.verdict import FOREVER, NEVER, Charge, Member
+from mesh.core.vitals import GONE_FOR_NOW, LivenessConfig, State
+
+KEEPALIVE_S = 30.0
+STALL_S = 3.0
+STALL_OF_DEAD_S = 1.0
+SEARCH_S = 600.0
+SEARCH_SLOW_S = 15.0
+# So many pings in a row answered on the stream alone, with nothing heard by datagram in between.
+ROUNDS_WITHOUT_DATAGRAM = 5
+
+
+class Check(msgspec.Struct):
+    """One attempt to find out whether a member is really silent (or gone), before accusing it."""
+
+    deadline: float
+    open: set[bytes]
+    redialling: bool = True
+    only_redial: bool = False
+
+
+class Link(msgspec.Struct):
+    """What we know of the way to one member.
+
+    Attributes:
+        up: a held stream stands. ever_up: one stood in this life of the process.
+        pings: we are the end that pings (the lower id); the other waits a little longer.
+        heard, framed: when anything, and when a frame, last came.
+        waiting: when the ping under way becomes a miss, or None.
+        misses: pings in a row that nothing was heard after.
+        stream_pinged: since when a ping on the stream waits for any frame, or None.
+        datagram_rounds: pings in a row answered by stream only; beyond the limit the stream carries all.
+        charge: what we accuse the member of, or None. gone_due: the peer ended the link; redial once.
+        ended: the peer ended the link and it has not come back.
+    """
+
+    aid: bytes
+    pings: bool
+    wanted: bool = False
+    lost: bool = False
+    up: bool = False
+    ever_up: bool = False
+    heard: float = NEVER
+    framed: float = NEVER
+    datagram_heard: float = NEVER
+    pinged: float = NEVER
+    waiting: float | None = None
+    nonce: int = -1
+    misses: int = 0
+    loss: float = 0.0
+    rtt: Rtt = msgspec.field(default_factory=Rtt)
+    stream_pinged: float | None = None
+    keepalive: float = NEVER
+    datagram_rounds: int = 0
+    check: Check | None = None
+    ask_after: float = NEVER
+    charge: Charge | None = None
+    charged: float = NEVER
+    ended: bool = False
+    gone_due: bool = False
+    dial_at: float = FOREVER
+    dialled: float = NEVER
+    tries: int = 0
+    unwanted_since: float | None = None
+    wake: float = NEVER
+
+    def miss_s(self, config: LivenessConfig) -> float:
+        """How long a ping may stay unanswered."""
+        return max(config.miss_s, 4 * self.rtt.mean_s)
+
+    def datagrams_pass(self) -> bool:
+        """Whether pings go by datagram, or on the stream because nothing else gets through."""
+        return self.datagram_rounds < ROUNDS_WITHOUT_DATAGRAM
+
+    def ping_due(self, config: LivenessConfig, member: Member, t: float) -> float:
+        """When the next ping is to be sent, if nothing is heard before."""
+        period = config.interval_s if self.ever_up or self.lost else self.miss_s(config)
+        if self.lost and t - member.since > SEARCH_S:
+            period = SEARCH_SLOW_S
+        lead = self.pings or self.misses > 0 or not self.up
+        patience = config.interval_s * (0.75 if lead else 1.25)
+        return max(self.pinged + period, self.heard + patience)
+
+    def stall_at(self, state: State) -> float:
+        """When a stream that answers nothing is given up."""
+        if self.stream_pinged is None:
+            return FOREVER
+        return self.stream_pinged + (STALL_OF_DEAD_S if state == State.DEAD else STALL_S)
+
+    def keepalive_at(self) -> float:
+        """When the stream is to be pinged though datagrams pass, so that a dead one is noticed."""
+        return max(self.framed, self.keepalive) + KEEPALIVE_S
+
+    def next_due(self, config: LivenessConfig, member: Member, t: float) -> float:
+        """When anything is next to be done here; perhaps too early, never too late."""
+        times = [self.ping_due(config, member, t) if self.waiting is None else self.waiting]
+        if not self.up and (self.wanted or self.lost):
+            times.append(self.dial_at)
+        if self.check is not None:
+            times.append(self.check.deadline)
+        elif member.state not in GONE_FOR_NOW and self.wanted and self.charge is None:
+            if self.gone_due:
+                times.append(max(t, member.asleep_until))
+            if self.misses >= config.misses:
+                times.append(max(self.ask_after, member.asleep_until, t + config.miss_s / 2))
+        if self.up:
+            times += [self.stall_at(member.state), self.keepalive_at()]
+            if self.unwanted_since is not None:
+                times.append(self.unwanted_since + config.linger_s)
+        return min(times)

@@ -1,0 +1,388 @@
+"""Who is alive: the fold of leases and accusations into states, with the timers that a verdict needs.
+
+`liveness.py` tells the rules. The board never looks at links or probes; it is told who was heard, and it
+answers who is whose neighbour. All times are the machine's own (its lateness already taken off).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+
+import msgspec
+
+from mesh.core.clock import unix_ms_of
+from mesh.core.lease import SLEEP_MS_MAX, Evidence, Lease, Status
+from mesh.core.rings import Overlay, Place
+from mesh.core.vitals import GONE_FOR_NOW, Action, LivenessConfig, State, StateChanged
+
+NEVER = float("-inf")
+FOREVER = float("inf")
+LEASES_PER_SECOND_MAX = 33
+# An accusation names an incarnation its accuser has seen, so it is never far above the one we know.
+INC_JUMP_MAX = 1 << 16
+CHARGES_MAX = 64
+DEATHS_KEPT = 8
+
+
+class Charge(msgspec.Struct, frozen=True):
+    """One accuser's standing word."""
+
+    inc: int
+    evidence: Evidence
+
+
+class Member(msgspec.Struct):
+    """What we hold of one member.
+
+    Attributes:
+        inc: its incarnation, from its own records only.
+        hlc: stamp of its newest lease, 0 before the first.
+        fresh: when that lease arrived here.
+        heard: when anything came from it directly.
+        risen: since when it is not dead.
+        held: since when enough accusations stand, or None.
+        why: what made the present state.
+        dead_inc: the incarnation the verdict was about.
+    """
+
+    aid: bytes
+    place: Place
+    state: State
+    since: float
+    fresh: float
+    inc: int = 0
+    hlc: int = 0
+    lease: Lease | None = None
+    heard: float = NEVER
+    risen: float = NEVER
+    asleep_until: float = NEVER
+    held: float | None = None
+    why: str = ""
+    seen_by: tuple[bytes, ...] = ()
+    dead_inc: int = 0
+    charges: dict[bytes, Charge] = {}
+    deaths: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=DEATHS_KEPT))
+
+
+class Board:
+    """Members, states and rings as seen by one node.
+
+    Attributes:
+        slowness: H of the rules, 0 to 8; set by the machine before every call.
+        moved: set when somebody died, rose, came or went; whoever keeps links clears it.
+    """
+
+    def __init__(self, config: LivenessConfig, me: bytes, place: Place, mesh_id: bytes) -> None:
+        self.config = config
+        self.me = me
+        self.slowness = 0
+        self.moved = True
+        self.members: dict[bytes, Member] = {}
+        self._near = Overlay(mesh_id)  # not dead: who is linked
+        self._settled = Overlay(mesh_id)  # not dead for settle_s: who is monitor
+        self._full = Overlay(mesh_id)  # everybody: where sides of a split find each other
+        self._leaving: dict[bytes, float] = {}  # dead, still in _settled, until when
+        self._open: dict[bytes, None] = {}  # members with charges
+        self._lapses: list[tuple[float, bytes]] = []  # one entry per member, never later than the truth
+        self._stirred = False
+        self._recheck = FOREVER
+        self._zone = place.zone
+        self.join(me, place, 0.0)
+
+    # --- the table ---
+
+    def join(self, aid: bytes, place: Place, t: float) -> None:
+        """Take a card in, or the new place of a known member."""
+        member = self.members.get(aid)
+        if member is not None and member.place.zone != place.zone and aid != self.me:
+            self.remove(aid)
+            member = None
+        if member is None:
+            member = Member(aid, place, State.REGISTERING, t, t)
+            self.members[aid] = member
+            if aid == self.me:
+                member.state = State.ALIVE
+            elif not self.remote(member):
+                heappush(self._lapses, (self._lapse(member), aid))
+        elif member.place == place:
+            return
+        member.place = place
+        self._full.set(aid, place)
+        if member.state not in GONE_FOR_NOW:
+            self._near.set(aid, place)
+        if member.state not in GONE_FOR_NOW or aid in self._leaving:
+            self._settled.set(aid, place)
+        self.moved = self._stirred = True
+
+    def remove(self, aid: bytes) -> None:
+        """Forget a member whose card is gone."""
+        if aid == self.me or self.members.pop(aid, None) is None:
+            return
+        self._leaving.pop(aid, None)
+        self._open.pop(aid, None)
+        for overlay in (self._near, self._settled, self._full):
+            overlay.remove(aid)
+        for member in self.members.values():
+            member.charges.pop(aid, None)
+        self._lapses = [entry for entry in self._lapses if entry[1] != aid]
+        heapify(self._lapses)
+        self.moved = self._stirred = True
+
+    def remote(self, member: Member) -> bool:
+        """Whether a member lives in another zone, so that its gateways judge it and we do not."""
+        return member.place.zone != self._zone
+
+    def wanted(self) -> tuple[bytes, ...]:
+        """Whom we should hold links with, ascending."""
+        return self._near.neighbours(self.me)
+
+    def lost(self) -> list[bytes]:
+        """The dead who would be our neighbours if nobody were dead, ascending."""
+        return [aid for aid in self._full.neighbours(self.me) if self.members[aid].state == State.DEAD]
+
+    def monitors(self, subject: bytes) -> tuple[bytes, ...]:
+        """Whose accusations of the subject a verdict needs, ascending."""
+        return self._settled.zone_neighbours(subject, self.members[subject].place)
+
+    def may_accuse(self, accuser: bytes, subject: bytes) -> bool:
+        """Whether somebody neighbours the subject, in the repaired rings or in the settled ones."""
+        return accuser in self._near.zone_neighbours(subject) or accuser in self.monitors(subject)
+
+    def lease_s(self) -> float:
+        """T: at most 33 renewals per second in the zone."""
+        return max(self.config.lease_s, len(self.members) / LEASES_PER_SECOND_MAX)
+
+    # --- what arrives ---
+
+    def heard(self, aid: bytes, t: float) -> None:
+        """Something came from a member directly."""
+        member = self.members.get(aid)
+        if member is not None:
+            member.heard = t
+
+    def lease(self, aid: bytes, lease: Lease, hlc: int, t: float, out: list[Action]) -> None:
+        """A member's own word arrived; older ones than we hold are ignored."""
+        member = self.members[aid]
+        if hlc <= member.hlc or self.remote(member) or aid == self.me:
+            return
+        member.hlc, member.fresh, member.lease = hlc, t, lease
+        if lease.inc > member.inc:
+            member.inc = lease.inc
+            member.charges = {a: c for a, c in member.charges.items() if c.inc >= lease.inc}
+            member.held = None
+            self._stirred = True
+        member.asleep_until = NEVER
+        if lease.st == Status.SLEEP and lease.until_ms is not None:
+            member.asleep_until = t + min(max(lease.until_ms - unix_ms_of(hlc), 0), SLEEP_MS_MAX) / 1000
+        if lease.st == Status.LEFT:
+            if lease.inc >= member.inc and member.state != State.LEFT:
+                self._end(member, State.LEFT, "left", (), t, out)
+        elif self._revives(member, lease, t):
+            why = "refuted" if member.state == State.DEAD else "lease"
+            if member.state == State.DEAD:
+                member.charges = {a: c for a, c in member.charges.items() if c.inc > member.dead_inc}
+            self._rise(member, why, t, out)
+        self.settle(t, out)
+
+    def _revives(self, member: Member, lease: Lease, t: float) -> bool:
+        if member.state == State.REGISTERING:
+            return True
+        if member.state == State.LEFT:
+            return lease.inc > member.dead_inc
+        if member.state != State.DEAD or not (lease.steady or member.why == Evidence.GONE):
+            return False
+        lapsed = member.why == "lease" or t - member.since >= self.config.lease_factor * self.lease_s()
+        return lapsed or lease.inc > member.dead_inc
+
+    def accuse(self, subject: bytes, accuser: bytes, charge: Charge, t: float, out: list[Action]) -> None:
+        """A member's accusation of another (or ours) arrived; it replaces that accuser's one before."""
+        member = self.members[subject]
+        if accuser == subject or accuser not in self.members or self.remote(member):
+            return
+        if member.hlc and charge.inc > member.inc + INC_JUMP_MAX:
+            return
+        if len(member.charges) >= CHARGES_MAX and accuser not in member.charges:
+            strangers = [a for a in sorted(member.charges) if not self.may_accuse(a, subject)]
+            if not strangers:
+                return
+            del member.charges[strangers[0]]
+        if member.charges.get(accuser) == charge:
+            return
+        member.charges = {**member.charges, accuser: charge}
+        self._open[subject] = None
+        self._recheck = min(self._recheck, t + self.config.interval_s / 2)
+        self._stirred = True
+        self.settle(t, out)
+
+    def withdraw(self, subject: bytes, accuser: bytes, t: float, out: list[Action]) -> None:
+        """An accusation was taken back, or has expired."""
+        member = self.members[subject]
+        if accuser in member.charges:
+            member.charges = {a: c for a, c in member.charges.items() if a != accuser}
+            self._stirred = True
+            self.settle(t, out)
+
+    def report(self, aid: bytes, state: State, t: float, out: list[Action]) -> None:
+        """The state of a member of another zone, by that zone's gateway."""
+        member = self.members.get(aid)
+        if member is None or not self.remote(member) or member.state == state:
+            return
+        if state in GONE_FOR_NOW:
+            self._end(member, state, "summary", (), t, out)
+        else:
+            self._rise(member, "summary", t, out, state)
+
+    def force_out(self, aid: bytes, inc: int, t: float, out: list[Action]) -> None:
+        """An operator's word turns a dead member into one that has left."""
+        member = self.members.get(aid)
+        if member is not None and member.state == State.DEAD and member.inc <= inc:
+            self._end(member, State.LEFT, "forced", (), t, out)
+
+    # --- judging ---
+
+    def tick(self, t: float, out: list[Action]) -> None:
+        """Let time pass: expired leases, verdicts that were held long enough, rings that settle."""
+        while self._lapses and self._lapses[0][0] <= t:
+            _, aid = heappop(self._lapses)
+            member = self.members[aid]
+            lapse = self._lapse(member)
+            if lapse <= t and member.state not in GONE_FOR_NOW and not self.remote(member):
+                member.dead_inc = member.inc
+                self._end(member, State.DEAD, "lease", (), t, out)
+            heappush(self._lapses, (lapse if lapse > t else t + self.lease_s(), aid))
+        for aid in [aid for aid, until in self._leaving.items() if until <= t]:
+            del self._leaving[aid]
+            self._settled.remove(aid)
+            self._stirred = True
+        if self._open:
+            # Who is able to speak changes with time alone, so look again while anyone is accused.
+            self._stirred = True
+            self._recheck = t + self.config.interval_s / 2
+        self.settle(t, out)
+
+    def due(self) -> float:
+        """When `tick` next has something to do (perhaps)."""
+        times = [self._lapses[0][0]] if self._lapses else []
+        times += self._leaving.values()
+        for aid in self._open:
+            member = self.members[aid]
+            if member.held is not None:
+                times.append(member.held + self._confirm_s())
+            if member.state not in GONE_FOR_NOW:
+                times.append(self._recheck)
+        return min(times, default=FOREVER)
+
+    def settle(self, t: float, out: list[Action]) -> None:
+        """Judge every accused member until nothing changes: one verdict may decide another."""
+        while self._stirred:
+            self._stirred = False
+            for aid in sorted(self._open):
+                member = self.members[aid]
+                if member.state not in GONE_FOR_NOW:
+                    self._judge(member, t, out)
+                if not member.charges:
+                    self._open.pop(aid, None)
+
+    def _judge(self, member: Member, t: float, out: list[Action]) -> None:
+        counted = self._counted(member) if t >= member.asleep_until else {}
+        if not counted:
+            member.held = None
+            if member.state == State.SUSPECT:
+                self._change(member, State.ALIVE, "cleared", (), t, out)
+            return
+        seen_by = tuple(sorted(counted))
+        if member.state != State.SUSPECT:
+            self._change(member, State.SUSPECT, "accused", seen_by, t, out)
+        inc = max(member.inc, min(charge.inc for charge in counted.values()))
+        gone = sum(charge.evidence == Evidence.GONE for charge in counted.values())
+        living = sum(self.members[a].state not in GONE_FOR_NOW for a in self.monitors(member.aid))
+        if gone >= max(1, min(2, living)):
+            member.dead_inc = inc
+            self._end(member, State.DEAD, Evidence.GONE, seen_by, t, out)
+        elif len(counted) < self.need(member, t):
+            member.held = None
+        else:
+            member.held = t if member.held is None else member.held
+            if t >= member.held + self._confirm_s():
+                member.dead_inc = inc
+                self._end(member, State.DEAD, Evidence.SILENT, seen_by, t, out)
+
+    def _counted(self, member: Member) -> dict[bytes, Charge]:
+        """Accusations of the present incarnation (or one we have not heard of yet) by living neighbours."""
+        return {
+            accuser: charge
+            for accuser, charge in member.charges.items()
+            if charge.inc >= member.inc
+            and self.members[accuser].state not in GONE_FOR_NOW
+            and self.may_accuse(accuser, member.aid)
+        }
+
+    def need(self, member: Member, t: float) -> int:
+        """How many accusers make a verdict: two, unless fewer monitors are able to speak."""
+        able = sum(self._able(self.members[aid], t) for aid in self.monitors(member.aid))
+        return max(1, min(2, able))
+
+    def _able(self, monitor: Member, t: float) -> bool:
+        if monitor.state != State.SUSPECT:
+            return monitor.state not in GONE_FOR_NOW
+        # Whom we hear ourselves is able whatever is said of it: else one liar who accuses all the other
+        # monitors of a member would be left as its only judge.
+        return t - monitor.heard < self.config.interval_s + self.config.miss_s
+
+    def _confirm_s(self) -> float:
+        return self.config.confirm_s * (1 + self.slowness)
+
+    def _lapse(self, member: Member) -> float:
+        """When a member's lease runs out, as far as we know now."""
+        return max(
+            member.fresh + self.config.lease_factor * self.lease_s(),
+            member.heard + 3 * self.config.interval_s,
+            member.asleep_until,
+        )
+
+    # --- states ---
+
+    def _end(
+        self, member: Member, state: State, why: str, seen_by: tuple[bytes, ...], t: float, out: list[Action]
+    ) -> None:
+        if state == State.LEFT:
+            member.dead_inc = member.inc
+        else:
+            member.deaths.append(t)
+        if member.state not in GONE_FOR_NOW:
+            self._leaving[member.aid] = t + self.config.settle_s
+        self._near.remove(member.aid)
+        self._change(member, state, why, seen_by, t, out)
+
+    def _rise(
+        self, member: Member, why: str, t: float, out: list[Action], state: State = State.ALIVE
+    ) -> None:
+        self._leaving.pop(member.aid, None)
+        member.risen = t
+        self._near.set(member.aid, member.place)
+        self._settled.set(member.aid, member.place)
+        self._change(member, state, why, (), t, out)
+
+    def _change(
+        self, member: Member, state: State, why: str, seen_by: tuple[bytes, ...], t: float, out: list[Action]
+    ) -> None:
+        if (member.state in GONE_FOR_NOW) != (state in GONE_FOR_NOW):
+            self.moved = True
+        out.append(StateChanged(member.aid, member.state, state, str(why), seen_by))
+        member.state, member.since, member.held = state, t, None
+        member.why, member.seen_by = str(why), seen_by
+        self._stirred = True
+
+    def flapping(self, aid: bytes, t: float) -> bool:
+        """Whether a member died so often lately that no work should be given to it yet."""
+        member, config = self.members[aid], self.config
+        if not member.deaths or member.deaths[-1] < t - config.flap_window_s:
+            return False
+        recent = sum(death > member.deaths[-1] - config.flap_window_s for death in member.deaths)
+        up = member.state not in GONE_FOR_NOW and t - member.risen >= config.flap_hold_s
+        return recent >= config.flap_deaths and not up
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self.members.values())
