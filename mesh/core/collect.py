@@ -3,8 +3,8 @@
 Once a day an author says how far its deletes and expiries may be forgotten (`core/floors.py`). It must not
 forget what others still need, so before that, among its own records at least a day old:
 
-    re-issue   a delete (or expired value) that still beats someone else's live slot is said again, with `asof`
-               = its first stamp: replicas get it anew, folds place it where it was
+    re-issue   a delete (or expired value) that still beats someone else's live slot is said again, `asof` its
+               first stamp: replicas get it anew, folds place it where it was
     void       its own value that another author's record beats is withdrawn, so that the other's delete is
                not needed for ever
     floor      the newest end among what this really frees; nothing to free, no `~gc`, else every idle author
@@ -13,10 +13,10 @@ forget what others still need, so before that, among its own records at least a 
 A slot that its author emptied less than a day ago still pins the delete that beat it: replicas that have the
 floor of one author may not have the void of the other yet.
 
-A removal: the remover says again, in its own slots and with `asof`, what the removed author's records decided;
-every node voids its own values that those records beat; then all drop the author's slots. So nothing that
-was replaced or deleted comes back, in whatever order the news arrives. Dominance is always judged on what
-the policy lets count: the caller passes `may`.
+A removal: the remover says again, in its own slots and with `asof`, what the removed author's records
+decided; every node voids its own values that those records beat; then all drop the author's slots. So nothing
+that was replaced or deleted comes back, in whatever order the news arrives. Dominance is always judged on
+what the policy lets count: the caller passes `may`.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Collector:
         return best is not None and best.aid != rec.aid and folds.rank(best) > folds.rank(rec)
 
     def needed(self, log: Log, rec: Record, limit: int, may: May) -> bool:
-        """Whether an own delete (or expired value) still beats a slot of someone else that would come back."""
+        """Whether an own delete (or expired value) still beats someone else's slot that would come back."""
         slots = _slots(log, rec, may)
         others = [other for other in slots if other.aid != rec.aid and self.pins(other, limit)]
         if rec.kind == Kind.REG:
@@ -199,7 +199,7 @@ def answer_strays(own: Own) -> list[Statement]:
 
 
 def again(rec: Record, now_ms: int, *, asof: int | None, sees: dict[bytes, int] | None) -> Statement:
-    """A record as a new statement of ourselves that ends when the first one does; if it has ended, a delete."""
+    """A record as a new statement of ours that ends when the first one does; if it has ended, a delete."""
     expiry_ms = rec.expiry_ms
     if expiry_ms is None or rec.op != Op.PUT:
         return Statement(rec.path, rec.kind, rec.val, rec.op, None, asof, sees)
