@@ -12,7 +12,7 @@ from mesh.errors import PeerError
 from mesh.store import rows
 from mesh.store.log import Tables
 from mesh.store.rows import Damaged
-from mesh.store.writer import Txn
+from mesh.store.txn import Txn
 from mesh.wire import codec
 
 MEMBERS_MAX = 1024

@@ -86,8 +86,8 @@ def lock(path: Path) -> int:
 # -- opening ------------------------------------------------------------------------------------------------
 
 
-def open_env(path: Path, map_bytes: int) -> tuple[lmdb.Environment, Tables]:
-    """Open the environment at `path`, which exists.
+def open_env(path: Path, map_bytes: int, *, sync: bool = True) -> tuple[lmdb.Environment, Tables]:
+    """Open the environment at `path`, which exists. Without `sync` a power cut may cost everything.
 
     Raises:
         StoreError: LMDB refuses it.
@@ -100,8 +100,8 @@ def open_env(path: Path, map_bytes: int) -> tuple[lmdb.Environment, Tables]:
             max_readers=READERS_MAX,
             mode=0o600,
             readahead=False,
-            sync=True,
-            metasync=True,
+            sync=sync,
+            metasync=sync,
         )
         tables = Tables(*(env.open_db(name) for name in rows.NAMES))
     except lmdb.Error as error:

@@ -20,14 +20,16 @@ from mesh.core import sync
 from mesh.core.record import LIVE, Record
 from mesh.core.sync import Outcome
 from mesh.errors import StoreError
-from mesh.store import addresses, environment, rows
+from mesh.store import addresses, environment, identity, rows
 from mesh.store.addresses import Known
 from mesh.store.environment import Opened
 from mesh.store.live import LiveLog
 from mesh.store.log import LmdbLog, Tables
 from mesh.store.rows import Damaged
+from mesh.store.tender import Tender
+from mesh.store.txn import Txn
 from mesh.store.watch import PATHS_MAX, Change, Cursor, Watch, new_rounds
-from mesh.store.writer import Txn, Writer
+from mesh.store.writer import Writer
 from mesh.wire.messages import Delta
 
 __all__ = ["Change", "Cursor", "Damaged", "Known", "Opened", "Store", "Txn", "Watch"]
@@ -80,10 +82,19 @@ class Store:
         live: the live scope's slots; changing it tells listeners and watches at once.
         opened: what was found when it was opened.
         generation: 16 bytes that change whenever the store may have forgotten something.
+        tender: scrubs and mends; tell it `me`, our own aid.
+        on_full: called with True when the disk is full, with False when there is room again.
     """
 
     def __init__(
-        self, path: Path, lock: int, env: lmdb.Environment, tables: Tables, settings: Settings, opened: Opened
+        self,
+        path: Path,
+        lock: int,
+        env: lmdb.Environment,
+        tables: Tables,
+        settings: Settings,
+        opened: Opened,
+        threaded: bool,
     ) -> None:
         self.path = path
         self.opened = opened
@@ -93,19 +104,22 @@ class Store:
         self._settings = settings
         self._closed = False
         self._listeners: list[Callable[[list[Change]], None]] = []
-        self.on_damage: Callable[[Damaged], None] | None = None
         self.on_full: Callable[[bool], None] | None = None
-        self.damaged: dict[tuple[str, bytes], None] = {}
+        self._suspect = False
         self._writer = Writer(
             env,
             tables,
             settings,
             str(path / "ballast"),
+            threaded=threaded,
             committed=self._committed,
-            damaged=self._note_damage,
+            damaged=self._damage_met,
             full_changed=self._full_changed,
         )
-        self.generation = self.meta("generation") or b""
+        names = ("schema", "mesh", "zone", "generation")
+        known = {name: value for name in names if (value := self.meta(name)) is not None}
+        self.tender = Tender(env, tables, self.write, known, settings.scrub_interval_s)
+        self.generation = known.get("generation", b"")
         self._rounds = new_rounds(self.generation, settings.watch_commits_max)
         self._expired_ms = dict.fromkeys((*DURABLE_SCOPES, LIVE), -1)
         self.live = LiveLog(self._tell)
@@ -121,6 +135,7 @@ class Store:
         zone: str,
         settings: Settings | None = None,
         new_zone: bool = False,
+        simulated: bool = False,
     ) -> Store:
         """Open the store in the directory `path`, making it if there is none.
 
@@ -131,6 +146,7 @@ class Store:
             mesh_id: 16 bytes; a store of another mesh is refused.
             zone: the node's zone; a store of another zone is refused, unless
             new_zone: the node has moved: the old zone's state is dropped, it is of no use under the new name.
+            simulated: for virtual clocks, which run on while a thread works: no thread, and no fsync.
 
         Raises:
             StoreError: in use by another process, of another mesh, zone or version, or not accessible.
@@ -146,12 +162,12 @@ class Store:
                 "generation": os.urandom(16),
             }
             opened = environment.prepare(place, meta, settings.map_bytes)
-            env, tables = environment.open_env(place, settings.map_bytes)
+            env, tables = environment.open_env(place, settings.map_bytes, sync=not simulated)
             try:
-                _check_identity(place, env, tables, meta, new_zone)
+                identity.check(place, env, tables, meta, new_zone)
                 environment.mark_in_use(place)
                 environment.lay_ballast(place, settings.ballast_bytes)
-                return Store(place, lock, env, tables, settings, opened)
+                return Store(place, lock, env, tables, settings, opened, not simulated)
             except BaseException:
                 env.close()
                 raise
@@ -165,7 +181,17 @@ class Store:
         Raises:
             StoreError: the disk or LMDB failed; the next start checks the store.
         """
-        await self._writer.run(task_status)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._writer.run)
+                task_status.started()
+                await self.tender.run()
+        except BaseExceptionGroup as group:
+            failed = group.subgroup(StoreError)
+            if failed is not None:
+                self._suspect = True
+                raise _leaf(failed) from group
+            raise
 
     def close(self) -> None:
         """Close the files. Call it after `run` has ended; without it the next start checks the store."""
@@ -173,7 +199,8 @@ class Store:
             return
         self._closed = True
         self._env.close()
-        environment.mark_clean(self.path)
+        if not self._suspect:
+            environment.mark_clean(self.path)
         os.close(self._lock)
 
     # -- reading ----------------------------------------------------------------------------------------
@@ -199,7 +226,12 @@ class Store:
     def _end_read(self, error: BaseException | None) -> None:
         self._writer.open_reads -= 1
         if isinstance(error, Damaged):
-            self._note_damage(error)
+            self.tender.note(error)
+        elif isinstance(error, lmdb.Error):
+            self._suspect = True
+            raise StoreError(
+                f"the store is damaged: {error}", "restart the agent: it checks the store"
+            ) from error
 
     def meta(self, name: str) -> bytes | None:
         """A small named value as committed, or None."""
@@ -349,7 +381,8 @@ class Store:
             "changes": self._writer.records,
             "waiting": self._writer.waiting,
             "full": self.full,
-            "damaged": len(self.damaged),
+            "damaged": len(self.tender.damaged),
+            "mended": self.tender.mended,
         }
 
     # -- trouble ----------------------------------------------------------------------------------------
@@ -363,64 +396,19 @@ class Store:
         if self.on_full is not None:
             self.on_full(full)
 
-    def _note_damage(self, error: Damaged) -> None:
-        fresh = (error.table, error.key) not in self.damaged
-        if fresh and len(self.damaged) < 1000:
-            self.damaged[(error.table, error.key)] = None
-        if fresh and self.on_damage is not None:
-            self.on_damage(error)
+    def _damage_met(self, error: Damaged) -> None:
+        self.tender.note(error)
+
+
+def _leaf(group: BaseExceptionGroup[StoreError]) -> StoreError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, StoreError)
+    return error
 
 
 def _first(items: Iterable[T]) -> list[T]:
     for item in items:
         return [item]
     return []
-
-
-def _check_identity(
-    path: Path, env: lmdb.Environment, tables: Tables, meta: dict[str, bytes], new_zone: bool
-) -> None:
-    """Refuse a store that is not ours.
-
-    Raises:
-        StoreError: another schema, mesh or zone.
-    """
-    found: dict[str, bytes | None] = {}
-    with env.begin() as txn:
-        for name in ("schema", "mesh", "zone"):
-            key = name.encode()
-            value = txn.get(key, db=tables.meta)
-            found[name] = None if value is None else rows.unseal("meta", key, value)
-    if found["schema"] != meta["schema"]:
-        version = (found["schema"] or b"unknown").decode("ascii", "replace")
-        raise StoreError(
-            f"the store {path} has format {version}, this version reads {meta['schema'].decode()}",
-            "run the version that wrote it, or move the directory away and let the members fill a new one",
-        )
-    if found["mesh"] != meta["mesh"]:
-        owner = (found["mesh"] or b"").hex()
-        raise StoreError(
-            f"the store {path} belongs to mesh {owner}, this node to {meta['mesh'].hex()}",
-            "use another --data-dir, or move the store away",
-        )
-    if found["zone"] != meta["zone"]:
-        if not new_zone:
-            raise StoreError(
-                f"the store {path} belongs to zone {(found['zone'] or b'').decode()!r}, "
-                f"this node to {meta['zone'].decode()!r}"
-            )
-        _drop_zone(env, tables, meta["zone"])
-
-
-def _drop_zone(env: lmdb.Environment, tables: Tables, zone: bytes) -> None:
-    with env.begin(write=True) as txn:
-        for table in (tables.rec, tables.log, tables.heads, tables.exp):
-            cursor = txn.cursor(db=table)
-            more = cursor.set_range(b"z")
-            while more and cursor.key()[:1] == b"z":
-                more = cursor.delete()
-        for key, value in list(txn.cursor(db=tables.ring)):
-            if value[:1] == b"z":
-                txn.delete(key, db=tables.ring)
-                txn.delete(value, db=tables.hist)
-        txn.put(b"zone", rows.seal(b"zone", zone), db=tables.meta)

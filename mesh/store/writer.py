@@ -25,9 +25,7 @@ from __future__ import annotations
 
 import errno
 import os
-import queue
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -40,9 +38,11 @@ import trio
 
 from mesh.config import Store as Settings
 from mesh.errors import StoreError, StoreFull
-from mesh.store import ballast, rows
-from mesh.store.log import LmdbLog, Tables
+from mesh.store import ballast
+from mesh.store.log import Tables
 from mesh.store.rows import Damaged
+from mesh.store.thread import Inline, Thread
+from mesh.store.txn import Txn
 from mesh.store.watch import Change
 
 BATCH_RECORDS_MAX = 1000
@@ -53,59 +53,7 @@ ROOM_CHECK_S = 5.0
 FLASH_SAVER_LINGER_S = 1.0
 MAP_BYTES_MAX = 1 << (40 if sys.maxsize > 1 << 32 else 30)
 
-Job = Callable[["Txn"], Any]
-
-
-class Txn:
-    """The writer's transaction, as a job sees it."""
-
-    def __init__(self, raw: Any, tables: Tables, history_max: int) -> None:
-        self.raw = raw
-        self.changes: list[Change] = []
-        self._tables = tables
-        self._history_max = history_max
-        self._logs: dict[str, LmdbLog] = {}
-        self._rows_written = 0
-        self.size = 0
-
-    def log(self, scope: str) -> LmdbLog:
-        """The slots of a durable scope, with what earlier jobs of this transaction wrote."""
-        log = self._logs.get(scope)
-        if log is None:
-            log = LmdbLog(self.raw, self._tables, scope, self.changes, self._history_max)
-            self._logs[scope] = log
-        return log
-
-    def meta(self, name: str) -> bytes | None:
-        """A small named value, or None."""
-        key = name.encode()
-        value = self.raw.get(key, db=self._tables.meta)
-        return None if value is None else rows.unseal("meta", key, value)
-
-    def put_meta(self, name: str, value: bytes | None) -> None:
-        """Set a small named value; None removes it."""
-        key = name.encode()
-        self.put_row(self._tables.meta, key, None if value is None else rows.seal(key, value))
-
-    def put_row(self, table: Any, key: bytes, value: bytes | None) -> None:
-        """Write a row of another table of the store; None removes it."""
-        self._rows_written += 1
-        if value is None:
-            self.raw.delete(key, db=table)
-        else:
-            self.raw.put(key, value, db=table)
-
-    def mark(self) -> tuple[int, int]:
-        """Grows with each thing written. Author states in hand count as written."""
-        states = sum(len(log.states) for log in self._logs.values())
-        return len(self.changes) + self._rows_written, states
-
-    def flush(self) -> None:
-        """Write back what a finished job left in memory."""
-        for log in self._logs.values():
-            if log.states:
-                self._rows_written += 1
-                log.flush()
+Job = Callable[[Txn], Any]
 
 
 class Pending:
@@ -130,44 +78,6 @@ class Pending:
             self.task = None
 
 
-class _Thread:
-    """Runs one function at a time; its result is awaited on a pipe, half the cost of trio's own threads."""
-
-    def __init__(self) -> None:
-        self._todo: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        self._result: outcome.Outcome[Any] | None = None
-        self._thread = threading.Thread(target=self._work, name="mesh-store", daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        while (function := self._todo.get()) is not None:
-            self._result = outcome.capture(function)
-            os.write(self._write, b"\0")
-
-    def post(self, function: Callable[[], Any]) -> None:
-        self._todo.put(function)
-
-    async def result(self) -> Any:
-        """What the posted function returned or raised. Cannot be cancelled: the thread is not asked twice."""
-        with trio.CancelScope(shield=True):
-            await trio.lowlevel.wait_readable(self._read)
-        os.read(self._read, 1)
-        assert self._result is not None
-        return self._result.unwrap()
-
-    async def call(self, function: Callable[[], Any]) -> Any:
-        self.post(function)
-        return await self.result()
-
-    def stop(self) -> None:
-        self._todo.put(None)
-        self._thread.join()
-        os.close(self._read)
-        os.close(self._write)
-
-
 def is_disk_full(error: lmdb.Error) -> bool:
     """Whether LMDB failed for want of room: no space, a quota, or a limit on file sizes."""
     return isinstance(error, lmdb.DiskError) or any(
@@ -179,6 +89,7 @@ class Writer:
     """Owns the write transaction.
 
     Args:
+        threaded: commit in a thread; else on the loop, for virtual clocks.
         committed: called on the loop after each commit with LMDB's transaction id and the changes in order.
         damaged: called when a job met a damaged row.
         full_changed: called with True when the disk became full, with False when there is room again.
@@ -191,6 +102,7 @@ class Writer:
         settings: Settings,
         ballast_path: str,
         *,
+        threaded: bool,
         committed: Callable[[int, list[Change]], None],
         damaged: Callable[[Damaged], None],
         full_changed: Callable[[bool], None],
@@ -214,7 +126,8 @@ class Writer:
         self._posted = False
         self._running = False
         self._closed = False
-        self._thread: _Thread | None = None
+        self._threaded = threaded
+        self._thread: Thread | Inline | None = None
         self.full = False
         self.open_reads = 0
         self.commits = 0
@@ -266,7 +179,7 @@ class Writer:
         Raises:
             StoreError: LMDB failed in a way that only a restart can mend.
         """
-        self._thread = thread = _Thread()
+        self._thread = thread = Thread() if self._threaded else Inline()
         try:
             await self._begin()
             self._running = True

@@ -123,7 +123,7 @@ async def test_a_lingering_job_waits_for_company_and_a_local_one_takes_it_along(
 async def test_a_lingering_job_is_committed_when_nobody_comes(
     open_store, pen, putting, autojump_clock, nursery
 ):
-    store = open_store(settings=Settings(ballast_bytes=0, linger_ms=20))
+    store = open_store(settings=Settings(ballast_bytes=0, linger_ms=20), simulated=True)
     await nursery.start(store.run)
     start = trio.current_time()
     await store.write(putting(pen.say("kv/foreign", 1)), linger=True)
