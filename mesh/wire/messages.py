@@ -145,16 +145,30 @@ class Reply(Message, frozen=True, tag=13):
     state: Any = None
 
 
-class Probe(Message, frozen=True, tag=12):
+class Probe(Message, frozen=True, tag=14):
     """A liveness probe on the held stream; the payload is that of a sealed datagram."""
 
     payload: bytes
 
 
 AnyMessage: TypeAlias = (
-    Hello | Root | Heads | Want | Delta | Listing | Pull | Quiet | Wake | Ping | Pong | Bye | Ask | Reply
+    Hello
+    | Root
+    | Heads
+    | Want
+    | Delta
+    | Listing
+    | Pull
+    | Quiet
+    | Wake
+    | Ping
+    | Pong
+    | Bye
+    | Ask
+    | Reply
+    | Probe
 )
-_NUMBERS = frozenset(range(14))
+_NUMBERS = frozenset(range(15))
 
 
 def encode(message: Message) -> bytes:
