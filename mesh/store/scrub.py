@@ -54,7 +54,7 @@ class Scrub:
             "log": self._log,
             "exp": self._exp,
             "heads": self._heads,
-            "hist": lambda txn, key, value: _sealed("hist", key, value),
+            "hist": self._hist,
             "ring": self._ring,
             "addr": lambda txn, key, value: _sealed("addr", key, value),
             "meta": lambda txn, key, value: _sealed("meta", key, value),
@@ -118,6 +118,11 @@ class Scrub:
         if value is None:
             raise Damaged(table, key)
         return rows.unpack_stored(slot, value)
+
+    def _hist(self, txn: Any, key: bytes, value: bytes) -> None:
+        _sealed("hist", key, value)
+        if txn.get(key[-8:], db=self._tables.ring) != key:
+            raise Damaged("hist", key)
 
     def _ring(self, txn: Any, key: bytes, value: bytes) -> None:
         if txn.get(value, db=self._tables.hist) is None:

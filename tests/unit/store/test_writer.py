@@ -192,12 +192,11 @@ async def test_a_cancelled_callers_job_is_committed_all_the_same(store, pen, put
 
 async def test_what_was_accepted_is_committed_when_the_writer_is_cancelled(open_store, pen, putting, running):
     store = open_store()
-    async with trio.open_nursery() as callers:
-        async with running(store):
-            for number in range(50):
-                callers.start_soon(store.write, putting(pen.say(f"kv/{number}", number)))
-            callers.start_soon(lambda: store.write(putting(pen.say("kv/lingers", 1)), linger=True))
-            await trio.testing.wait_all_tasks_blocked(0)
+    async with trio.open_nursery() as callers, running(store):
+        for number in range(50):
+            callers.start_soon(store.write, putting(pen.say(f"kv/{number}", number)))
+        callers.start_soon(lambda: store.write(putting(pen.say("kv/lingers", 1)), linger=True))
+        await trio.testing.wait_all_tasks_blocked(0)
     with store.read("m") as log:
         assert log.author(pen.aid).count == 51
     with pytest.raises(StoreError, match="closed"):
@@ -257,9 +256,13 @@ async def test_a_map_that_cannot_grow_refuses_the_write_and_lives_on(
     monkeypatch.setattr(writer, "MAP_BYTES_MAX", 1 << 20)
     store = open_store()
     await nursery.start(store.run)
-    with pytest.raises(StoreFull, match="cannot grow"):
+
+    async def write_until_refused():
         for number in range(2000):
             await store.write(putting(pen.say(f"kv/{number}", "x" * 1000)))
+
+    with pytest.raises(StoreFull, match="cannot grow"):
+        await write_until_refused()
     with store.read("m") as log:
         first = next(log.since(pen.aid, 0))
     await store.write(lambda txn: txn.log("m").drop(first.slot), spare=True)
