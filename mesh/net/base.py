@@ -19,6 +19,16 @@ RECEIVE_BYTES = 64 << 10
 DATAGRAM_BYTES_MAX = 1200
 
 
+class Key(Protocol):
+    """What is needed of a node's key (`mesh.identity.keys.NodeKey` has it)."""
+
+    @property
+    def seed(self) -> bytes: ...
+
+    @property
+    def public(self) -> bytes: ...
+
+
 class Admission(Enum):
     """What the gate says of a public key."""
 
@@ -179,4 +189,4 @@ class Datagrams(Protocol):
         self, port: int, on_datagram: DatagramHandler, *, task_status: trio.TaskStatus[None]
     ) -> None: ...
 
-    def send_nowait(self, public: bytes, to: tuple[str, int], payload: bytes) -> bool: ...
+    def send_nowait(self, public: bytes, to: tuple[str, int], payload: bytes) -> None: ...

@@ -9,9 +9,8 @@ import trio
 from mesh.identity.keys import peer_id_of
 from mesh.net import address
 from mesh.net.base import Admission, HostLimits
-from mesh.net.handshake import Sealed
 from mesh.net.stream import MuxStream
-from mesh.net.wire import Channel, Wire
+from mesh.net.wire import Channel, Sealed, Transport
 from mesh.net.yamux import Mux
 
 
@@ -26,7 +25,7 @@ class MuxConnection:
 
     def __init__(
         self,
-        wire: Wire,
+        wire: Transport,
         sealed: Sealed,
         limits: HostLimits,
         *,

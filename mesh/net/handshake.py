@@ -11,34 +11,17 @@ it. With an empty one the handshake is the one that every libp2p speaks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from mesh.errors import Denied, MeshError, PeerError
 from mesh.identity.keys import peer_id_of
 from mesh.net import negotiate, parts, yamux
-from mesh.net.wire import Cipher, Wire
+from mesh.net.base import Key
+from mesh.net.wire import Cipher, Sealed, Wire
 
 SECURITY = "/noise"
 _ED25519_ID = bytes.fromhex("002408011220")
 _PUBLIC_BYTES = 32
-
-
-class Key(Protocol):
-    """What is needed of a node's key."""
-
-    @property
-    def seed(self) -> bytes: ...
-
-    @property
-    def public(self) -> bytes: ...
-
-
-class Sealed(NamedTuple):
-    """A connection after its handshake. `early` is what the peer has sent already, opened."""
-
-    cipher: Cipher
-    public: bytes
-    early: bytes
 
 
 class Handshaker:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import trio
 from trio.lowlevel import checkpoint, notify_closing, wait_readable, wait_writable
@@ -31,6 +31,33 @@ class Cipher(Protocol):
     def encrypt(self, data: bytes) -> bytes: ...
 
     def decrypt(self, data: bytes) -> bytes: ...
+
+
+class Sealed(NamedTuple):
+    """What a handshake leaves: `early` is what the peer has sent since, opened."""
+
+    cipher: Cipher
+    public: bytes
+    early: bytes = b""
+
+
+class Transport(Protocol):
+    """What a channel needs of what carries it; `Wire` has it, and its in-memory twin."""
+
+    is_initiator: bool
+    remote: tuple[str, int]
+    heard_at: float
+    bytes_in: int
+    bytes_out: int
+    closed: bool
+
+    def close_now(self) -> None: ...
+
+    def try_send(self, data: bytes | memoryview) -> int: ...
+
+    async def wait_writable(self) -> None: ...
+
+    async def receive(self) -> bytes: ...
 
 
 class Wire:
@@ -160,7 +187,7 @@ class Channel:
 
     def __init__(
         self,
-        wire: Wire,
+        wire: Transport,
         cipher: Cipher,
         *,
         early: bytes = b"",
