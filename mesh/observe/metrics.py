@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -78,7 +79,7 @@ class Rates:
 class Network:
     """Traffic of the machine's interfaces, loopback left out of the sum."""
 
-    def __init__(self, clock: Callable[[], float] = trio.current_time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._rates = Rates(clock)
 
     def __call__(self) -> Group:
@@ -110,7 +111,7 @@ class Network:
 class Storage:
     """The file system that holds the data directory."""
 
-    def __init__(self, path: str, clock: Callable[[], float] = trio.current_time) -> None:
+    def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._rates = Rates(clock)
 
