@@ -82,16 +82,19 @@ class HttpConnection:
             if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
                 return None  # the connection is to close, or an unread body is in the way
             self._h11.start_next_cycle()
-        if not self._h11.trailing_data[0]:
-            data = b""
-            with trio.move_on_after(IDLE_S):
+        started = bool(self._h11.trailing_data[0])
+        with trio.CancelScope(deadline=trio.current_time() + (HEADER_S if started else IDLE_S)) as scope:
+            if not started:
                 data = await self._receive()
-            if not data:
-                return None
-            self._h11.receive_data(data)
-        with trio.move_on_after(HEADER_S):
+                if not data:
+                    return None
+                self._h11.receive_data(data)
+                started = True
+                scope.deadline = trio.current_time() + HEADER_S
             event = await self._event()
             return _request(event) if isinstance(event, h11.Request) else None
+        if not started:
+            return None
         raise HttpError(408, TimedOut(f"no complete request within {HEADER_S:g} s"))
 
     async def body(self, size_max: int) -> bytes:
@@ -102,7 +105,7 @@ class HttpConnection:
         """
         parts = []
         size = 0
-        with trio.move_on_after(BODY_S):
+        with trio.CancelScope(deadline=trio.current_time() + BODY_S):
             while isinstance(event := await self._event(), h11.Data):
                 size += len(event.data)
                 if size > size_max:
@@ -137,21 +140,21 @@ class HttpConnection:
         content_type: str = JSON_TYPE,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Send a whole answer. A client that does not take it within SEND_S is dropped."""
+        """Send a whole answer; waits while the client does not read, so the caller sets a deadline."""
         head = self._head(status, content_type, headers, ("Content-Length", str(len(body))))
         data = self._h11.send(head) or b""
         data += self._h11.send(h11.Data(body)) or b""
         data += self._h11.send(h11.EndOfMessage()) or b""
-        with trio.move_on_after(SEND_S) as scope:
-            await self._stream.send_all(data)
-        if scope.cancelled_caught:
-            raise trio.BrokenResourceError
+        await self._stream.send_all(data)
 
     async def refuse(self, status: int, error: MeshError, headers: Mapping[str, str] | None = None) -> None:
         """Answer with an error; drop the connection when an answer has already begun."""
         if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             raise trio.BrokenResourceError
-        await self.respond(status, dumps(error.body()), headers=headers)
+        with trio.CancelScope(deadline=trio.current_time() + SEND_S) as scope:
+            await self.respond(status, dumps(error.body()), headers=headers)
+        if scope.cancelled_caught:
+            raise trio.BrokenResourceError
 
     async def begin(self, content_type: str) -> None:
         """Start an answer of unknown length; `piece` and `end` go on. The connection closes afterwards."""

@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from mesh.admin import door, names
-from mesh.admin.http import HttpConnection, HttpError, Request, status_of, too_large
+from mesh.admin.http import SEND_S, HttpConnection, HttpError, Request, status_of, too_large
 from mesh.admin.router import Call, Route, Router, parse_body, parse_query
 from mesh.admin.routes import ROUTES
 from mesh.admin.stream import Stream, internal
@@ -194,7 +194,9 @@ class AdminServer:
         with trio.CancelScope(shield=True, deadline=self._grace_end) as scope:
             self._in_flight.add(scope)
             try:
-                await conn.respond(200, dumps(await route.handler(feature, call)))
+                answer = dumps(await route.handler(feature, call))
+                scope.deadline = min(self._grace_end, trio.current_time() + SEND_S)
+                await conn.respond(200, answer)
             except (MeshError, trio.BrokenResourceError, trio.ClosedResourceError):
                 raise
             except Exception as error:
