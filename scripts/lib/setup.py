@@ -92,6 +92,9 @@ def _set_up(extras: Sequence[str]) -> None:
     say(f"installing the project and its dependencies ({', '.join(wanted)}) into {VENV}")
     pip = [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     _run([*pip, "--editable", f"{ROOT}[{','.join(wanted)}]"])
+    for stale in VENV.glob("lib/python3*/site-packages/trio-stubs"):
+        # Comes with libp2p's trio-typing, knows a trio of years ago, and hides trio's own types from mypy.
+        shutil.rmtree(stale)
     STAMP.write_text(json.dumps({"hash": _hash(), "extras": wanted, "root": str(ROOT)}))
     say(f"set-up done in {time.monotonic() - started:.0f} s")
 
