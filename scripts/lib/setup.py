@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
@@ -104,10 +105,10 @@ def _hash() -> str:
     return hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
 
 
-def _read_stamp() -> dict:
+def _read_stamp() -> dict[str, Any]:
     try:
-        return json.loads(STAMP.read_text())
-    except (OSError, ValueError):
+        return dict(json.loads(STAMP.read_text()))
+    except (OSError, ValueError, TypeError):
         return {}
 
 
@@ -118,7 +119,7 @@ def _stamped(extras: Sequence[str]) -> bool:
     return up_to_date and runs and set(extras) <= set(stamp.get("extras", ()))
 
 
-def _probed(executable: str) -> dict | None:
+def _probed(executable: str) -> dict[str, Any] | None:
     """Version and abilities of a Python interpreter, or None where it does not run."""
     try:
         done = subprocess.run(
@@ -126,10 +127,10 @@ def _probed(executable: str) -> dict | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return json.loads(done.stdout)
+    return dict(json.loads(done.stdout))
 
 
-def _python() -> dict:
+def _python() -> dict[str, Any]:
     """The newest Python that will do, the one that runs this first; installed where the system offers one."""
     for attempt in range(2):
         candidates = [os.environ.get("MESH_PYTHON"), sys.executable]
@@ -156,7 +157,7 @@ def _offered(package: str) -> bool:
     return shown.returncode == 0
 
 
-def _system_packages(python: dict) -> None:
+def _system_packages(python: dict[str, Any]) -> None:
     """Install what a probe shows to be missing: fastecdsa, a dependency of libp2p, is built from source."""
     of_system = python["executable"].startswith("/usr/bin/")
     name = "python{}.{}".format(*python["version"]) if of_system else ""
@@ -203,7 +204,7 @@ def _apt(arguments: Sequence[str], wanted: Sequence[str] = ()) -> None:
     _run(command, {**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
 
 
-def _run(command: Sequence[str], environment: dict | None = None) -> None:
+def _run(command: Sequence[str], environment: dict[str, str] | None = None) -> None:
     """Run a command with its output kept, and shown when it fails."""
     with tempfile.TemporaryFile("w+") as output:
         done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
