@@ -128,6 +128,11 @@ class Directory:
         found = self.standing(aid)
         return found.cert if found.verdict == Verdict.MEMBER else None
 
+    def author(self, aid: bytes) -> Certificate | None:
+        """The certificate of an author whose records count: a member, or one in quarantine."""
+        found = self.standing(aid)
+        return found.cert if found.verdict in (Verdict.MEMBER, Verdict.FORKED) else None
+
     def members(self) -> list[bytes]:
         """All members, ascending."""
         return sorted(aid for aid, it in self._standings.items() if it.verdict == Verdict.MEMBER)
@@ -150,13 +155,13 @@ class Directory:
 
     def limits(self, aid: bytes) -> Limits:
         """What is stored of an author."""
-        it = self.standing(aid)
+        cert, until_ms = self.author(aid), self.standing(aid).until_ms
         confirmed = aid in self.evidence.admins
-        if it.verdict not in (Verdict.MEMBER, Verdict.FORKED) or it.cert is None:
+        if cert is None:
             return Limits(SLOTS_MAX, BYTES_MAX, removed=True, admin=confirmed)
-        if it.cert.is_admin:
-            return Limits(until_ms=it.until_ms, admin=confirmed)
-        return Limits(SLOTS_MAX, BYTES_MAX, until_ms=it.until_ms, admin=confirmed)
+        if cert.is_admin:
+            return Limits(until_ms=until_ms, admin=confirmed)
+        return Limits(SLOTS_MAX, BYTES_MAX, until_ms=until_ms, admin=confirmed)
 
     def may_store(self, aid: bytes, hlc: int) -> bool:
         """Whether a record of this author and stamp is admitted, quota and removals apart."""
