@@ -19,6 +19,6 @@ def main(options: Namespace) -> int:
     }
     config = load(options.config, flags=flags)
     # Only now, so that a mistake in the configuration is said at once.
-    from mesh.agent.run import run_agent
+    from meshd.serve import run_agent
 
     return run_agent(config, reload=lambda: load(options.config, flags=flags))

@@ -13,32 +13,20 @@ growth is asked per (scope, author) and the two are written from different threa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import msgspec
 
 from mesh.core import record, sync
 from mesh.core.clock import HybridClock, hlc_of
+from mesh.core.collect import Statement
 from mesh.core.log import Log
-from mesh.core.record import LIVE, Op, Record
+from mesh.core.record import LIVE, Record
 from mesh.errors import StoreFull
 from mesh.identity.keys import NodeKey
 from mesh.store.store import Store, Txn
 
+__all__ = ["Author", "Statement"]
+
 CEILING_META = "hlc_ceiling"
 CEILING_AHEAD_MS = 10_000
-
-
-class Statement(msgspec.Struct, frozen=True, gc=False):
-    """What to say, before it has a stamp and a signature. `ttl` in milliseconds."""
-
-    path: str
-    kind: int
-    val: Any = None
-    op: int = Op.PUT
-    ttl: int | None = None
-    asof: int | None = None
-    sees: dict[bytes, int] | None = None
 
 
 Build = Callable[[Log], Sequence[Statement]]

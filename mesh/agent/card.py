@@ -15,7 +15,7 @@ import psutil
 import mesh
 from mesh.config import Config
 from mesh.core.log import Log
-from mesh.core.record import MESH, Kind, Record
+from mesh.core.record import Kind, Record
 
 ADDRESSES_MAX = 16
 
@@ -82,6 +82,3 @@ def card(config: Config, labels: dict[str, str], facts: dict[str, Any]) -> dict[
 def own_slot(log: Log, aid: bytes) -> Record | None:
     """Our member record as it is stored."""
     return next((rec for rec in log.slots(member_path(aid)) if rec.aid == aid and rec.kind == Kind.ALL), None)
-
-
-SCOPE = MESH

@@ -81,6 +81,7 @@ class Spread:
         self._store = store
         self._me = me
         self._mesh_id = mesh_id
+        self._zone = zone
         self._gate = gate
         self._wall_ms = wall_ms
         self._alarm = alarm
@@ -113,7 +114,8 @@ class Spread:
         self._sessions[session.aid] = session
         self._queues[session.aid] = send
         self._nursery.start_soon(self._apply_all, session.aid, receive)
-        roots = {scope: root for scope, root in session.hello.roots.items() if scope in self.machine.scopes}
+        shared = self.machine.scopes if session.hello.zone == self._zone else (record.MESH,)
+        roots = {scope: root for scope, root in session.hello.roots.items() if scope in shared}
         self.drive.handle(core.LinkUp(session.aid, roots))
 
     def link_down(self, session: Session) -> None:

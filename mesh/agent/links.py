@@ -35,6 +35,7 @@ UNWANTED_AFTER_S = 60.0
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STRANGERS_MAX = 64
 ADDRESSES_MAX = 8
+DENIED = "denied: "
 
 
 class Hooks(Protocol):
@@ -76,14 +77,13 @@ class Links:
 
     def __init__(
         self,
-        host: Host,
         me: bytes,
         hooks: Hooks,
         addresses_of: Callable[[bytes], Iterable[str]],
         public_of_member: Callable[[bytes], bytes | None],
         rng: random.Random,
     ) -> None:
-        self._host = host
+        self._host: Host
         self._me = me
         self._hooks = hooks
         self._addresses_of = addresses_of
@@ -99,7 +99,10 @@ class Links:
         self._slots = trio.CapacityLimiter(DIALS_MAX)
         self.failures: dict[str, str] = {}
         self.worked: dict[bytes, str] = {}
-        self.refused: str | None = None
+
+    def use(self, host: Host) -> None:
+        """The host is made after the links, because loading it takes most of a start."""
+        self._host = host
 
     # -- what others say --------------------------------------------------------------------------------
 
@@ -171,7 +174,10 @@ class Links:
         targets: list[tuple[bytes | str, _Dial]] = [
             (key, self._dials.setdefault(key[:16], _Dial())) for key in dict.fromkeys(keys)
         ]
-        return targets + (list(self._anonymous.items()) if lonely else [])
+        if lonely:
+            named = set().union(*self._found.values(), self._host.addresses)
+            targets += [(address, dial) for address, dial in self._anonymous.items() if address not in named]
+        return targets
 
     def _end_unwanted(self, nursery: trio.Nursery, now: float) -> float:
         due = float("inf")
@@ -297,11 +303,9 @@ class Links:
         return Session(wire, hello, reader, dialled=dialled, now=trio.current_time())
 
     async def _part(self, wire: Wire, error: MeshError) -> None:
-        if isinstance(error, PeerError) and "refused the link" in error.message:
-            self.refused = error.message
         try:
             if isinstance(error, Denied):
-                await wire.send(frames.pack(messages.encode(messages.Bye(error.message[:200]))))
+                await wire.send(frames.pack(messages.encode(messages.Bye(DENIED + error.message[:200]))))
                 await wire.close()
             else:
                 await wire.reset()
@@ -322,7 +326,6 @@ class Links:
             return
         held = self.sessions.get(session.aid)
         self.sessions[session.aid] = session
-        self.refused = None
         if held is not None:
             self._hooks.link_down(held, "replaced")
             await held.wire.reset()

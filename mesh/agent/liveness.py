@@ -20,9 +20,10 @@ from mesh.agent.links import Links
 from mesh.agent.session import Session
 from mesh.core import lease as words
 from mesh.core import vitals
-from mesh.core.liveness import Liveness, LivenessConfig
+from mesh.core.liveness import Liveness
 from mesh.core.record import LIVE, Kind, Op, Record
 from mesh.core.rings import Place
+from mesh.core.vitals import LivenessConfig
 from mesh.errors import MeshError, PeerError
 from mesh.store.store import Store, Txn
 from mesh.store.watch import Change
@@ -87,6 +88,7 @@ class Vitality:
         self.machine = Liveness(config, me, mesh_id, place, rng, incarnation, now)
         self.drive = Drive(self.machine, self._perform)
         self._published_inc = 0
+        self.status: tuple[words.Status, int | None] = (words.Status.UP, None)
 
     async def run(
         self, datagrams: Datagrams | None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -167,7 +169,12 @@ class Vitality:
 
     def set_status(self, status: words.Status, until_ms: int | None = None) -> None:
         """Our own flag: up, cordon, drain, sleep or left."""
+        self.status = (status, until_ms)
         self.drive.handle(vitals.StatusSet(status, until_ms))
+
+    def say_again(self) -> None:
+        """Publish the lease anew: a neighbour knows a newer one of ours than we do."""
+        self.set_status(*self.status)
 
     # -- what goes out ----------------------------------------------------------------------------------
 

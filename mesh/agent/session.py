@@ -15,7 +15,7 @@ import trio
 from mesh.errors import MeshError, PeerError, TimedOut
 from mesh.wire import frames, messages
 from mesh.wire.codec import FRAME_BYTES_MAX
-from mesh.wire.messages import Bye, Hello, Message
+from mesh.wire.messages import Bye, Hello, Message, Ping, Pong
 
 FLUSH_S = 0.025
 HELLO_DEADLINE_S = 4.0
@@ -64,6 +64,9 @@ class Session:
         self._urgent: deque[Message] = deque(maxlen=URGENT_MAX)
         self._woken = trio.Event()
         self._flushed_at = -1.0
+        self._nonce = 0
+        self._answered = trio.Event()
+        self._pinged: tuple[int, int, float] | None = None
 
     def wake(self) -> None:
         """There is something to send."""
@@ -73,6 +76,29 @@ class Session:
         """Queue a small message that overtakes everything; the oldest is dropped when the peer stalls."""
         self._urgent.append(message)
         self._woken.set()
+
+    def ping(self, wall_ms: int) -> None:
+        """Ask for the neighbour's clock; the answer also shows the stream's round trip."""
+        self._nonce = (self._nonce + 1) & 0xFFFFFFFF
+        self._pinged = (self._nonce, wall_ms, trio.current_time())
+        self.send_nowait(Ping(self._nonce, wall_ms))
+
+    def ponged(self, pong: Pong) -> tuple[int, float] | None:
+        """The answer came: (own wall clock when asked, round trip in seconds), None if it answers nothing."""
+        if self._pinged is None or pong.nonce != self._pinged[0]:
+            return None
+        _, sent_ms, at = self._pinged
+        self._pinged = None
+        self._answered.set()
+        sample = trio.current_time() - at
+        self.rtt_s = sample if self.rtt_s is None else self.rtt_s + (sample - self.rtt_s) / 8
+        return sent_ms, sample
+
+    async def round_trip(self, wall_ms: int) -> None:
+        """Ping and wait for the answer; the caller has a deadline."""
+        self._answered = trio.Event()
+        self.ping(wall_ms)
+        await self._answered.wait()
 
     async def read(self, on_frame: Callable[[bytes], Awaitable[None]]) -> None:
         """Hand over frame bodies until the neighbour ends the stream.

@@ -30,7 +30,7 @@ import msgspec
 from mesh.core import sync
 from mesh.core.heads import Digest
 from mesh.core.log import NO_AUTHOR, AuthorState, Log
-from mesh.core.record import LIVE, SCOPES, Record
+from mesh.core.record import LIVE, MESH, SCOPES, Record
 from mesh.wire import messages
 from mesh.wire.messages import Delta, Heads, Listing, Message, Pull, Quiet, Root, Wake, Want
 
@@ -55,7 +55,7 @@ class Config(msgspec.Struct, frozen=True):
 
 
 class LinkUp(msgspec.Struct, frozen=True):
-    """A neighbour's hello was accepted; `roots` are its digests by scope."""
+    """A neighbour's hello was accepted; `roots` are its digests of the scopes that it shares with us."""
 
     link: bytes
     roots: dict[str, bytes]
@@ -140,7 +140,8 @@ Action: TypeAlias = Wakeup | Apply | Acknowledged
 class _Link:
     """What we believe about one neighbour, and what it is still to be sent."""
 
-    def __init__(self, now: float, compare_at: float) -> None:
+    def __init__(self, scopes: Iterable[str], now: float, compare_at: float) -> None:
+        self.scopes = frozenset(scopes)
         self.sent: dict[Key, int] = {}
         self.dirty: OrderedDict[Key, sync.Part | None] = OrderedDict()
         self.passing: deque[bytes] = deque()
@@ -211,7 +212,7 @@ class Dissemination:
                 if link in self._links:
                     self._received(link, message, now, out)
             case DeltaVerified():
-                if event.link in self._links and event.delta.scope in self.heads:
+                if event.link in self._links and event.delta.scope in self._links[event.link].scopes:
                     self._delta(event, now, out)
             case Applied():
                 self._applied(event, now, out)
@@ -227,9 +228,10 @@ class Dissemination:
 
     def _link_up(self, name: bytes, roots: dict[str, bytes], now: float, out: list[Action]) -> None:
         jitter = self._rng.uniform(0.5, 1.0)
-        self._links[name] = link = _Link(now, now + self.config.compare_s * jitter)
-        for scope in self.scopes:
-            if scope in roots and roots[scope] != self.digests[scope].root():
+        shared = [scope for scope in self.scopes if scope in roots]
+        self._links[name] = link = _Link(shared, now, now + self.config.compare_s * jitter)
+        for scope in shared:
+            if roots[scope] != self.digests[scope].root():
                 self._send_buckets(link, scope, now)
         self._wake(name, out)
 
@@ -244,21 +246,23 @@ class Dissemination:
 
     def _received(self, name: bytes, message: Message, now: float, out: list[Action]) -> None:
         link = self._links[name]
+        if getattr(message, "scope", MESH) not in link.scopes:
+            return
         match message:
-            case Heads() if message.scope in self.heads:
+            case Heads():
                 self._heads_received(name, message, now, out)
                 self._repair_due(now, out)
-            case Root() if message.scope in self.heads:
+            case Root():
                 self._root_received(link, message, now)
-            case Want(scope=scope, aid=aid, since=since) if scope in self.heads:
+            case Want(scope=scope, aid=aid, since=since):
                 self._want_received(link, (scope, aid), since)
             case Quiet(scope=scope, aids=aids):
-                link.quiet.update((scope, aid) for aid in aids if aid in self.heads.get(scope, {}))
+                link.quiet.update((scope, aid) for aid in aids if aid in self.heads[scope])
             case Wake(scope=scope, aids=aids):
                 link.quiet.difference_update((scope, aid) for aid in aids)
-            case Listing() if message.scope in self.heads and message.scope != LIVE:
+            case Listing() if message.scope != LIVE:
                 self._listing_received(name, message, now)
-            case Pull(scope=scope, aid=aid, hlcs=hlcs, head=head) if scope in self.heads and scope != LIVE:
+            case Pull(scope=scope, aid=aid, hlcs=hlcs, head=head) if scope != LIVE:
                 if self._head(scope, aid) == head:
                     with self._read(scope) as log:
                         self._control(link, sync.serve_pull(log, scope, aid, hlcs[:4096], head))
@@ -307,7 +311,9 @@ class Dissemination:
     def _pass_on(self, event: DeltaVerified, key: Key, newest: int, out: list[Action]) -> None:
         since = event.delta.since
         for name, link in self._links.items():
-            if name == event.link or (key in link.quiet and not event.urgent):
+            if name == event.link or key[0] not in link.scopes:
+                continue
+            if key in link.quiet and not event.urgent:
                 continue
             held = link.sent.get(key, since)
             if held >= newest or held < since or key in link.dirty:
@@ -336,7 +342,8 @@ class Dissemination:
         self._changed_at[key] = now
         if head > before or event.dirty:
             for name, link in self._links.items():
-                self._mark(name, link, key, before, event, out)
+                if event.scope in link.scopes:
+                    self._mark(name, link, key, before, event, out)
         if event.want is not None and event.link in self._links and key not in self._wants:
             self._ask(event.link, key, event.want, now)
             self._wake(event.link, out)
@@ -443,10 +450,11 @@ class Dissemination:
 
     def ask_heads(self, scope: str, aid: bytes, head: int, out: list[Action]) -> int:
         """Ask every neighbour to announce when it holds the author up to `head` on disk; returns how many."""
-        for name, link in self._links.items():
+        asked = [(name, link) for name, link in self._links.items() if scope in link.scopes]
+        for name, link in asked:
             self._control(link, Heads(scope, [(aid, head, b"")], False, True))
             self._wake(name, out)
-        return len(self._links)
+        return len(asked)
 
     def _ask(self, name: bytes, key: Key, since: int, now: float) -> None:
         self._wants[key] = _Want(name, now)
@@ -465,7 +473,7 @@ class Dissemination:
             self._announce(name, link, now, out)
             if link.compare_at <= now:
                 link.compare_at = now + self.config.compare_s
-                for scope in self.scopes:
+                for scope in sorted(link.scopes):
                     self._control(link, Root(scope, self.digests[scope].root()))
                 out.append(Wakeup(name))
         return out
@@ -576,6 +584,13 @@ class Dissemination:
         """Digest of a scope, 16 bytes, for the hello."""
         return self.digests[scope].root()
 
+    def behind(self, scope: str) -> int:
+        """Authors of whom some neighbour has announced more than we hold."""
+        return sum(
+            key[0] == scope and max(offers.values(), default=0) > self._head(*key)
+            for key, offers in self._offers.items()
+        )
+
     def _head(self, scope: str, aid: bytes) -> int:
         return self.heads[scope].get(aid, NO_AUTHOR).head
 
@@ -602,7 +617,7 @@ class Dissemination:
                 self.digests[scope].remove(aid)
             key = (scope, aid)
             for table in (self._accepted, self._wants, self._offers, self._offer_due, self._changed_at):
-                table.pop(key, None)  # type: ignore[attr-defined]
+                table.pop(key, None)
             for link in self._links.values():
                 link.sent.pop(key, None)
                 link.dirty.pop(key, None)

@@ -1,0 +1,412 @@
+"""The feature `members`: who is in the mesh as this node sees it, and the operator's orders about them.
+
+An order about a node is a record `order/<aid>` {drain, cordon, labels, left} that admins (and the node for
+itself) write. It is replicated state like any other, so it reaches a node that is away when it returns, and
+nobody has to be reachable for it to be given. `left` names the incarnation that is declared to have left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import trio
+
+from mesh.agent.author import Statement
+from mesh.agent.node import Node
+from mesh.agent.words import iso, rounded
+from mesh.core import folds, vitals
+from mesh.core.judgement import Verdict
+from mesh.core.lease import Status
+from mesh.core.views import MemberView
+from mesh.core.log import Log
+from mesh.core.record import MESH, Kind
+from mesh.errors import Conflict, Denied, NotFound, TimedOut
+from mesh.identity.home import check_labels
+from mesh.identity.keys import peer_id_of, public_of
+from mesh.store.store import Change
+
+Json = dict[str, Any]
+Rows = list[Json]
+
+ORDER = "order/"
+EXPIRY_WARN_MS = 14 * 86_400_000
+WATCH_S = 0.2
+SHOWN = (Verdict.MEMBER, Verdict.FORKED)
+
+
+class Members:
+    """See `mesh.admin.features.Members`."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._left: dict[bytes, int] = {}
+        self._labels: dict[bytes, dict[str, str]] = {}
+        self._moved = trio.Event()
+        node.on_state.append(lambda _: self._move())
+        node.on_members.append(lambda joined, gone: self._obey_all())
+        node.store.add_listener(self._changed)
+        self.left = trio.Event()
+
+    def start(self) -> None:
+        """Obey the orders that the store holds."""
+        self._obey_all()
+
+    # -- orders -----------------------------------------------------------------------------------------
+
+    def _changed(self, changes: list[Change]) -> None:
+        orders = {change.path for change in changes if change.scope == MESH and change.path.startswith(ORDER)}
+        for path in sorted(orders):
+            self._obey(path)
+        if orders or any(change.path.startswith(("member/", "sight/")) for change in changes):
+            self._move()
+
+    def _obey_all(self) -> None:
+        with self._node.store.read(MESH) as slots:
+            paths = list(slots.paths(ORDER))
+        for path in paths:
+            self._obey(path)
+
+    def _order(self, slots: Log, aid: bytes) -> Json:
+        directory = self._node.directory
+        admitted = []
+        for rec in slots.slots(ORDER + aid.hex()):
+            cert = directory.certificate(rec.aid)
+            if rec.kind == Kind.REG and cert is not None and (cert.is_admin or rec.aid == aid):
+                admitted.append(rec)
+        best = folds.register(admitted, self._node.now_ms())
+        return best.val if best is not None and isinstance(best.val, dict) else {}
+
+    def _obey(self, path: str) -> None:
+        try:
+            aid = bytes.fromhex(path.removeprefix(ORDER))
+        except ValueError:
+            return
+        with self._node.store.read(MESH) as slots:
+            order = self._order(slots, aid)
+        labels = order.get("labels")
+        self._labels[aid] = _texts(labels) if isinstance(labels, dict) else {}
+        if aid == self._node.me:
+            self._obey_own(order)
+        left = order.get("left")
+        if isinstance(left, int) and not isinstance(left, bool) and self._left.get(aid) != left:
+            self._left[aid] = left
+            self._node.vitality.drive.handle(vitals.ForcedOut(aid, left))
+
+    def _obey_own(self, order: Json) -> None:
+        wanted = Status.DRAIN if order.get("drain") else Status.CORDON if order.get("cordon") else Status.UP
+        present = self._node.vitality.status[0]
+        if present != wanted and present in (Status.UP, Status.DRAIN, Status.CORDON):
+            self._node.vitality.set_status(wanted)
+
+    async def _give(self, node: str, **changes: Any) -> Json:
+        """Change the order about a node.
+
+        Raises:
+            Denied: neither our own node nor is this node an admin.
+        """
+        aid = self._aid(node)
+        me = self._node.directory.certificate(self._node.me)
+        if aid != self._node.me and not (me is not None and me.is_admin):
+            raise Denied(
+                f"{self._node.home.name} may not order {self._name(aid)}", "run this on an admin node"
+            )
+
+        def build(slots: Log) -> list[Statement]:
+            order = {**self._order(slots, aid), **changes}
+            return [Statement(ORDER + aid.hex(), Kind.REG, order)]
+
+        await self._node.author.say(MESH, build)
+        return self._member(self._view(aid))
+
+    async def drain(self, node: str) -> Json:
+        return await self._give(node, drain=True)
+
+    async def undrain(self, node: str) -> Json:
+        return await self._give(node, drain=False)
+
+    async def cordon(self, node: str) -> Json:
+        return await self._give(node, cordon=True)
+
+    async def uncordon(self, node: str) -> Json:
+        return await self._give(node, cordon=False)
+
+    async def label(self, node: str, labels: Mapping[str, str | None]) -> Json:
+        aid = self._aid(node)
+        merged: dict[str, str | None] = {**self._labels.get(aid, {}), **labels}
+        check_labels({name: value for name, value in merged.items() if value is not None})
+        # A label that the card carries is taken away by an empty text; what was only ordered just goes.
+        kept = {name: value or "" for name, value in merged.items()}
+        return await self._give(node, labels=kept)
+
+    async def force_leave(self, node: str) -> Json:
+        view = self._view(self._aid(node))
+        if view.state not in (vitals.State.DEAD, vitals.State.LEFT):
+            raise Conflict(
+                f"{self._name(view.aid)} is {view.state}, only a dead node can be declared to have left",
+                "to end a live one, run `meshctl leave` there, or remove it with `meshctl node forget`",
+            )
+        return await self._give(node, left=view.incarnation)
+
+    async def leave(self) -> Json:
+        """Leave the mesh for good; the agent stops after the answer is out."""
+        self._node.vitality.set_status(Status.LEFT)
+        with trio.move_on_after(1.0):
+            await self._node.flush()
+        self.left.set()
+        return {"id": self._node.key.peer_id, "name": self._node.home.name}
+
+    # -- views ------------------------------------------------------------------------------------------
+
+    def names(self) -> Sequence[tuple[str, str]]:
+        known = self._node.directory.known()
+        return [(it.cert.peer_id, it.cert.name) for it in known.values() if it.cert is not None]
+
+    def _aid(self, node: str) -> bytes:
+        aid = public_of(node)[:16]
+        if self._node.directory.standing(aid).cert is None:
+            raise NotFound(f"no member {node}", "`meshctl members` lists them")
+        return aid
+
+    def _name(self, aid: bytes) -> str:
+        cert = self._node.directory.standing(aid).cert
+        return cert.name if cert is not None else aid.hex()
+
+    def _views(self) -> dict[bytes, MemberView]:
+        return {view.aid: view for view in self._node.vitality.machine.members(trio.current_time())}
+
+    def _view(self, aid: bytes) -> MemberView:
+        return self._views().get(aid) or MemberView(
+            aid, vitals.State.REGISTERING, 0, 0.0, "", (), None, None, None, False, ()
+        )
+
+    async def list(self) -> Rows:
+        return self.rows()
+
+    def rows(self) -> Rows:
+        """`shapes.Member` of everyone known, by name and id."""
+        views = self._views()
+        known = self._node.directory.known()
+        shown = {aid for aid, it in known.items() if it.verdict in SHOWN} | {self._node.me}
+        rows = [self._member(views.get(aid) or self._view(aid)) for aid in shown]
+        return sorted(rows, key=lambda row: (row["name"], row["id"]))
+
+    def _member(self, view: MemberView) -> Json:
+        node, aid = self._node, view.aid
+        standing = node.directory.standing(aid)
+        cert = node.home.cert if standing.cert is None and aid == node.me else standing.cert
+        assert cert is not None
+        value = node.cards.get(aid, {})
+        found = value.get("card")
+        card: Json = found if isinstance(found, dict) else {}
+        session = node.links.sessions.get(aid)
+        rtt = self._rtt_ms(aid)
+        addresses = value.get("addr")
+        software = card.get("software")
+        heard = [age for age in (view.heard_age_s, view.lease_age_s) if age is not None]
+        return {
+            "id": cert.peer_id,
+            "name": cert.name,
+            "state": self._state(view, standing.verdict),
+            "incarnation": view.incarnation,
+            "addresses": [a for a in addresses if isinstance(a, str)] if isinstance(addresses, list) else [],
+            "labels": self.labels_of(aid),
+            "zone": cert.zone,
+            "tier": cert.tier or _text(card.get("tier")) or "device",
+            "roles": list(cert.roles),
+            "rtt_ms": 0.0 if aid == node.me else rounded(rtt),
+            "last_seen_s": 0.0 if aid == node.me else rounded(min(heard, default=None), 1),
+            "state_s": rounded(min(view.since_s, trio.current_time() - node.started_at), 1),
+            "software": session.hello.software if session is not None else _text(software),
+            "flags": self._flags(view, standing.verdict, cert.name),
+            "certificate_expires": iso(standing.until_ms or cert.exp_ms),
+        }
+
+    def labels_of(self, aid: bytes) -> dict[str, str]:
+        """A member's labels: its own word, then what was ordered; empty ones are gone."""
+        card = self._node.cards.get(aid, {}).get("card")
+        own = card.get("labels") if isinstance(card, dict) else None
+        merged = {**(_texts(own) if isinstance(own, dict) else {}), **self._labels.get(aid, {})}
+        return {name: merged[name] for name in sorted(merged) if merged[name]}
+
+    def _state(self, view: MemberView, verdict: Verdict) -> str:
+        if view.aid == self._node.me:
+            if verdict not in SHOWN:
+                return "registering"
+            return "left" if self._node.vitality.status[0] == Status.LEFT else "alive"
+        return str(view.state)
+
+    def _flags(self, view: MemberView, verdict: Verdict, name: str) -> Sequence[str]:
+        node = self._node
+        flags = ["self"] if view.aid == node.me else []
+        own = node.vitality.status[0] if view.aid == node.me else None
+        status = own or (view.lease.st if view.lease is not None else Status.UP)
+        if status in (Status.DRAIN, Status.CORDON, Status.SLEEP):
+            flags.append(str(status))
+        if view.flapping:
+            flags.append("flapping")
+        if view.state == vitals.State.DEAD and len(view.seen_by) == 1:
+            flags.append("one-witness")
+        if len(node.directory.names().get(name, ())) > 1:
+            flags.append("duplicate-name")
+        if verdict == Verdict.FORKED or ("clone", view.aid) in node.alarms:
+            flags.append("clone")
+        left_ms = node.directory.standing(view.aid).until_ms - node.now_ms()
+        if verdict in SHOWN and left_ms < EXPIRY_WARN_MS:
+            flags.append("expired" if left_ms < 0 else "expiring")
+        return flags
+
+    def _rtt_ms(self, aid: bytes) -> float | None:
+        link = self._node.vitality.machine.prober.links.get(aid)
+        if link is not None and link.up and link.rtt.samples:
+            return link.rtt.mean_s * 1000
+        session = self._node.links.sessions.get(aid)
+        return session.rtt_s * 1000 if session is not None and session.rtt_s is not None else None
+
+    async def show(self, node: str) -> Json:
+        aid = self._aid(node)
+        view = self._view(aid)
+        row = self._member(view)
+        card = self._node.cards.get(aid, {}).get("card")
+        links = await self.links()
+        row["card"] = card if isinstance(card, dict) else {}
+        row["certificate"] = None
+        row["links"] = [link for link in links if link["id"] == row["id"]]
+        monitors = self._node.vitality.machine.board.monitors(aid)
+        row["monitors"] = [self._id(each) for each in monitors]
+        row["accused_by"] = [self._id(each) for each in view.accusers]
+        return row
+
+    def _id(self, aid: bytes) -> str:
+        public = self._node.directory.public_of(aid)
+        return peer_id_of(public) if public is not None else aid.hex()
+
+    # -- watching ---------------------------------------------------------------------------------------
+
+    def _move(self) -> None:
+        self._moved.set()
+
+    async def watch(self) -> AsyncIterator[Json]:
+        known: dict[str, Json] = {}
+        for row in self.rows():
+            known[row["id"]] = row
+            yield {"change": "present", "time": iso(self._node.now_ms()), "member": row}
+        yield {"change": "ready", "time": iso(self._node.now_ms()), "member": None}
+        while True:
+            with trio.move_on_after(WATCH_S * 10):
+                await self._moved.wait()
+            self._moved = trio.Event()
+            rows = {row["id"]: row for row in self.rows()}
+            for change in _differences(known, rows):
+                yield {**change, "time": iso(self._node.now_ms())}
+            known = rows
+            await trio.sleep(WATCH_S)
+
+    # -- links ------------------------------------------------------------------------------------------
+
+    async def links(self) -> Rows:
+        node, now = self._node, trio.current_time()
+        views = {view.aid: view for view in node.vitality.machine.links(now)}
+        rows = []
+        for aid in sorted({*views, *node.links.sessions, *node.links.wanted}):
+            rows.append(self._link(aid, views, now))
+        return sorted(rows, key=lambda row: (row["name"], row["id"]))
+
+    def _link(self, aid: bytes, views: Mapping[bytes, Any], now: float) -> Json:
+        session, view, node = self._node.links.sessions.get(aid), views.get(aid), self._node
+        peer_id = self._id(aid)
+        rtt = view.rtt_ms if view is not None else None
+        if rtt is None and session is not None and session.rtt_s is not None:
+            rtt = session.rtt_s * 1000
+        state = view.status if view is not None else "connected" if session is not None else "unknown"
+        return {
+            "id": peer_id,
+            "name": self._name(aid),
+            "state": "connecting" if state == "unknown" and session is None else state,
+            "address": node.links.worked.get(aid),
+            "dialled": session.dialled if session is not None else None,
+            "since_s": rounded(now - session.since, 1) if session is not None else None,
+            "rtt_ms": rounded(rtt),
+            "jitter_ms": rounded(view.jitter_ms) if view is not None else None,
+            "loss_percent": rounded(view.loss * 100, 1) if view is not None else None,
+            "bytes_in": session.bytes_in if session is not None else 0,
+            "bytes_out": session.bytes_out if session is not None else 0,
+            "datagrams": view.datagrams if view is not None else None,
+            "error": node.links.failures.get(peer_id, "") if session is None else "",
+        }
+
+    async def ping(self, node: str, *, timeout_s: float) -> Json:
+        aid = self._aid(node)
+        if aid == self._node.me:
+            return {"id": node, "name": self._name(aid), "rtt_ms": 0.0, "via": "self"}
+        public = self._node.directory.public_of(aid)
+        assert public is not None
+        with trio.move_on_after(timeout_s):
+            started = trio.current_time()
+            via = await self._node.reach(public)
+            if via == "call":
+                started = trio.current_time()
+                await self._node.reach(public)
+            rtt_ms = (trio.current_time() - started) * 1000
+            return {"id": node, "name": self._name(aid), "rtt_ms": round(rtt_ms, 3), "via": via}
+        raise TimedOut(f"{self._name(aid)} did not answer within {timeout_s:g} s")
+
+    async def rtt(self, a: str, b: str) -> Json:
+        one, other = self._aid(a), self._aid(b)
+        found: tuple[float, float | None, str, float | None] | None = (0.0, 0.0, "self", None)
+        if one != other:
+            found = self._node.sight.estimate(one, other, self._node.now_ms())
+        if found is None:
+            raise NotFound(
+                f"nothing is known yet of the way between {self._name(one)} and {self._name(other)}",
+                "each node tells its round trips once in 30 s; try again then",
+            )
+        return {
+            "a": a,
+            "b": b,
+            "a_name": self._name(one),
+            "b_name": self._name(other),
+            "rtt_ms": round(found[0], 3),
+            "error_ms": rounded(found[1]),
+            "method": found[2],
+            "age_s": rounded(found[3], 1),
+        }
+
+    async def reachability(self) -> Rows:
+        rows = []
+        for each in self._node.sight.all(self._node.now_ms()):
+            if each.subject != each.observer and self._node.directory.is_member(each.subject):
+                rows.append(
+                    {
+                        "observer": self._id(each.observer),
+                        "observer_name": self._name(each.observer),
+                        "subject": self._id(each.subject),
+                        "subject_name": self._name(each.subject),
+                        "reachable": each.rtt_ms is not None,
+                        "rtt_ms": rounded(each.rtt_ms),
+                        "via": "link",
+                        "age_s": rounded(each.age_s, 1),
+                    }
+                )
+        return sorted(rows, key=lambda row: (row["observer_name"], row["subject_name"]))
+
+
+def _differences(old: Mapping[str, Json], new: Mapping[str, Json]) -> Rows:
+    """What changed between two lists of members, but for ages and round trips."""
+    changes: Rows = [{"change": "added", "member": new[id]} for id in sorted(new.keys() - old.keys())]
+    for id in sorted(new.keys() & old.keys()):
+        if _steady(new[id]) != _steady(old[id]):
+            changes.append({"change": "changed", "member": new[id]})
+    return changes + [{"change": "removed", "member": old[id]} for id in sorted(old.keys() - new.keys())]
+
+
+def _steady(row: Json) -> Json:
+    return {name: row[name] for name in row if name not in ("rtt_ms", "last_seen_s", "state_s")}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) and len(value) <= 128 else ""
+
+
+def _texts(value: Mapping[Any, Any]) -> dict[str, str]:
+    return {k: v for k, v in list(value.items())[:64] if isinstance(k, str) and isinstance(v, str)}

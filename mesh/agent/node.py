@@ -1,0 +1,506 @@
+"""The composition root: one node, made of a store, a host, and one task per feature.
+
+Start: the store and the admin socket first, so that people get an answer while the rest comes up; then the
+host (libp2p is loaded then), links, liveness and discovery. Stop: the other way round, and the store last,
+after everything accepted is on disk. A task that crashes takes the node down: the service manager restarts
+it, and a half-dead agent is worse than none.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+import trio
+
+import mesh
+from mesh.agent import card as cards
+from mesh.agent.author import Author, Statement
+from mesh.agent.dissemination import Gate, Spread
+from mesh.agent.links import DENIED, Links
+from mesh.agent.liveness import Vitality
+from mesh.agent.session import Session, Wire
+from mesh.agent.sight import Sight
+from mesh.config import Config, timing
+from mesh.core import sync, vitals
+from mesh.core.admission import Directory
+from mesh.core.collect import answer_strays, drop_removed, voids_before_drop
+from mesh.core.dissemination import AuthorGone
+from mesh.core.evidence import ADMIT, PREFIXES, path_of
+from mesh.core.judgement import Verdict
+from mesh.core.lease import Status
+from mesh.core.log import Log
+from mesh.core.meshclock import MeshClock
+from mesh.core.receive import Own
+from mesh.core.record import LIVE, MESH, SCOPES, ZONE, Kind, Record, SlotKey
+from mesh.core.rings import Place
+from mesh.errors import MeshError, PeerError, Unreachable
+from mesh.identity.certs import Certificate
+from mesh.identity.home import Home
+from mesh.identity.keys import peer_id_of
+from mesh.net.address import parse
+from mesh.net.base import Datagrams, Host, Stream
+from mesh.store.store import Change, Store, Txn
+from mesh.wire import messages, protocols
+from mesh.wire.messages import Hello
+
+log = logging.getLogger(__name__)
+
+SECOND_S = 1.0
+PING_S = 15.0
+PAUSE_MS = 10_000
+FLUSH_S = 0.3
+OPEN_S = 5.0
+PING_PROTOCOL = "/ipfs/ping/1.0.0"
+LINK_VERSION = 1
+ADDRESSES_MAX = 8
+ALARMS_MAX = 256
+DURABLE = (MESH, ZONE)
+FORGOTTEN = (Verdict.REMOVED, Verdict.PURGED, Verdict.VOID)
+
+
+class Node:
+    """One node. `Node(...)` composes, `run` lives, until cancelled.
+
+    Args:
+        home: the opened data directory.
+        make_host: builds the host and the datagram socket; called once the rest is up, because loading
+            libp2p takes most of the start.
+        wall_ms: the machine's wall clock, unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        config: Config,
+        make_host: Callable[[Node], tuple[Host, Datagrams | None]],
+        *,
+        rng: random.Random | None = None,
+        wall_ms: Callable[[], int] | None = None,
+    ) -> None:
+        self.home = home
+        self.config = config
+        self.key = home.key
+        self.me = home.key.aid
+        self.mesh_id = home.mesh.mesh_id
+        self.zone = home.cert.zone
+        self.rng = rng or random.Random()
+        self.wall_ms = wall_ms or _wall_ms
+        self.started_at = trio.current_time()
+        self._make_host = make_host
+        self.host: Host | None = None
+        self.datagrams: Datagrams | None = None
+        self.alarms: dict[tuple[str, bytes], str] = {}
+        self.refused: dict[bytes, str] = {}
+        self.store = Store.open(
+            home.store, mesh_id=self.mesh_id, zone=self.zone, settings=config.store, new_zone=True
+        )
+        self.clock = MeshClock()
+        self.directory = Directory(home.mesh, self.me)
+        self.author = Author(self.store, self.key, self.mesh_id, self.zone, self.now_ms)
+        self.cards: dict[bytes, dict[str, Any]] = {}
+        with self.store.read(MESH) as slots:
+            self.directory.load(slots)
+            for path in slots.paths("member/"):
+                for rec in slots.slots(path):
+                    self._take_card(rec)
+        self.links = Links(self.me, self, self._addresses_of, self.directory.public_of, self.rng)
+        self.vitality = Vitality(
+            _liveness_config(config),
+            self.me,
+            self.mesh_id,
+            Place(self.zone),
+            self.rng,
+            store=self.store,
+            author=self.author,
+            links=self.links,
+            endpoint_of=self._endpoint_of,
+            public_of=self.directory.public_of,
+            capacity=lambda: (None, {}),
+            on_state=self._state_changed,
+        )
+        gate = Gate(
+            self.directory.public_of,
+            self.directory.introduce,
+            self.directory.limits,
+            self.vitality.is_urgent,
+        )
+        self.spread = Spread(
+            self.store,
+            self.me,
+            self.mesh_id,
+            self.zone,
+            gate,
+            self.now_ms,
+            self.alarm,
+            self._own_offered,
+            self.rng,
+        )
+        self.sight = Sight(self.me, self.store, self.author)
+        self.members_seen: set[bytes] = set()
+        self.on_alarm: list[Callable[[str, bytes, str], None]] = []
+        self.on_state: list[Callable[[vitals.StateChanged], None]] = []
+        self.on_link: list[Callable[[Session], None]] = []
+        self.on_members: list[Callable[[list[bytes], list[bytes]], None]] = []
+        self.store.add_listener(self._changed)
+
+    # -- time -------------------------------------------------------------------------------------------
+
+    def now_ms(self) -> int:
+        """Mesh time, unix milliseconds."""
+        return self.clock.now_ms(self.wall_ms())
+
+    async def _keep_time(self) -> None:
+        """Once a second: adjust the mesh clock, tell watches what expired, say whom we see."""
+        while True:
+            now = trio.current_time()
+            self.clock.adjust(self.wall_ms(), now)
+            now_ms = self.now_ms()
+            self.store.expire(now_ms)
+            with self.store.live.together():
+                sync.sweep(self.store.live, now_ms, live=True)
+            self.sight.update(self.vitality.machine.links(now))
+            await trio.sleep(SECOND_S)
+
+    async def _ping(self) -> None:
+        """Ask neighbours for the time, every PING_S; the answers also show the stream's round trip."""
+        while True:
+            for session in list(self.links.sessions.values()):
+                session.ping(self.wall_ms())
+            await trio.sleep(PING_S * self.rng.uniform(0.8, 1.2))
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Live until cancelled; `started` when links may come up.
+
+        Raises:
+            Denied: the members refuse this node.
+        """
+        try:
+            async with trio.open_nursery() as durable:
+                await durable.start(self.store.run)
+                async with trio.open_nursery() as self.nursery:
+                    await self._start(self.nursery)
+                    task_status.started()
+                durable.cancel_scope.cancel()
+        finally:
+            self.store.close()
+
+    async def _start(self, nursery: trio.Nursery) -> None:
+        await nursery.start(self.spread.run)
+        self.host, self.datagrams = self._make_host(self)
+        self.links.use(self.host)
+        self.host.handle(protocols.LINK, self.links.accept, strangers=True)
+        await nursery.start(self.host.run)
+        await nursery.start(self.links.serve)
+        await nursery.start(self.vitality.run, self.datagrams)
+        if self.datagrams is not None and self.host.addresses:
+            port = parse(self.host.addresses[0]).port
+            await nursery.start(self.datagrams.run, port, self.vitality.datagram)
+        await self.publish_card()
+        self._members_changed()
+        nursery.start_soon(self._keep_time)
+        nursery.start_soon(self._ping)
+
+    async def goodbye(self) -> None:
+        """Tell the neighbours that this is a stop and no crash: for PAUSE_MS nobody takes our work over."""
+        self.vitality.set_status(Status.SLEEP, self.now_ms() + PAUSE_MS)
+        with trio.move_on_after(FLUSH_S):
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Wait until every link has been sent what there is for it."""
+        while any(self.spread.machine.has_work(aid) for aid in self.links.sessions):
+            await trio.sleep(0.01)
+
+    async def reach(self, public: bytes) -> str:
+        """One round trip with a member, over its link or else a connection made for it; says which.
+
+        Raises:
+            Unreachable: no address of it answers.
+        """
+        session = self.links.sessions.get(public[:16])
+        if session is not None:
+            await session.round_trip(self.wall_ms())
+            return "link"
+        stream = await self.open(public, PING_PROTOCOL)
+        try:
+            await stream.send(bytes(32))
+            await stream.receive(32)
+        finally:
+            await stream.reset()
+        return "call"
+
+    async def open(self, public: bytes, protocol: str) -> Stream:
+        """A stream to a member, connected for it if need be.
+
+        Raises:
+            Unreachable, TimedOut: it cannot be reached.
+        """
+        assert self.host is not None
+        try:
+            return await self.host.open(public, protocol, deadline_s=OPEN_S)
+        except Unreachable as error:
+            last: MeshError = error
+        for address in self._addresses_of(public[:16]):
+            try:
+                await self.host.dial(address, public, deadline_s=OPEN_S)
+                return await self.host.open(public, protocol, deadline_s=OPEN_S)
+            except MeshError as error:
+                last = error
+        raise last
+
+    async def publish_card(self) -> None:
+        """Say who and where we are, if that is not what our member record says already."""
+        listened = self.host.addresses if self.host is not None else []
+        value = {
+            "cert": self.home.cert_chain,
+            "addr": cards.announced(listened, self.config.net.announce),
+            "card": cards.card(self.config, self.home.labels, {}),
+        }
+
+        def build(slots: Log) -> list[Statement]:
+            held = cards.own_slot(slots, self.me)
+            if held is not None and held.val == value:
+                return []
+            return [Statement(cards.member_path(self.me), Kind.ALL, value)]
+
+        await self.author.say(MESH, build)
+
+    # -- members ----------------------------------------------------------------------------------------
+
+    def _take_card(self, rec: Record) -> bool:
+        if rec.path != cards.member_path(rec.aid) or not isinstance(rec.val, dict):
+            return False
+        self.cards[rec.aid] = rec.val
+        return True
+
+    def _addresses_of(self, aid: bytes) -> Iterable[str]:
+        worked = self.links.worked.get(aid)
+        if worked is not None:
+            yield worked
+        addresses = self.cards.get(aid, {}).get("addr")
+        if isinstance(addresses, list):
+            yield from (
+                each for each in addresses[:ADDRESSES_MAX] if isinstance(each, str) and len(each) < 200
+            )
+
+    def _endpoint_of(self, aid: bytes) -> tuple[str, int] | None:
+        for text in self._addresses_of(aid):
+            try:
+                where = parse(text)
+            except MeshError:
+                continue
+            return where.host, where.port
+        return None
+
+    def _members_changed(self) -> None:
+        """Bring links, liveness and features in line with the directory."""
+        members = set(self.directory.members())
+        joined, gone = sorted(members - self.members_seen), sorted(self.members_seen - members)
+        self.members_seen = members
+        places = []
+        for aid in joined:
+            cert = self.directory.certificate(aid)
+            assert cert is not None
+            places.append((aid, Place(cert.zone)))
+        self.vitality.members_changed(places, gone)
+        for aid in joined:
+            self.spread.member_learned(aid)
+        for aid in gone:
+            self.clock.forget(aid)
+            self.nursery.start_soon(self.links.close, aid, "no longer a member")
+        if self.host is not None:
+            self.host.recheck()
+        for listener in self.on_members:
+            listener(joined, gone)
+
+    def _changed(self, changes: list[Change]) -> None:
+        """The store changed: push what is ours, judge members anew, tell liveness."""
+        own: dict[str, list[Record]] = {}
+        records, dropped = [], []
+        for change in changes:
+            if change.aid == self.me and change.record is not None:
+                own.setdefault(change.scope, []).append(change.record)
+            if change.scope == MESH and change.path.startswith(PREFIXES):
+                if change.record is not None:
+                    records.append(change.record)
+                    if self._take_card(change.record):
+                        self.links.dial_now(change.aid)
+                else:
+                    dropped.append(SlotKey(change.path, change.kind, change.aid))
+        for scope, said in own.items():
+            with self.store.read(scope) as slots:
+                state = slots.author(self.me)
+            self.spread.said(scope, said, state)
+        if records or dropped:
+            self._judge(self.directory.feed(records, dropped))
+        self.vitality.changed(changes)
+
+    def _judge(self, changed: list[bytes]) -> None:
+        if not changed:
+            return
+        self._members_changed()
+        for aid in changed:
+            if self.directory.limits(aid).removed and self.directory.standing(aid).cert is not None:
+                self._forget(aid)
+        self.store.dirty_watches()
+
+    def _forget(self, aid: bytes) -> None:
+        """A removed author's slots go, but for its own removals if it was an admin."""
+        if self.directory.standing(aid).verdict not in FORGOTTEN or aid == self.me:
+            return
+        self.spread.drive.handle(AuthorGone(aid))
+        self.nursery.start_soon(self._drop, aid)
+
+    async def _drop(self, aid: bytes) -> None:
+        admin = self.directory.limits(aid).admin
+        for scope in DURABLE:
+            await self.author.say(scope, lambda slots: voids_before_drop(slots, self.me, aid), raw=True)
+            await self.store.write(_dropping(scope, aid, admin))
+        self.store.live.drop_author(aid)
+
+    def _state_changed(self, change: vitals.StateChanged) -> None:
+        for listener in self.on_state:
+            listener(change)
+
+    def alarm(self, kind: str, aid: bytes, text: str) -> None:
+        """Something an operator should know; the newest text per kind and node is kept."""
+        if (kind, aid) not in self.alarms and len(self.alarms) >= ALARMS_MAX:
+            self.alarms.pop(next(iter(self.alarms)))
+        if self.alarms.get((kind, aid)) != text:
+            log.warning("%s by %s: %s", kind, aid.hex(), text)
+        self.alarms[(kind, aid)] = text
+        for listener in self.on_alarm:
+            listener(kind, aid, text)
+
+    def _own_offered(self, scope: str, own: Own) -> None:
+        """A neighbour holds records of ours that we do not."""
+        if scope == LIVE:
+            for rec in own.unknown:
+                self.author.live_clock.receive(rec.hlc)
+            self.vitality.say_again()
+        elif own.strays:
+            strays = Own([], own.strays)
+            self.nursery.start_soon(self.author.say, scope, lambda _: answer_strays(strays))
+
+    # -- hooks of links ---------------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        """What we say first on a link."""
+        return Hello(
+            LINK_VERSION,
+            self.mesh_id,
+            self.home.cert_chain,
+            list(SCOPES),
+            [],
+            self.wall_ms(),
+            self.vitality.machine.incarnation,
+            {scope: self.spread.machine.root(scope) for scope in SCOPES},
+            self.zone,
+            cards.announced(self.host.addresses, self.config.net.announce) if self.host else [],
+            mesh.__version__,
+        )
+
+    async def welcome(self, wire: Wire, hello: Hello) -> None:
+        """Judge a neighbour's hello; let a new device in if its invite allows.
+
+        Raises:
+            Denied: it is not (or no longer) a member.
+        """
+        now_ms = None if self.clock.status(self.wall_ms(), trio.current_time()) == "unset" else self.now_ms()
+        welcome = self.directory.welcome(hello.cert, wire.public, now_ms)
+        if welcome.admit:
+            await self._admit(welcome.cert)
+
+    async def _admit(self, cert: Certificate) -> None:
+        path = path_of(ADMIT, cert.aid)
+        await self.author.say(MESH, lambda _: [Statement(path, Kind.ALL, {"cert": cert.data})])
+        if not self.directory.is_member(cert.aid):
+            raise self.directory.explain(cert.aid)
+        log.info("let %s (%s) in", cert.name, cert.peer_id)
+
+    def link_up(self, session: Session) -> None:
+        self.refused.pop(session.aid, None)
+        self.spread.link_up(session)
+        self.vitality.link_up(session)
+        session.ping(self.wall_ms())
+        for listener in self.on_link:
+            listener(session)
+
+    def link_down(self, session: Session, why: str) -> None:
+        log.info("link with %s is down: %s", peer_id_of(session.wire.public), why)
+        self.spread.link_down(session)
+        self.vitality.link_down(session)
+
+    def pull(self, aid: bytes) -> list[bytes]:
+        return self.spread.machine.pull(aid)
+
+    async def frame(self, session: Session, body: bytes) -> None:
+        """One frame of a neighbour.
+
+        Raises:
+            PeerError: it broke the protocol.
+        """
+        message = messages.decode(body)
+        if message is None:
+            return
+        self.vitality.frame(session, message)
+        match message:
+            case messages.Ping(nonce=nonce, sent_ms=sent_ms):
+                session.send_nowait(messages.Pong(nonce, sent_ms, self.wall_ms()))
+            case messages.Pong():
+                self._ponged(session, message)
+            case messages.Bye(reason=reason):
+                self._bye(session, reason)
+            case messages.Probe():
+                pass
+            case messages.Hello():
+                raise PeerError("a second hello")
+            case _:
+                await self.spread.frame(session, message, body)
+
+    def _ponged(self, session: Session, pong: messages.Pong) -> None:
+        answered = session.ponged(pong)
+        if answered is not None:
+            sent_ms, _ = answered
+            self.clock.sample(session.aid, sent_ms, pong.clock_ms, self.wall_ms(), trio.current_time())
+
+    def _bye(self, session: Session, reason: str) -> None:
+        if not reason.startswith(DENIED):
+            return
+        self.refused[session.aid] = reason.removeprefix(DENIED)
+        log.error("%s refuses this node: %s", peer_id_of(session.wire.public), self.refused[session.aid])
+        if not self.directory.is_member(self.me):
+            raise Refusal(self.refused[session.aid])
+
+
+class Refusal(Exception):
+    """The members refuse this node, which never was one of them: there is nothing to run."""
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000  # noqa: TID251  the one reading of the wall clock; MeshClock corrects it
+
+
+def _dropping(scope: str, aid: bytes, admin: bool) -> Callable[[Txn], list[SlotKey]]:
+    return lambda txn: drop_removed(txn.log(scope), aid, admin=admin)
+
+
+def _liveness_config(config: Config) -> vitals.LivenessConfig:
+    """The profile's numbers, those of the configuration put in their place."""
+    times, membership = timing(config.membership), config.membership
+    return msgspec.structs.replace(
+        vitals.profile(membership.profile),
+        interval_s=times.probe_interval_s,
+        miss_s=times.miss_s,
+        confirm_s=times.confirm_s,
+        lease_s=times.lease_s,
+        flap_window_s=membership.flap_window_s,
+        flap_hold_s=membership.hold_down_s,
+    )

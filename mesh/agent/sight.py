@@ -1,0 +1,102 @@
+"""Who sees whom: each node tells its zone how far its linked neighbours are, or that it cannot reach them.
+
+One record per node at `sight/<aid>` in scope live: {neighbour's aid: round trip in microseconds, or -1 when
+it is wanted and cannot be reached}. It is said again every EVERY_S, and at once when reachability changes.
+From these `reachability` and `rtt` between any two members follow, without anybody measuring on request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+import trio
+
+from mesh.agent.author import Author, Statement
+from mesh.core.nearness import through
+from mesh.core.record import AID_BYTES, Kind, Op
+from mesh.core.views import LinkView
+from mesh.store.store import Store
+
+EVERY_S = 30.0
+TTL_MS = 120_000
+UNREACHABLE = -1
+PEERS_MAX = 512
+PREFIX = "sight/"
+
+
+class Sighting(msgspec.Struct, frozen=True):
+    """One observer's word on one subject. `rtt_ms` is None when it cannot be reached."""
+
+    observer: bytes
+    subject: bytes
+    rtt_ms: float | None
+    age_s: float
+
+
+class Sight:
+    """Publishes our own sightings and reads everybody's.
+
+    Args:
+        links: our links as liveness sees them, at a monotonic time.
+    """
+
+    def __init__(self, me: bytes, store: Store, author: Author) -> None:
+        self._me = me
+        self._store = store
+        self._author = author
+        self._said: dict[bytes, int] = {}
+        self._said_at = float("-inf")
+
+    def update(self, links: Iterable[LinkView]) -> None:
+        """Say what we see, if it is time or if somebody came into or out of reach."""
+        seen = {}
+        for link in links:
+            if link.status == "connected" and link.rtt_ms is not None:
+                seen[link.aid] = int(link.rtt_ms * 1000)
+            elif link.wanted and link.status in ("disconnected", "error"):
+                seen[link.aid] = UNREACHABLE
+        now = trio.current_time()
+        moved = {aid for aid, rtt in seen.items() if rtt < 0} != {a for a, r in self._said.items() if r < 0}
+        if not (moved or seen.keys() != self._said.keys() or now - self._said_at >= EVERY_S):
+            return
+        self._said, self._said_at = seen, now
+        value = dict(sorted(seen.items())[:PEERS_MAX])
+        self._author.say_live([Statement(PREFIX + self._me.hex(), Kind.ALL, value, Op.PUT, TTL_MS)])
+
+    def all(self, now_ms: int) -> Iterator[Sighting]:
+        """Every sighting that has not expired; malformed ones are passed over."""
+        live = self._store.live
+        for path in live.paths(PREFIX):
+            for rec in live.slots(path):
+                if path == PREFIX + rec.aid.hex() and rec.op == Op.PUT and not rec.expired(now_ms):
+                    age_s = max(0.0, (now_ms - (rec.hlc >> 16)) / 1000)
+                    for subject, rtt in _pairs(rec.val):
+                        yield Sighting(rec.aid, subject, None if rtt < 0 else rtt / 1000, age_s)
+
+    def estimate(
+        self, a: bytes, b: bytes, now_ms: int
+    ) -> tuple[float, float | None, str, float | None] | None:
+        """Round trip between two members: (ms, error in ms, method, age in s), None if nothing is known."""
+        sightings = [each for each in self.all(now_ms) if each.rtt_ms is not None]
+        direct = [each for each in sightings if {each.observer, each.subject} == {a, b}]
+        if direct:
+            best = min(direct, key=lambda each: each.age_s)
+            assert best.rtt_ms is not None
+            method = "measured" if best.observer == self._me else "reported"
+            return best.rtt_ms, None, method, best.age_s
+        legs: dict[bytes, dict[bytes, float]] = {a: {}, b: {}}
+        for each in sightings:
+            for end, other in ((each.observer, each.subject), (each.subject, each.observer)):
+                if end in legs and each.rtt_ms is not None:
+                    legs[end][other] = each.rtt_ms
+        guess = through((legs[a][mark], legs[b][mark]) for mark in sorted(legs[a].keys() & legs[b].keys()))
+        return None if guess is None else (guess[0], guess[1], "estimated", None)
+
+
+def _pairs(value: Any) -> Iterator[tuple[bytes, int]]:
+    if isinstance(value, dict) and len(value) <= PEERS_MAX:
+        for subject, rtt in value.items():
+            if isinstance(subject, bytes) and len(subject) == AID_BYTES and isinstance(rtt, int):
+                yield subject, rtt
