@@ -176,7 +176,9 @@ class Door:
                 if error.errno not in _OUT_OF_FILES:
                     continue  # that one went away before we took it
                 self._counts["out_of_files"] += 1
-                self._make_room(max(self._pending, key=lambda group: len(self._pending[group]), default=""))
+                if self._pending:
+                    self._make_room(self._largest_group())
+                    continue
                 return False
             try:
                 wire = Wire(sock, initiator=False)
@@ -192,19 +194,21 @@ class Door:
         if len(self._pending.get(group, ())) >= self._limits.pending_per_address_max:
             self._make_room(group)
         elif self.pending >= self._limits.pending_max:
-            self._make_room(max(self._pending, key=lambda name: len(self._pending[name])))
+            self._make_room(self._largest_group())
         pending = _Pending(wire)
         self._pending.setdefault(group, []).append(pending)
         return pending
 
+    def _largest_group(self) -> str:
+        return max(self._pending, key=lambda group: len(self._pending[group]))
+
     def _make_room(self, group: str) -> None:
-        waiting = self._pending.get(group)
-        if waiting:
-            victim = min(waiting, key=lambda each: (each.wire.bytes_in > 0, each.wire.heard_at))
-            self._counts["gave_way"] += 1
-            self._leave(victim)
-            victim.scope.cancel()
-            victim.wire.close_now()
+        waiting = self._pending[group]
+        victim = min(waiting, key=lambda each: (each.wire.bytes_in > 0, each.wire.heard_at))
+        self._counts["gave_way"] += 1
+        self._leave(victim)
+        victim.scope.cancel()
+        victim.wire.close_now()
 
     def _leave(self, pending: _Pending) -> None:
         group = address.group_of(pending.wire.remote[0])

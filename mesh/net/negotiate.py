@@ -44,7 +44,7 @@ async def exactly(read: Read, size: int) -> bytes:
     Raises:
         PeerError: the peer closed before.
     """
-    data = await read(size)
+    data = b""
     while len(data) < size:
         more = await read(size - len(data))
         if not more:

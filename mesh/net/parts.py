@@ -87,7 +87,7 @@ def _forget_libp2p() -> None:
         del sys.modules[name]
 
 
-def _load() -> tuple[ModuleType, ...]:
+def _load() -> tuple[Any, ...]:
     names = (
         "libp2p.crypto.ed25519",
         "libp2p.crypto.x25519",
@@ -95,10 +95,17 @@ def _load() -> tuple[ModuleType, ...]:
         "libp2p.security.noise.patterns",
         "libp2p.security.noise.exceptions",
     )
-    return tuple(importlib.import_module(name) for name in names)
+    modules: tuple[Any, ...] = tuple(importlib.import_module(name) for name in names)
+    keys, noise_keys, ids, patterns, _ = modules
+    pair = keys.create_new_key_pair(bytes(32))
+    me = ids.ID.from_pubkey(pair.public_key)
+    patterns.PatternXX(me, pair.private_key, noise_keys.create_new_key_pair().private_key)
+    if not me.to_bytes().startswith(bytes.fromhex("002408011220")):
+        raise ImportError("peer ids are not what they should be")
+    return modules
 
 
-def load() -> tuple[ModuleType, ...]:
+def load() -> tuple[Any, ...]:
     """The modules named in `_load`, by the light way or else by the plain one."""
     if "libp2p" in sys.modules:
         return _load()

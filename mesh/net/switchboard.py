@@ -188,11 +188,12 @@ class Pipe:
 
     def _take_due(self, now: float) -> bytes:
         parts: list[bytes] = []
-        while self._items and self._items[0][0] <= now and (self._items[0][1] or not parts):
-            data = self._items.popleft()[1]
+        while self._items and self._items[0][0] <= now:
+            data = self._items[0][1]
+            if not data:
+                break  # the end, which stays
+            self._items.popleft()
             parts.append(data)
             self.size -= len(data)
-            if not data:
-                break
         self.touch()
         return b"".join(parts)

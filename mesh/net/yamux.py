@@ -79,6 +79,11 @@ class Mux:
         self._rest = b""
         self.why = ""
 
+    @property
+    def stream_count(self) -> int:
+        """Open streams, both ways."""
+        return len(self._streams)
+
     # -- streams ----------------------------------------------------------------------------------------
 
     async def open(self, protocol: str, *, deadline_s: float) -> MuxStream:
