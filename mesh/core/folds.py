@@ -47,7 +47,7 @@ def register(records: Iterable[Record], now_ms: int) -> Record | None:
 
 
 def covered(record: Record, others: Iterable[Record]) -> bool:
-    """Whether another author's mv slot, void or not, had seen this one.
+    """Whether another author's slot of the same kind (mv; users' reg too), void or not, had seen this one.
 
     Nobody can have seen a stamp above its own, so `sees` that claim the future cover nothing of it.
     """
@@ -55,13 +55,16 @@ def covered(record: Record, others: Iterable[Record]) -> bool:
     return any(
         other.sees is not None and other.sees.get(aid, 0) >= stamp and other.hlc > stamp
         for other in others
-        if other.aid != aid and other.kind == Kind.MV
+        if other.aid != aid and other.kind == record.kind
     )
 
 
-def visible(records: Iterable[Record]) -> list[Record]:
-    """The mv statements nobody has replaced, deletes and expired ones included, newest first."""
-    slots = [rec for rec in records if rec.kind == Kind.MV]
+def visible(records: Iterable[Record], kind: int = Kind.MV) -> list[Record]:
+    """The mv statements nobody has replaced, deletes and expired ones included, newest first.
+
+    Of users' reg statements, which carry `sees` too: the one that counts and those it had not seen.
+    """
+    slots = [rec for rec in records if rec.kind == kind]
     found = [rec for rec in slots if speaks(rec) and not covered(rec, slots)]
     return sorted(found, key=rank, reverse=True)
 
@@ -108,15 +111,15 @@ def everyone(records: Iterable[Record], now_ms: int) -> dict[bytes, Record]:
     return {rec.aid: rec for rec in sorted(found, key=lambda rec: rec.aid)}
 
 
-def sees_of(records: Iterable[Record], author: bytes) -> dict[bytes, int]:
-    """The `sees` of a new mv write by `author`: every other slot present, joined with all their `sees`.
+def sees_of(records: Iterable[Record], author: bytes, kind: int = Kind.MV) -> dict[bytes, int]:
+    """The `sees` of a new mv (or users' reg) write by `author`: every other slot present, joined with all their `sees`.
 
     Voids and the author's own previous slot lend their `sees` too: what they had replaced stays replaced
     after they are gone.
     """
     seen: dict[bytes, int] = {}
     for rec in records:
-        if rec.kind != Kind.MV:
+        if rec.kind != kind:
             continue
         for aid, hlc in (rec.sees or {}).items():
             if hlc > seen.get(aid, 0):
