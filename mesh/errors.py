@@ -6,6 +6,8 @@
     │   └── ConfigError       … in a configuration file or variable       config     exit 2
     ├── Unreachable           the agent (or peer) cannot be reached       unreachable exit 3
     ├── NotFound              no such key, member, handler                not_found  exit 4
+    │   ├── UnknownNode       nobody of this name or id is a member       unknown_node exit 4
+    │   └── NoHandler         the node is there, nothing serves this name no_handler exit 4
     ├── Conflict              the state is not what the caller assumed    conflict   exit 5
     ├── Denied                the caller may not                          denied     exit 6
     ├── TimedOut              no (or only some) answers in time           timeout    exit 7
@@ -74,6 +76,18 @@ class NotFound(MeshError):
 
     code = "not_found"
     exit_code = 4
+
+
+class UnknownNode(NotFound):
+    """Nobody of this name or id is a member."""
+
+    code = "unknown_node"
+
+
+class NoHandler(NotFound):
+    """The node is there, but nothing on it serves this name."""
+
+    code = "no_handler"
 
 
 class Conflict(MeshError):

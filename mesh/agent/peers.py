@@ -25,6 +25,6 @@ class Peers(Protocol):
         """A member's labels, with `name`, `zone` and `tier` among them."""
         ...
 
-    def may(self, aid: bytes, verb: str, path: str) -> bool:
-        """Whether a member's role lets it `publish`, `call` or `query` at a path."""
+    def may(self, aid: bytes, verb: str, name: str) -> bool:
+        """Whether a member may; the verbs, and what the names are, are in `mesh/core/policy.py`."""
         ...

@@ -168,6 +168,18 @@ def open_query(public: bytes, mesh_id: bytes, ask: Ask) -> Query:
     return query
 
 
+def qid_of(ask: Ask) -> bytes:
+    """The id a question claims, for a reply to whoever passed it to us.
+
+    Raises:
+        PeerError: malformed.
+    """
+    raw = codec.decode(ask.body, codec.RECORD_BYTES_MAX)
+    if not (isinstance(raw, list) and raw and isinstance(raw[0], bytes)):
+        raise PeerError("malformed query")
+    return raw[0]
+
+
 class _Gather:
     """One question on its way through this node."""
 
