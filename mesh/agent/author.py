@@ -14,19 +14,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from mesh.core import record, sync
 from mesh.core.clock import HybridClock, hlc_of
 from mesh.core.collect import Statement
+from mesh.core.fence import Fence
 from mesh.core.log import Log
-from mesh.core.record import LIVE, Record
-from mesh.errors import StoreFull
+from mesh.core.record import LIVE, MESH, ZONE, Kind, Record
+from mesh.errors import PeerError, StoreFull
 from mesh.identity.keys import NodeKey
 from mesh.store.store import Store, Txn
+from mesh.wire import codec
 
 __all__ = ["Author", "Statement"]
 
 CEILING_META = "hlc_ceiling"
 CEILING_AHEAD_MS = 10_000
+FENCE_META = "fence/"
+DURABLE = (MESH, ZONE)
 
 
 Build = Callable[[Log], Sequence[Statement]]
@@ -59,6 +65,12 @@ class Author:
         ceiling = _stamp(store.meta(CEILING_META))
         self.clock = HybridClock(ceiling)
         self.live_clock = HybridClock(ceiling)
+        self.fences = {scope: self._fence(scope) for scope in DURABLE}
+
+    def _fence(self, scope: str) -> Fence:
+        stored = self.store.meta(FENCE_META + scope)
+        with self.store.read(scope) as log:
+            return Fence.opened(log, self.aid, _unpack(stored))
 
     async def say(self, scope: str, build: Build, *, raw: bool = False) -> list[Record]:
         """Write durable statements; returns the records once they are on disk.
@@ -74,17 +86,57 @@ class Author:
 
         def job(txn: Txn) -> list[Record]:
             log = txn.log(scope)
-            records = [self._sign(scope, statement, self.clock) for statement in build(log)]
-            for rec in records:
-                outcome = sync.write(log, rec, limits=None if raw else self.limits)
-                if outcome.refused:
-                    raise StoreFull(outcome.refused, "delete something, or ask an admin for a larger quota")
-            if self.clock.last > _stamp(txn.meta(CEILING_META)):
-                ceiling = self.clock.last + hlc_of(CEILING_AHEAD_MS)
-                txn.put_meta(CEILING_META, ceiling.to_bytes(8, "big"))
-            return records
+            statements = build(log)
+            self._note(txn, scope, log, statements)
+            return self._write(txn, scope, log, statements, None if raw else self.limits)
 
-        return await self.store.write(job)
+        return await self.store.write(job, spare=raw)
+
+    async def recover(self, scope: str, records: Sequence[Record], *, reset: bool) -> list[Record]:
+        """Take back what a peer knows of ourselves and this store forgot; see `core/fence.py`.
+
+        Args:
+            records: the peer's whole answer to `want(fence)`.
+        """
+
+        def job(txn: Txn) -> tuple[Fence, list[Record]]:
+            log = txn.log(scope)
+            fence = msgspec.convert(msgspec.to_builtins(self.fences[scope]), Fence)
+            self.clock.receive(max((rec.hlc for rec in records), default=0))
+            statements = fence.recover(log, self.aid, records, reset=reset, now_ms=self._wall_ms())
+            said = self._write(txn, scope, log, statements, None)
+            txn.put_meta(FENCE_META + scope, codec.encode(msgspec.to_builtins(fence)))
+            return fence, said
+
+        self.fences[scope], said = await self.store.write(job)
+        return said
+
+    def _note(self, txn: Txn, scope: str, log: Log, statements: Sequence[Statement]) -> None:
+        """Until a peer has confirmed what we remember, keep the counter totals that we write over."""
+        fence = self.fences[scope]
+        if fence.checked or not any(statement.kind == Kind.CTR for statement in statements):
+            return
+        noted = [fence.note(log, self.aid, statement) for statement in statements]
+        if any(noted):
+            txn.put_meta(FENCE_META + scope, codec.encode(msgspec.to_builtins(fence)))
+
+    def _write(
+        self,
+        txn: Txn,
+        scope: str,
+        log: Log,
+        statements: Sequence[Statement],
+        limits: sync.Limits | None,
+    ) -> list[Record]:
+        records = [self._sign(scope, statement, self.clock) for statement in statements]
+        for rec in records:
+            outcome = sync.write(log, rec, limits=limits)
+            if outcome.refused:
+                raise StoreFull(outcome.refused, "delete something, or ask an admin for a larger quota")
+        if records and self.clock.last > _stamp(txn.meta(CEILING_META)):
+            ceiling = self.clock.last + hlc_of(CEILING_AHEAD_MS)
+            txn.put_meta(CEILING_META, ceiling.to_bytes(8, "big"))
+        return records
 
     def say_live(self, statements: Sequence[Statement]) -> list[Record]:
         """Write statements of the live scope, at once and in RAM only."""
@@ -110,3 +162,10 @@ class Author:
 
 def _stamp(stored: bytes | None) -> int:
     return int.from_bytes(stored, "big") if stored else 0
+
+
+def _unpack(stored: bytes | None) -> Fence | None:
+    try:
+        return None if stored is None else msgspec.convert(codec.decode(stored), Fence)
+    except (PeerError, msgspec.ValidationError):
+        return None  # damaged: the whole log is asked for again, which costs only bytes

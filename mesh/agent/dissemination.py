@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 import trio
@@ -32,8 +32,7 @@ log = logging.getLogger(__name__)
 
 INLINE_VERIFY_MAX = 8
 APPLY_QUEUE = 16
-PUSH_RECORDS_PER_S = 2000.0
-BURST_RECORDS = 20_000.0
+OWN_PARTS_MAX = 1_000_000
 
 
 class Gate(msgspec.Struct, frozen=True):
@@ -63,6 +62,7 @@ class Spread:
     Args:
         wall_ms: mesh time, unix milliseconds.
         alarm: called with (kind, aid, text) when an author or a neighbour misbehaves.
+        recover: takes back what a neighbour's whole answer about ourselves holds and we forgot.
         own_offered: called with (scope, records) when a neighbour knows of ourselves what we do not hold.
     """
 
@@ -76,6 +76,8 @@ class Spread:
         wall_ms: Callable[[], int],
         alarm: Callable[[str, bytes, str], None],
         own_offered: Callable[[str, sync.Own], None],
+        recover: Callable[[str, list[Record], bool], Awaitable[object]],
+        fences: Mapping[str, int],
         rng: random.Random,
     ) -> None:
         self._store = store
@@ -86,8 +88,10 @@ class Spread:
         self._wall_ms = wall_ms
         self._alarm = alarm
         self._own_offered = own_offered
+        self._recover = recover
+        self._own_parts: dict[tuple[bytes, str], list[Record]] = {}
         self._tags = {scope: record.scope_tag(scope, zone) for scope in record.SCOPES}
-        self.machine = core.Dissemination(me, record.SCOPES, store.read, rng)
+        self.machine = core.Dissemination(me, record.SCOPES, store.read, rng, fences=fences)
         self.drive = Drive(self.machine, self._perform)
         self._sessions: dict[bytes, Session] = {}
         self._queues: dict[bytes, trio.MemorySendChannel[_Job]] = {}
@@ -125,6 +129,8 @@ class Spread:
             self._queues.pop(session.aid).close()
             for key in [key for key in self._resets if key[0] == session.aid]:
                 del self._resets[key]
+            for own in [own for own in self._own_parts if own[0] == session.aid]:
+                del self._own_parts[own]
             self.drive.handle(core.LinkDown(session.aid))
 
     async def frame(self, session: Session, message: messages.Message, body: bytes) -> None:
@@ -248,7 +254,20 @@ class Spread:
                     break
             await self._apply(link, batch)
 
-    async def _apply(self, link: bytes, batch: list[_Job]) -> None:
+    async def _take_own(self, link: bytes, batch: list[_Job]) -> list[_Job]:
+        """Part out answers about ourselves; returns the other jobs."""
+        for job in [job for job in batch if job.delta.aid == self._me and not job.delta.pull]:
+            key = (link, job.delta.scope)
+            parts = self._own_parts.setdefault(key, [])
+            parts += job.records
+            if len(parts) > OWN_PARTS_MAX or not job.delta.more:
+                await self._recover(job.delta.scope, self._own_parts.pop(key), job.delta.reset)
+        return [job for job in batch if job.delta.aid != self._me or job.delta.pull]
+
+    async def _apply(self, link: bytes, jobs: list[_Job]) -> None:
+        batch = await self._take_own(link, jobs)
+        if not batch:
+            return
         now_ms = self._wall_ms()
         limits = {job.delta.aid: self._gate.limits(job.delta.aid) for job in batch}
 

@@ -9,7 +9,10 @@ import trio
 
 from mesh import settings
 from mesh.agent.discovery import Discovery
+from mesh.agent.duties import Duties
+from mesh.agent.events import Events
 from mesh.agent.members import Members
+from mesh.agent.metrics import Metrics
 from mesh.agent.node import Node
 from mesh.agent.status import Logs, Status
 from mesh.config import Config
@@ -31,14 +34,28 @@ class Features:
         self.members = Members(node)
         self.status = Status(node, self.members, logs, lambda: self._node.config)
         self.left = self.members.left
+        self.events = Events(
+            node.now_ms, node.directory.public_of, self.members.name_of, self.members.card_of
+        )
+        node.on_members.append(self.events.members_changed)
+        node.on_state.append(self.events.state_changed)
+        node.on_alarm.append(self._alarmed)
+        self.metrics = Metrics(node.config.metrics, str(node.home.path), node.now_ms)
+        node.use_capacity(self.metrics.capacity)
         self._discovery = Discovery(node)
+        self._duties = Duties(node)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the features' tasks until cancelled."""
         self.members.start()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._discovery.run)
+            nursery.start_soon(self.metrics.run)
+            nursery.start_soon(self._duties.run)
             task_status.started()
+
+    def _alarmed(self, kind: str, aid: bytes, text: str) -> None:
+        self.events.tell(f"alarm.{kind}", text, aid=aid)
 
     def reload(self, load: Callable[[], Config]) -> None:
         """Read the configuration anew; apply what can be applied and say what cannot."""
@@ -50,6 +67,7 @@ class Features:
         changes = settings.diff(self._node.config, config)
         self._node.config = config
         self._logs.set_level(config.log.level)
+        self.metrics.reload(config.metrics)
         for name in changes.reloadable:
             log.info("reloaded %s", name)
         for name in changes.restart:

@@ -18,9 +18,9 @@ from mesh.agent.words import iso, rounded
 from mesh.core import folds, vitals
 from mesh.core.judgement import Verdict
 from mesh.core.lease import Status
-from mesh.core.views import MemberView
 from mesh.core.log import Log
 from mesh.core.record import MESH, Kind
+from mesh.core.views import MemberView
 from mesh.errors import Conflict, Denied, NotFound, TimedOut
 from mesh.identity.home import check_labels
 from mesh.identity.keys import peer_id_of, public_of
@@ -109,7 +109,7 @@ class Members:
         me = self._node.directory.certificate(self._node.me)
         if aid != self._node.me and not (me is not None and me.is_admin):
             raise Denied(
-                f"{self._node.home.name} may not order {self._name(aid)}", "run this on an admin node"
+                f"{self._node.home.name} may not order {self.name_of(aid)}", "run this on an admin node"
             )
 
         def build(slots: Log) -> list[Statement]:
@@ -143,7 +143,7 @@ class Members:
         view = self._view(self._aid(node))
         if view.state not in (vitals.State.DEAD, vitals.State.LEFT):
             raise Conflict(
-                f"{self._name(view.aid)} is {view.state}, only a dead node can be declared to have left",
+                f"{self.name_of(view.aid)} is {view.state}, only a dead node can be declared to have left",
                 "to end a live one, run `meshctl leave` there, or remove it with `meshctl node forget`",
             )
         return await self._give(node, left=view.incarnation)
@@ -168,9 +168,14 @@ class Members:
             raise NotFound(f"no member {node}", "`meshctl members` lists them")
         return aid
 
-    def _name(self, aid: bytes) -> str:
+    def name_of(self, aid: bytes) -> str:
         cert = self._node.directory.standing(aid).cert
         return cert.name if cert is not None else aid.hex()
+
+    def card_of(self, aid: bytes) -> Json:
+        """The card a member published last, {} without one."""
+        card = self._node.cards.get(aid, {}).get("card")
+        return card if isinstance(card, dict) else {}
 
     def _views(self) -> dict[bytes, MemberView]:
         return {view.aid: view for view in self._node.vitality.machine.members(trio.current_time())}
@@ -197,8 +202,7 @@ class Members:
         cert = node.home.cert if standing.cert is None and aid == node.me else standing.cert
         assert cert is not None
         value = node.cards.get(aid, {})
-        found = value.get("card")
-        card: Json = found if isinstance(found, dict) else {}
+        card = self.card_of(aid)
         session = node.links.sessions.get(aid)
         rtt = self._rtt_ms(aid)
         addresses = value.get("addr")
@@ -224,8 +228,7 @@ class Members:
 
     def labels_of(self, aid: bytes) -> dict[str, str]:
         """A member's labels: its own word, then what was ordered; empty ones are gone."""
-        card = self._node.cards.get(aid, {}).get("card")
-        own = card.get("labels") if isinstance(card, dict) else None
+        own = self.card_of(aid).get("labels")
         merged = {**(_texts(own) if isinstance(own, dict) else {}), **self._labels.get(aid, {})}
         return {name: merged[name] for name in sorted(merged) if merged[name]}
 
@@ -267,9 +270,8 @@ class Members:
         aid = self._aid(node)
         view = self._view(aid)
         row = self._member(view)
-        card = self._node.cards.get(aid, {}).get("card")
         links = await self.links()
-        row["card"] = card if isinstance(card, dict) else {}
+        row["card"] = self.card_of(aid)
         row["certificate"] = None
         row["links"] = [link for link in links if link["id"] == row["id"]]
         monitors = self._node.vitality.machine.board.monitors(aid)
@@ -321,7 +323,7 @@ class Members:
         state = view.status if view is not None else "connected" if session is not None else "unknown"
         return {
             "id": peer_id,
-            "name": self._name(aid),
+            "name": self.name_of(aid),
             "state": "connecting" if state == "unknown" and session is None else state,
             "address": node.links.worked.get(aid),
             "dialled": session.dialled if session is not None else None,
@@ -338,7 +340,7 @@ class Members:
     async def ping(self, node: str, *, timeout_s: float) -> Json:
         aid = self._aid(node)
         if aid == self._node.me:
-            return {"id": node, "name": self._name(aid), "rtt_ms": 0.0, "via": "self"}
+            return {"id": node, "name": self.name_of(aid), "rtt_ms": 0.0, "via": "self"}
         public = self._node.directory.public_of(aid)
         assert public is not None
         with trio.move_on_after(timeout_s):
@@ -348,8 +350,8 @@ class Members:
                 started = trio.current_time()
                 await self._node.reach(public)
             rtt_ms = (trio.current_time() - started) * 1000
-            return {"id": node, "name": self._name(aid), "rtt_ms": round(rtt_ms, 3), "via": via}
-        raise TimedOut(f"{self._name(aid)} did not answer within {timeout_s:g} s")
+            return {"id": node, "name": self.name_of(aid), "rtt_ms": round(rtt_ms, 3), "via": via}
+        raise TimedOut(f"{self.name_of(aid)} did not answer within {timeout_s:g} s")
 
     async def rtt(self, a: str, b: str) -> Json:
         one, other = self._aid(a), self._aid(b)
@@ -358,14 +360,14 @@ class Members:
             found = self._node.sight.estimate(one, other, self._node.now_ms())
         if found is None:
             raise NotFound(
-                f"nothing is known yet of the way between {self._name(one)} and {self._name(other)}",
+                f"nothing is known yet of the way between {self.name_of(one)} and {self.name_of(other)}",
                 "each node tells its round trips once in 30 s; try again then",
             )
         return {
             "a": a,
             "b": b,
-            "a_name": self._name(one),
-            "b_name": self._name(other),
+            "a_name": self.name_of(one),
+            "b_name": self.name_of(other),
             "rtt_ms": round(found[0], 3),
             "error_ms": rounded(found[1]),
             "method": found[2],
@@ -379,9 +381,9 @@ class Members:
                 rows.append(
                     {
                         "observer": self._id(each.observer),
-                        "observer_name": self._name(each.observer),
+                        "observer_name": self.name_of(each.observer),
                         "subject": self._id(each.subject),
-                        "subject_name": self._name(each.subject),
+                        "subject_name": self.name_of(each.subject),
                         "reachable": each.rtt_ms is not None,
                         "rtt_ms": rounded(each.rtt_ms),
                         "via": "link",

@@ -26,7 +26,7 @@ from mesh.agent.liveness import Vitality
 from mesh.agent.session import Session, Wire
 from mesh.agent.sight import Sight
 from mesh.config import Config, timing
-from mesh.core import sync, vitals
+from mesh.core import policy, sync, vitals
 from mesh.core.admission import Directory
 from mesh.core.collect import answer_strays, drop_removed, voids_before_drop
 from mesh.core.dissemination import AuthorGone
@@ -35,6 +35,7 @@ from mesh.core.judgement import Verdict
 from mesh.core.lease import Status
 from mesh.core.log import Log
 from mesh.core.meshclock import MeshClock
+from mesh.core.policy import View, chosen
 from mesh.core.receive import Own
 from mesh.core.record import LIVE, MESH, SCOPES, ZONE, Kind, Record, SlotKey
 from mesh.core.rings import Place
@@ -44,6 +45,7 @@ from mesh.identity.home import Home
 from mesh.identity.keys import peer_id_of
 from mesh.net.address import parse
 from mesh.net.base import Datagrams, Host, Stream
+from mesh.observe.facts import node_facts
 from mesh.store.store import Change, Store, Txn
 from mesh.wire import messages, protocols
 from mesh.wire.messages import Hello
@@ -120,7 +122,7 @@ class Node:
             links=self.links,
             endpoint_of=self._endpoint_of,
             public_of=self.directory.public_of,
-            capacity=lambda: (None, {}),
+            capacity=lambda: self._capacity(),
             on_state=self._state_changed,
         )
         gate = Gate(
@@ -138,8 +140,12 @@ class Node:
             self.now_ms,
             self.alarm,
             self._own_offered,
+            self._recover,
+            {scope: fence.hlc for scope, fence in self.author.fences.items()},
             self.rng,
         )
+        self._capacity: Callable[[], tuple[float | None, dict[str, float]]] = lambda: (None, {})
+        self._view: View | None = None
         self.sight = Sight(self.me, self.store, self.author)
         self.members_seen: set[bytes] = set()
         self.on_alarm: list[Callable[[str, bytes, str], None]] = []
@@ -147,6 +153,10 @@ class Node:
         self.on_link: list[Callable[[Session], None]] = []
         self.on_members: list[Callable[[list[bytes], list[bytes]], None]] = []
         self.store.add_listener(self._changed)
+
+    def use_capacity(self, capacity: Callable[[], tuple[float | None, dict[str, float]]]) -> None:
+        """Load and free resources, for our lease."""
+        self._capacity = capacity
 
     # -- time -------------------------------------------------------------------------------------------
 
@@ -261,7 +271,7 @@ class Node:
         value = {
             "cert": self.home.cert_chain,
             "addr": cards.announced(listened, self.config.net.announce),
-            "card": cards.card(self.config, self.home.labels, {}),
+            "card": cards.card(self.config, self.home.labels, node_facts(str(self.home.path))),
         }
 
         def build(slots: Log) -> list[Statement]:
@@ -271,6 +281,14 @@ class Node:
             return [Statement(cards.member_path(self.me), Kind.ALL, value)]
 
         await self.author.say(MESH, build)
+
+    @property
+    def view(self) -> View:
+        """What the present policy lets count."""
+        if self._view is None:
+            with self.store.read(MESH) as slots:
+                self._view = View(chosen(slots.slots(policy.PATH), self.directory), self.directory)
+        return self._view
 
     # -- members ----------------------------------------------------------------------------------------
 
@@ -327,6 +345,9 @@ class Node:
         for change in changes:
             if change.aid == self.me and change.record is not None:
                 own.setdefault(change.scope, []).append(change.record)
+            if change.scope == MESH and change.path == policy.PATH:
+                self._view = None
+                self.store.dirty_watches()
             if change.scope == MESH and change.path.startswith(PREFIXES):
                 if change.record is not None:
                     records.append(change.record)
@@ -345,6 +366,7 @@ class Node:
     def _judge(self, changed: list[bytes]) -> None:
         if not changed:
             return
+        self._view = None
         self._members_changed()
         for aid in changed:
             if self.directory.limits(aid).removed and self.directory.standing(aid).cert is not None:
@@ -388,6 +410,12 @@ class Node:
         elif own.strays:
             strays = Own([], own.strays)
             self.nursery.start_soon(self.author.say, scope, lambda _: answer_strays(strays))
+
+    async def _recover(self, scope: str, records: list[Record], reset: bool) -> None:
+        said = await self.author.recover(scope, records, reset=reset)
+        self.spread.machine.fences[scope] = self.author.fences[scope].hlc
+        if said:
+            self.alarm("restored", self.me, f"took back own records of scope {scope} that this store forgot")
 
     # -- hooks of links ---------------------------------------------------------------------------------
 

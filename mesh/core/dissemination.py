@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TypeAlias
 
@@ -151,6 +151,7 @@ class _Link:
         self.lazy: set[Key] = set()
         self.lazy_at = {LIVE: now, "": now}
         self.tell: dict[Key, int] = {}
+        self.fenced: set[str] = set()
         self.compare_at = compare_at
         self.buckets_at: dict[str, float] = {}
         self.up_since = now
@@ -172,6 +173,8 @@ class Dissemination:
         scopes: those this node takes part in.
         read: a short read snapshot of a scope's log.
         rng: for jitter only.
+        fences: per durable scope, up to where our memory of our own log is certain (`core/fence.py`):
+            each new neighbour is asked for the rest before it hears anything newer of us.
     """
 
     def __init__(
@@ -181,7 +184,9 @@ class Dissemination:
         read: Callable[[str], AbstractContextManager[Log]],
         rng: random.Random,
         config: Config | None = None,
+        fences: Mapping[str, int] | None = None,
     ) -> None:
+        self.fences = dict(fences or {})
         self.config = config or Config()
         self._me = me
         self._read = read
@@ -231,6 +236,9 @@ class Dissemination:
         shared = [scope for scope in self.scopes if scope in roots]
         self._links[name] = link = _Link(shared, now, now + self.config.compare_s * jitter)
         for scope in shared:
+            if scope in self.fences:
+                link.fenced.add(scope)
+                self._control(link, Want(scope, self._me, self.fences[scope]))
             if roots[scope] != self.digests[scope].root():
                 self._send_buckets(link, scope, now)
         self._wake(name, out)
@@ -276,6 +284,9 @@ class Dissemination:
         delta, name = event.delta, event.link
         key = (delta.scope, delta.aid)
         link = self._links[name]
+        if delta.aid == self._me:
+            self._own_delta(event, link, key, out)
+            return
         newest = max((rec.hlc for rec in event.records), default=0)
         known = max(self._head(*key), self._accepted.get(key, 0))
         want = self._wants.get(key)
@@ -297,6 +308,18 @@ class Dissemination:
             self._accepted[key] = reach
             self._pass_on(event, key, reach, out)
         out.append(Apply(name, delta, event.records))
+
+    def _own_delta(self, event: DeltaVerified, link: _Link, key: Key, out: list[Action]) -> None:
+        """What a neighbour knows of ourselves: looked at, never passed on; its end lifts the fence."""
+        delta = event.delta
+        if delta.records or key[0] in link.fenced:
+            out.append(Apply(event.link, delta, event.records))
+        if not (delta.more or delta.pull) and key[0] in link.fenced:
+            link.fenced.discard(key[0])
+            if link.sent.get(key, 0) < self._head(*key):
+                link.sent.setdefault(key, delta.since)
+                link.dirty.setdefault(key, None)
+                self._wake(event.link, out)
 
     def _duplicate(
         self, link: _Link, name: bytes, key: Key, pushed: bool, now: float, out: list[Action]
@@ -378,7 +401,11 @@ class Dissemination:
         if message.buckets is not None:
             authors = digest.authors_in(digest.differing(message.buckets))
             for start in range(0, len(authors), 1000):
-                entries = [self._entry((scope, aid)) for aid in authors[start : start + 1000]]
+                entries = [
+                    self._entry((scope, aid))
+                    for aid in authors[start : start + 1000]
+                    if not (aid == self._me and scope in link.fenced)
+                ]
                 self._control(link, Heads(scope, entries, True))
         if message.buckets is None or now - link.buckets_at.get(scope, -1e9) > self.config.want_timeout_s:
             self._send_buckets(link, scope, now)
@@ -549,7 +576,8 @@ class Dissemination:
         return bodies
 
     def _pull_scope(self, link: _Link, scope: str, budget: int, bodies: list[bytes]) -> int:
-        keys = [key for key in link.dirty if key[0] == scope]
+        hidden = (scope, self._me) if scope in link.fenced else None
+        keys = [key for key in link.dirty if key[0] == scope and key != hidden]
         if not keys or budget <= 0:
             return budget
         with self._read(scope) as log:

@@ -1,0 +1,52 @@
+"""What a node owes its own log: the daily collection of its deletes (`core/collect.py`).
+
+The log is looked through in slices over short snapshots; what follows is written in one transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from mesh.agent.node import Node
+from mesh.core.collect import Collector, Statement, Survey
+from mesh.core.log import Log
+from mesh.core.record import MESH, ZONE
+
+log = logging.getLogger(__name__)
+
+FIRST_S = 600.0
+
+
+class Duties:
+    """The author's duties of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._collector = Collector(int(node.config.sync.collect_age_s * 1000))
+
+    async def run(self) -> None:
+        """Collect once a day, the first time some minutes after the start; until cancelled."""
+        await trio.sleep(min(FIRST_S, self._node.config.sync.collect_interval_s))
+        while True:
+            for scope in (MESH, ZONE):
+                await self.collect(scope)
+            await trio.sleep(self._node.config.sync.collect_interval_s)
+
+    async def collect(self, scope: str) -> int:
+        """Collect own deletes of a scope now; returns how many statements that took."""
+        node, collector = self._node, self._collector
+        survey: Survey | None = None
+        while survey is None or not survey.done:
+            with node.store.read(scope) as slots:
+                survey = collector.survey(slots, node.me, node.now_ms(), node.view.counts, survey)
+            await trio.lowlevel.checkpoint()
+
+        def build(slots: Log) -> list[Statement]:
+            return collector.plan(slots, node.me, node.now_ms(), node.view.counts, survey)
+
+        records = await node.author.say(scope, build, raw=True)
+        if records:
+            log.info("collected in scope %s with %d statements", scope, len(records))
+        return len(records)
