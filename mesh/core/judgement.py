@@ -195,18 +195,17 @@ class _Judge:
                 self._sponsor(use.aid, use.stamp)
 
     def _standing(self, aid: bytes) -> Standing:
-        valid = self._valid.get(aid, [])
         best = self._best.get(aid)
         if aid in self._removed:
             author, removal = next(self._evidence.removers(aid))
-            known = best or next(iter(self._evidence.claims.get(aid, {}).values()), None)
-            return Standing(Verdict.REMOVED, known, by=author, why=removal.why)
+            return Standing(Verdict.REMOVED, best or self._any(aid), by=author, why=removal.why)
         if best is None:
-            some = next(iter(self._evidence.claims[aid].values()))
-            return Standing(Verdict.VOID, some, by=void_by(some, self._removed))
+            void = self._any(aid)
+            return Standing(Verdict.VOID, void, by=void_by(void, self._removed) if void else None)
         use = self._entered.get(aid)
         if use is None and not (best.settled and best.links[-1].via is None):
             return Standing(self._refused.get(aid, Verdict.UNADMITTED), best)
+        valid = self._valid[aid]
         if use is not None and not best.settled:
             best = max((cert for cert in valid if cert.via_invite == use.invite), key=_rank)
         verdict = Verdict.FORKED if aid in self._evidence.forked else Verdict.MEMBER
@@ -214,3 +213,7 @@ class _Judge:
         if use is None:
             return Standing(verdict, best, until_ms)
         return Standing(verdict, best, until_ms, use.stamp, use.by)
+
+    def _any(self, aid: bytes) -> Certificate | None:
+        """The best certificate of a key, void or not: it still tells the key and its name."""
+        return max(self._evidence.claims.get(aid, {}).values(), key=_rank, default=None)
