@@ -112,7 +112,7 @@ def everyone(records: Iterable[Record], now_ms: int) -> dict[bytes, Record]:
 
 
 def sees_of(records: Iterable[Record], author: bytes, kind: int = Kind.MV) -> dict[bytes, int]:
-    """The `sees` of a new mv (or users' reg) write by `author`: every other slot present, joined with all their `sees`.
+    """The `sees` of a new mv (or users' reg) write by `author`: every other slot present, joined with theirs.
 
     Voids and the author's own previous slot lend their `sees` too: what they had replaced stays replaced
     after they are gone.
