@@ -1,0 +1,170 @@
+"""meshctl: one HTTP call to the agent's admin socket, printed.
+
+Start-up is what people wait for, so nothing is imported before it is known to be needed: the first word
+picks one module (`index.py`), the verb in it becomes one parser (`command.py`), and the client comes with
+the first call.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mesh.errors import MeshError
+    from meshctl.command import Verb
+
+INTERRUPTED = 130
+_WITH_VALUE = ("-o", "--output", "--socket")
+_WHY = {
+    "failed": "the agent tried, and it did not work",
+    "usage": "the command is not what meshctl or the agent understands",
+    "config": "a setting is not what the agent understands",
+    "unreachable": "nobody answered there",
+    "not_found": "this node knows nothing by that name",
+    "conflict": "the state is not what the command assumed",
+    "denied": "this user, or this node, may not do that",
+    "timeout": "no answer came in time",
+    "partial": "only a part was done",
+    "store": "the agent cannot use its data directory",
+    "store_full": "there is no room: the agent only reads until there is",
+}
+_TRY = {
+    "failed": "meshctl doctor",
+    "unreachable": "meshctl doctor, and `meshd run` if the agent is not running",
+    "timeout": "meshctl status; it may be busy or cut off",
+    "store": "meshctl doctor",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        status = _guarded(words)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_output()
+        return 0
+
+
+def _guarded(words: list[str]) -> int:
+    from mesh.errors import MeshError
+
+    try:
+        return _run(words)
+    except MeshError as error:
+        sys.stdout.flush()
+        _report(error)
+        return error.exit_code
+    except SystemExit as stop:  # argparse, after --help
+        return stop.code if isinstance(stop.code, int) else 0
+
+
+def _forget_output() -> None:
+    """The reader of our output is gone: nothing more may be written, not even while the process ends."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _report(error: MeshError) -> None:
+    """What, why, try."""
+    from meshctl.terminal import colourful, paint, plain
+
+    red = "red" if colourful(sys.stderr) else ""
+    print(f"{paint('error:', red)} {plain(error.message)}", file=sys.stderr)
+    print(f"  why: {_WHY.get(error.code, error.code)}", file=sys.stderr)
+    hint = error.hint or _TRY.get(error.code, "meshctl --help")
+    print(f"  try: {plain(hint)}", file=sys.stderr)
+
+
+def _run(words: list[str]) -> int:
+    options, rest = _leading(words)
+    if not rest or rest[0] in ("-h", "--help"):
+        return _overview(asked=bool(rest))
+    if rest[0] == "help":
+        rest = [*rest[1:], "--help"]
+        if rest == ["--help"]:
+            return _overview(asked=True)
+    if rest[0] == "--version":
+        rest[0] = "version"
+    path, verb, rest = _find([*options, *rest[1:]], rest[0])
+    from meshctl.command import Parser
+    from meshctl.context import Context
+
+    args = Parser(path, verb).parse_args(rest)
+    return verb.run(Context(args.socket, args.output), args) or 0
+
+
+def _overview(*, asked: bool) -> int:
+    from meshctl.index import overview
+
+    print(overview(), file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
+
+
+def _leading(words: list[str]) -> tuple[list[str], list[str]]:
+    """Options that stand before the next word, and everything from that word on."""
+    at = 0
+    while at < len(words) and words[at].startswith("-"):
+        name, equals, _ = words[at].partition("=")
+        if name in _WITH_VALUE and not equals:
+            at += 2
+        elif name in _WITH_VALUE or (name.startswith("-o") and len(name) > 2):
+            at += 1
+        else:
+            break
+    return words[:at], words[at:]
+
+
+def _find(rest: list[str], word: str) -> tuple[list[str], Verb, list[str]]:
+    """The verb of a first word, and what is left of the words."""
+    import importlib
+
+    from mesh.errors import UsageError
+    from meshctl.command import Verb
+    from meshctl.index import WORDS
+
+    entry = WORDS.get(word)
+    if entry is None:
+        raise UsageError(f"there is no command {word!r}", _near(word, WORDS, "meshctl --help"))
+    found = importlib.import_module(f"meshctl.{entry.module}").COMMANDS[word]
+    if isinstance(found, Verb):
+        return [word], found._replace(summary=entry.summary), rest
+    options, rest = _leading(rest)
+    verbs = {verb.name: verb for verb in found}
+    if not rest or rest[0] in ("-h", "--help"):
+        _list_verbs(word, found, asked=bool(rest))
+    if rest[0] not in verbs:
+        raise UsageError(
+            f"there is no command {word} {rest[0]!r}", _near(rest[0], verbs, f"meshctl {word} --help")
+        )
+    return [word, rest[0]], verbs[rest[0]], [*options, *rest[1:]]
+
+
+def _list_verbs(word: str, verbs: Sequence[Verb], *, asked: bool) -> None:
+    from meshctl.index import WORDS
+
+    out = sys.stdout if asked else sys.stderr
+    print(f"NAME\n    meshctl {word} - {WORDS[word].summary}\n\nCOMMANDS", file=out)
+    for verb in verbs:
+        print(f"    meshctl {word} {verb.name:<14}{verb.summary}", file=out)
+    raise SystemExit(0 if asked else 2)
+
+
+def _near(word: str, known: Iterable[str], otherwise: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(word, list(known), n=2)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Verbs as data, and the parser and manual page made from one of them.
+
+Only the verb that is called is built: `argparse` gets one parser, not sixty.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from mesh.errors import UsageError
+from meshctl.output import FORMATS
+
+if TYPE_CHECKING:
+    from meshctl.context import Context
+
+EXITS = (
+    "0 done · 1 failed · 2 wrong usage · 3 agent not reachable · 4 not found · 5 conflict · 6 denied · "
+    "7 timed out, or done in part · 130 interrupted"
+)
+ENVIRONMENT = (
+    ("MESHCTL_SOCKET", "the admin socket, where --socket is not given"),
+    ("NO_COLOR", "no colour, also on a terminal"),
+)
+
+
+class Arg(NamedTuple):
+    """One argument: what `ArgumentParser.add_argument` takes."""
+
+    names: tuple[str, ...]
+    how: dict[str, Any]
+
+
+class Verb(NamedTuple):
+    """One command.
+
+    Attributes:
+        run: does it; returns the exit status, None for 0.
+        summary: half a sentence, as in a manual page's NAME; for first words the index has it.
+        text: paragraphs, parted by empty lines.
+        examples: (command, what it does).
+    """
+
+    name: str
+    run: Callable[[Context, argparse.Namespace], int | None]
+    summary: str = ""
+    args: tuple[Arg, ...] = ()
+    text: str = ""
+    examples: tuple[tuple[str, str], ...] = ()
+
+
+Commands = dict[str, Verb | tuple[Verb, ...]]
+
+
+def arg(*names: str, **how: Any) -> Arg:
+    """Shorthand."""
+    return Arg(names, how)
+
+
+GLOBAL = (
+    arg(
+        "-o",
+        "--output",
+        metavar="FORMAT",
+        choices=FORMATS,
+        help=f"{', '.join(FORMATS)}; table unless said",
+    ),
+    arg(
+        "--socket",
+        metavar="PATH",
+        help="the agent's admin socket; by default $MESHCTL_SOCKET, else the usual place",
+    ),
+)
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(prog, width=100)  # given, because finding it out loads shutil
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises UsageError, and whose help is a manual page."""
+
+    def __init__(self, words: Sequence[str], verb: Verb) -> None:
+        prog = " ".join(["meshctl", *words])
+        super().__init__(prog=prog, allow_abbrev=False, formatter_class=_formatter)
+        self._verb = verb
+        self._own = self.add_argument_group("own")
+        self._common = self.add_argument_group("common")
+        for names, how in verb.args:
+            self._own.add_argument(*names, **how)
+        for names, how in GLOBAL:
+            self._common.add_argument(*names, **how)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"{self.prog} --help")
+
+    def format_help(self) -> str:
+        import shutil
+
+        columns = min(100, shutil.get_terminal_size().columns)
+        usage = " ".join(self.format_usage().removeprefix("usage: ").split())
+        text = self._verb.text.strip() or f"{self._verb.summary[:1].upper()}{self._verb.summary[1:]}."
+        sections = [
+            ("NAME", f"{self.prog} - {self._verb.summary}"),
+            ("SYNOPSIS", usage),
+            ("DESCRIPTION", text),
+            ("ARGUMENTS", self._listing(self._own)),
+            ("COMMON OPTIONS", self._listing(self._common)),
+            ("EXAMPLES", "\n".join(f"{command}\n    {what}" for command, what in self._verb.examples)),
+            ("EXIT STATUS", EXITS),
+            ("ENVIRONMENT", "\n".join(f"{name}\n    {what}" for name, what in ENVIRONMENT)),
+        ]
+        return "\n".join(_section(title, body, columns) for title, body in sections if body)
+
+    def _listing(self, group: Any) -> str:
+        lines = []
+        for action in group._group_actions:
+            names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
+            value = action.metavar if action.option_strings and action.nargs != 0 else ""
+            lines.append(f"{names} {value}".rstrip())
+            lines.append(f"    {(action.help or '') % vars(action)}")
+        return "\n".join(lines)
+
+
+def _section(title: str, body: str, columns: int) -> str:
+    import textwrap
+
+    lines = []
+    for line in body.splitlines():
+        space = " " * (len(line) - len(line.lstrip()) + 4)
+        lines.append(textwrap.fill(line.strip(), columns, initial_indent=space, subsequent_indent=space))
+    return "\n".join([title, *lines, ""])

@@ -1,0 +1,78 @@
+"""The first words: in which module each lives, and what it is for. Nothing here loads a module."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """Where a word's verbs are."""
+
+    module: str
+    summary: str
+
+
+INDEX: dict[str, dict[str, Entry]] = {
+    "The node": {
+        "status": Entry("status", "show this node"),
+        "doctor": Entry("status", "look for what is wrong, and say what to do"),
+        "events": Entry("status", "show what happened"),
+        "metrics": Entry("status", "show samples of the machine and the agent"),
+        "version": Entry("status", "show the versions of meshctl and the agent"),
+    },
+    "Members": {
+        "members": Entry("members", "list everyone in the mesh"),
+        "node": Entry("members", "show and steer one member"),
+        "leave": Entry("members", "leave the mesh for good"),
+        "ping": Entry("links", "measure round trips to a member"),
+        "rtt": Entry("links", "show the round trip between two members"),
+        "reachability": Entry("links", "show who sees whom"),
+        "links": Entry("links", "list the links of this node"),
+        "invite": Entry("invites", "let devices in"),
+        "cert": Entry("invites", "show and revoke membership certificates"),
+    },
+    "Replicated state": {
+        "kv": Entry("kv", "read and write keys"),
+        "mv": Entry("types", "keys that keep conflicting values"),
+        "set": Entry("types", "sets"),
+        "counter": Entry("types", "counters"),
+        "log": Entry("types", "append-only logs"),
+        "map": Entry("types", "maps"),
+        "flag": Entry("types", "flags"),
+    },
+    "Messages": {
+        "pub": Entry("messages", "send a message to a topic"),
+        "sub": Entry("messages", "print the messages of topics"),
+        "request": Entry("messages", "ask one member's program"),
+        "query": Entry("messages", "ask many members' programs at once"),
+    },
+    "Upkeep": {
+        "log-level": Entry("upkeep", "show or set the level of the agent's log"),
+        "config": Entry("upkeep", "show the agent's settings"),
+        "backup": Entry("upkeep", "copy the store into a file"),
+        "restore": Entry("upkeep", "put a copy of the store back"),
+        "debug": Entry("upkeep", "collect what a bug report needs"),
+        "completion": Entry("completion", "print a completion script for a shell"),
+    },
+}
+
+WORDS: dict[str, Entry] = {word: entry for part in INDEX.values() for word, entry in part.items()}
+
+
+def overview() -> str:
+    """What `meshctl --help` prints."""
+    lines = [
+        "NAME",
+        "    meshctl - talk to the mesh agent of this machine",
+        "",
+        "SYNOPSIS",
+        "    meshctl [--socket PATH] [-o table|wide|json|jsonl|name] COMMAND [ARGUMENT]...",
+        "    meshctl COMMAND --help",
+        "",
+        "COMMANDS",
+    ]
+    for title, part in INDEX.items():
+        lines.append(f"  {title}")
+        lines += [f"    {word:<14}{entry.summary}" for word, entry in part.items()]
+        lines.append("")
+    return "\n".join(lines)

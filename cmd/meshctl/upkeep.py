@@ -1,0 +1,165 @@
+"""log-level, config, backup, restore, debug."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
+
+from mesh.errors import Failed
+from meshctl import parse, words
+from meshctl.command import Commands, Verb, arg
+from meshctl.context import Context
+from meshctl.output import Column
+from meshctl.terminal import Progress, note
+
+_PIECE_BYTES = 256 << 10
+_SETTINGS = (
+    Column("KEY", "key"),
+    Column("VALUE", lambda row: words.value(row["value"])),
+    Column("FROM", "origin"),
+    Column("DEFAULT", lambda row: words.value(row["default"]), wide=True),
+    Column("RELOADABLE", "reloadable", wide=True),
+)
+
+
+def log_level(context: Context, args: Namespace) -> None:
+    found = context.client.log_level(args.level)
+    context.out.done(found, found["level"], "level")
+
+
+def config_show(context: Context, args: Namespace) -> None:
+    rows = context.client.config()
+    if args.changed:
+        rows = [row for row in rows if row["origin"] != "default"]
+    context.out.rows(rows, _SETTINGS, "key")
+
+
+def backup(context: Context, args: Namespace) -> None:
+    with context.client.backup() as pieces:
+        _save(args.file, pieces, "saved")
+
+
+def bundle(context: Context, args: Namespace) -> None:
+    with context.client.debug_bundle() as pieces:
+        _save(args.file, pieces, "saved")
+    if args.file != "-":
+        note("look through it before you give it away: it names members and addresses")
+
+
+def _save(path: str, pieces: Iterable[bytes], what: str) -> None:
+    """Write a file whole or not at all, readable by its owner only; "-" is standard output."""
+    if path == "-":
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)
+        return
+    progress, size, part = Progress(what), 0, f"{path}.part"
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+                size += len(piece)
+                progress.show(words.size(size))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise Failed(f"cannot write {path}: {error.strerror}", "choose another place") from None
+    finally:
+        progress.end()
+        if os.path.exists(part):
+            os.unlink(part)
+    note(f"{path}: {words.size(size)}")
+
+
+def restore(context: Context, args: Namespace) -> None:
+    context.confirm("replace this node's replica by the backup?", yes=args.yes)
+    with parse.open_input(args.file) as file:
+        done = context.client.restore(_pieces(file, args.file), force=args.force)
+    then = "restart the agent: it counts from then on" if done["restart"] else "the agent uses it now"
+    context.out.done(done, f"{done['records']} records taken; {then}", "records")
+
+
+def _pieces(file: object, name: str) -> Iterator[bytes]:
+    progress, size = Progress("sent"), 0
+    try:
+        while piece := file.read(_PIECE_BYTES):  # type: ignore[attr-defined]
+            size += len(piece)
+            progress.show(words.size(size))
+            yield piece
+    except OSError as error:
+        raise Failed(f"cannot read {name}: {error.strerror}", "is it a file?") from None
+    finally:
+        progress.end()
+
+
+COMMANDS: Commands = {
+    "log-level": Verb(
+        "log-level",
+        log_level,
+        args=(
+            arg(
+                "level",
+                metavar="LEVEL",
+                nargs="?",
+                choices=("debug", "info", "warning", "error"),
+                help="debug, info, warning or error",
+            ),
+        ),
+        text="Without an argument show the least level that the agent writes to its log, with one set it "
+        "until the next start.",
+        examples=(("meshctl log-level debug", "more, for now"),),
+    ),
+    "config": (
+        Verb(
+            "show",
+            config_show,
+            "show every setting and where it came from",
+            (arg("--changed", action="store_true", help="only those that are not defaults"),),
+            text="Show every setting of the running agent with its value and where that came from: a flag, "
+            "an environment variable, a file, or the default. -o wide adds the defaults and what SIGHUP "
+            "applies.",
+            examples=(("meshctl config show --changed", "what is special here"),),
+        ),
+    ),
+    "backup": Verb(
+        "backup",
+        backup,
+        args=(arg("file", metavar="FILE|-", help="written whole or not at all, mode 0600"),),
+        text="Copy this node's store, consistent as of one moment, while the agent runs. Keys are not in "
+        "it: keep node.key and root.key elsewhere.",
+        examples=(("meshctl backup /backups/mesh.bak", "from a timer"),),
+    ),
+    "restore": Verb(
+        "restore",
+        restore,
+        args=(
+            arg("file", metavar="FILE|-", help="what `backup` wrote"),
+            arg("--force", action="store_true", help="also over a store that is not empty"),
+            parse.YES,
+        ),
+        text="Put a backup in the place of this node's replica. What was written since comes back from the "
+        "other members, this node's own writes too, before it writes anything new.",
+        examples=(("meshctl restore /backups/mesh.bak --yes", "then restart the agent"),),
+    ),
+    "debug": (
+        Verb(
+            "bundle",
+            bundle,
+            "collect what a bug report needs",
+            (
+                arg(
+                    "file",
+                    metavar="FILE",
+                    nargs="?",
+                    default="mesh-debug.tar.gz",
+                    help="mesh-debug.tar.gz unless said; - is standard output",
+                ),
+            ),
+            text="Status, findings, members, links, metrics, settings and the recent log in one archive. "
+            "No keys and no tokens are in it, but names and addresses are.",
+            examples=(("meshctl debug bundle", "writes mesh-debug.tar.gz"),),
+        ),
+    ),
+}
