@@ -148,7 +148,7 @@ class Collector:
 
     def beaten(self, log: Log, rec: Record, may: May) -> bool:
         """Whether an own value is dominated by another author's record."""
-        if rec.kind not in (Kind.REG, Kind.MV):
+        if rec.kind not in (Kind.REG, Kind.MV) or not may(rec):
             return False
         slots = _slots(log, rec, may)
         if rec.kind == Kind.MV:
@@ -158,10 +158,12 @@ class Collector:
 
     def needed(self, log: Log, rec: Record, limit: int, may: May) -> bool:
         """Whether an own delete (or expired value) still beats someone else's slot that would come back."""
+        if not may(rec):
+            return False
         slots = _slots(log, rec, may)
         others = [other for other in slots if other.aid != rec.aid and self.pins(other, limit)]
         if rec.kind == Kind.REG:
-            best = folds.winner([*slots, rec])
+            best = folds.winner(slots)
             return best is not None and best.aid == rec.aid and bool(others)
         sees = rec.sees or {}
         return not folds.covered(rec, slots) and any(sees.get(o.aid, 0) >= o.stamp for o in others)

@@ -79,6 +79,8 @@ class Fence(msgspec.Struct):
             if is_gc(rec) or (under is None and rec.hlc > top):
                 continue
             if rec.kind == Kind.LOG:
+                if rec.expired(now_ms):
+                    continue
                 log.drop(slot)
             out.append(self._again(rec, under, me, now_ms))
         self.hlc = max(self.hlc, top)

@@ -20,9 +20,9 @@ class AuthorState(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         head: everything of the author up to this hlc is held (what survives compaction).
         floor: the author's deletes and expiries up to this hlc are collected.
-        count: stored slots (kind LOG not counted).
-        fp: sum modulo 2**128 of `fingerprint(sig)` over those slots.
-        size: bytes of all stored records, `Record.size` each (kind LOG counted: it is what a quota bounds).
+        count: stored records, of every kind.
+        fp: sum modulo 2**128 of `fingerprint(sig)` over them.
+        size: their bytes, `Record.size` each.
     """
 
     head: int = 0

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from sortedcontainers import SortedDict, SortedList
 
 from mesh.core.log import NO_AUTHOR, AuthorState
-from mesh.core.record import Kind, Record, SlotKey, fingerprint
+from mesh.core.record import Record, SlotKey, fingerprint
 
 _FP_MASK = (1 << 128) - 1
 
@@ -106,10 +106,9 @@ class MemoryLog:
         if expiry_ms is not None:
             self._expiry.add((expiry_ms, record.aid, record.hlc))
         author.size += record.size
-        if record.kind != Kind.LOG:
-            author.count += 1
-            if self._fingerprints:
-                author.fp = (author.fp + fingerprint(record.sig)) & _FP_MASK
+        author.count += 1
+        if self._fingerprints:
+            author.fp = (author.fp + fingerprint(record.sig)) & _FP_MASK
 
     def drop(self, slot: SlotKey) -> None:
         """Remove a slot if present."""
@@ -124,10 +123,9 @@ class MemoryLog:
         if expiry_ms is not None:
             self._expiry.remove((expiry_ms, record.aid, record.hlc))
         author.size -= record.size
-        if record.kind != Kind.LOG:
-            author.count -= 1
-            if self._fingerprints:
-                author.fp = (author.fp - fingerprint(record.sig)) & _FP_MASK
+        author.count -= 1
+        if self._fingerprints:
+            author.fp = (author.fp - fingerprint(record.sig)) & _FP_MASK
 
     # -- orders -----------------------------------------------------------------------------------------
 

@@ -374,7 +374,7 @@ class _Room:
         """Count a record in; False when it does not fit."""
         held = log.get(slot) if replaces else None
         grows = rec.size - (0 if held is None else held.size)
-        more = 0 if held is not None or rec.kind == Kind.LOG else 1
+        more = 0 if held is not None else 1
         factor = 1 if rec.op == Op.PUT else 2
         if more and self._count + more > self._slots_max * factor:
             return False

@@ -50,7 +50,6 @@ from mesh.core.receive import (
     Own,
     Receiver,
     ResetParts,
-    admitted_hlc_max,
     own_offered,
 )
 from mesh.core.record import LIVE, Kind, Op, Record, SlotKey, signature_hash
@@ -68,7 +67,6 @@ __all__ = [
     "listings",
     "missing",
     "receive",
-    "rewind",
     "serve",
     "serve_pull",
     "sweep",
@@ -204,11 +202,13 @@ def delta_of(scope: str, aid: bytes, part: Part) -> Delta:
 def listings(log: Log, scope: str, aid: bytes) -> list[Listing]:
     """What is held of an author as (hlc, first 8 bytes of H(sig)), in ranges of at most 4096 entries.
 
-    What the floor takes away, and kind LOG, is neither listed nor pulled.
+    What the floor takes away is neither listed nor pulled.
     """
     state = log.author(aid)
     entries = [
-        (rec.hlc, signature_hash(rec.sig)[:_H8]) for rec in log.since(aid, 0) if _listed(rec, state.floor)
+        (rec.hlc, signature_hash(rec.sig)[:_H8])
+        for rec in log.since(aid, 0)
+        if not collected(rec, state.floor)
     ]
     out = []
     low = 0
@@ -240,17 +240,13 @@ def serve_pull(
     size = 0
     for hlc in sorted(set(hlcs)):
         rec = log.at(aid, hlc)
-        if rec is None or not _listed(rec, floor):
+        if rec is None or collected(rec, floor):
             continue
         size += rec.size + _OVERHEAD
         if wires and size > bytes_max:
             break
         wires.append((rec.body, rec.sig))
     return Delta(scope, aid, head, head, False, wires, pull=True)
-
-
-def _listed(record: Record, floor: int) -> bool:
-    return record.kind != Kind.LOG and not collected(record, floor)
 
 
 # -- time -----------------------------------------------------------------------------------------------
@@ -271,19 +267,3 @@ def sweep(log: Log, now_ms: int, *, live: bool = False, most: int = 10_000) -> l
     for rec in gone:
         log.drop(rec.slot)
     return gone
-
-
-def rewind(log: Log, me: bytes, now_ms: int) -> list[Record]:
-    """After our own clock was corrected downwards: drop every foreign record beyond the bound.
-
-    The heads of authors concerned fall to their floors, so that what the dropped records had replaced is
-    fetched again. Returns our own records beyond the bound, oldest first: they are to be said again.
-    """
-    top = admitted_hlc_max(now_ms, UNLIMITED)
-    for aid, state in list(log.authors()):
-        beyond = list(log.since(aid, top)) if aid != me else []
-        for rec in beyond:
-            log.drop(rec.slot)
-        if beyond:
-            log.set_marks(aid, head=state.floor, floor=state.floor)
-    return list(log.since(me, top))

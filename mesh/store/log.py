@@ -187,8 +187,7 @@ class LmdbLog:
         if record.expiry_ms is not None:
             exp = rows.exp_key(self._scope, record.expiry_ms, record.aid, record.hlc)
             self._txn.put(exp, key, db=self._tables.exp)
-        counted = record.kind != Kind.LOG
-        self._account(record.aid, counted, old, record.sig, record.size)
+        self._account(record.aid, old, record.sig, record.size)
         self._changes.append(Change(self.scope, record.path, record.kind, record.aid, record.hlc, record))
 
     def drop(self, slot: SlotKey) -> None:
@@ -199,7 +198,7 @@ class LmdbLog:
             return
         old = rows.unpack_stored(key, value)
         self._unindex(slot.aid, old)
-        self._account(slot.aid, slot.kind != Kind.LOG, old, None, 0)
+        self._account(slot.aid, old, None, 0)
         self._changes.append(Change(self.scope, slot.path, slot.kind, slot.aid, old.hlc, None))
 
     def drop_author(self, aid: bytes) -> None:
@@ -213,12 +212,10 @@ class LmdbLog:
         if old.expiry_ms is not None:
             self._txn.delete(rows.exp_key(self._scope, old.expiry_ms, aid, old.hlc), db=self._tables.exp)
 
-    def _account(self, aid: bytes, counted: bool, old: Stored | None, sig: bytes | None, size: int) -> None:
+    def _account(self, aid: bytes, old: Stored | None, sig: bytes | None, size: int) -> None:
         state = self.author(aid)
-        count, fp = state.count, state.fp
-        if counted:
-            count += (sig is not None) - (old is not None)
-            fp += (fingerprint(sig) if sig is not None else 0) - (fingerprint(old.sig) if old else 0)
+        count = state.count + (sig is not None) - (old is not None)
+        fp = state.fp + (fingerprint(sig) if sig is not None else 0) - (fingerprint(old.sig) if old else 0)
         size += state.size - (old.size if old else 0)
         self.states[aid] = AuthorState(state.head, state.floor, count, fp & _FP_MASK, size)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mesh.core.floors import gc_floor, gc_slot
 from mesh.core.log import NO_AUTHOR, AuthorState
-from mesh.core.record import AID_BYTES, Kind, fingerprint
+from mesh.core.record import AID_BYTES, fingerprint
 from mesh.store import rows
 from mesh.store.log import LmdbLog, Tables
 from mesh.store.rows import Damaged
@@ -108,9 +108,8 @@ def _rebuild(txn: Txn, tables: Tables, scope: bytes, aid: bytes, kept: list[_Kep
         txn.put_row(tables.log, rows.log_key(scope, aid, row.hlc), row.key)
         if row.expiry_ms is not None:
             txn.put_row(tables.exp, rows.exp_key(scope, row.expiry_ms, aid, row.hlc), row.key)
-        if rows.parse_slot_key(row.key).kind != Kind.LOG:
-            count += 1
-            fp += fingerprint(row.sig)
+        count += 1
+        fp += fingerprint(row.sig)
         size += row.size
     return AuthorState(0, 0, count, fp & _FP_MASK, size)
 

@@ -1,0 +1,35 @@
+"""One run of the model, from its seed."""
+
+from __future__ import annotations
+
+import msgspec
+
+from mesh.sim.model.dice import STEPS, Dice
+from mesh.sim.model.final import Failed, finish
+from mesh.sim.model.node import Policy
+from mesh.sim.model.world import World
+
+
+class Result(msgspec.Struct, frozen=True):
+    """`problem` is None when every demand was met; `trace` has lines only when asked for."""
+
+    seed: int
+    problem: str | None
+    writes: int
+    trace: list[str]
+
+
+def run(seed: int, policy: Policy | None = None, *, steps: int = STEPS, tracing: bool = False) -> Result:
+    """Play one run by the true rules, or by a variant.
+
+    A rule broken so badly that the real code's own assertions fail counts as caught.
+    """
+    world = World(seed, policy or Policy(), tracing=tracing)
+    dice = Dice(world)
+    problem = None
+    try:
+        dice.run(steps)
+        finish(world, dice)
+    except (Failed, AssertionError) as error:
+        problem = f"{error or type(error).__name__} [{dice.troubles()}]"
+    return Result(seed, problem, len(world.truth.events), world.lines)

@@ -1,0 +1,183 @@
+"""What really happened: every acknowledged write with all it had seen, kept by brute force.
+
+A write (an event) knows the closure of events at its path that its writer's replica held. From that follows,
+without any protocol, what may and what must be visible at the end:
+
+    replaced   an event seen by a later one that counts must not be visible
+    lost       a multi-value put that nobody saw, and the newest reg statement, must be visible
+    counters   increments are distinct powers of two, so the bits of a total name exactly what it includes
+
+An event is `optional` when nothing could have saved it: its only holder died or was set back, or its author
+was removed before the remover knew of it. Then it may be there or not, and what it replaced likewise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mesh.core import folds
+from mesh.core.record import Kind, Op, Record
+
+Place = tuple[str, str, int]
+"""(scope with its zone, path, kind)."""
+
+
+class Event:
+    """One acknowledged statement. `seen` is a bit mask over the events of its place."""
+
+    __slots__ = ("aid", "bit", "exempt", "expiry_ms", "number", "op", "optional", "place", "seen", "stamp")
+
+    def __init__(self, place: Place, number: int, bit: int, rec: Record, seen: int) -> None:
+        self.place = place
+        self.number = number
+        self.bit = bit
+        self.aid = rec.aid
+        self.op = rec.op
+        self.stamp = rec.stamp
+        self.expiry_ms = rec.expiry_ms
+        self.seen = seen
+        self.optional = False
+        self.exempt = False
+
+    def value(self, now_ms: int) -> bool:
+        """Whether it is a put that has not expired."""
+        return self.op == Op.PUT and (self.expiry_ms is None or self.expiry_ms > now_ms)
+
+    def __repr__(self) -> str:
+        flags = ("?" if self.optional else "") + ("!" if self.exempt else "")
+        return f"#{self.number}{flags}({self.aid.hex()[:4]} {self.place[1]} op{self.op} @{self.stamp})"
+
+
+class Increments:
+    """The increments of one author's counter: bits given out, and bits that may be missing."""
+
+    __slots__ = ("optional", "said")
+
+    def __init__(self) -> None:
+        self.said = 0
+        self.optional = 0
+
+
+class Truth:
+    """All acknowledged writes of one run."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.places: dict[Place, list[Event]] = {}
+        self._of: dict[tuple[Place, bytes, int], Event] = {}
+        self.counters: dict[tuple[Place, bytes], Increments] = {}
+
+    # -- recording --------------------------------------------------------------------------------------
+
+    def new(self, place: Place, rec: Record, seen: int) -> Event:
+        """An acknowledged write."""
+        here = self.places.setdefault(place, [])
+        event = Event(place, len(self.events), 1 << len(here), rec, seen)
+        here.append(event)
+        self.events.append(event)
+        self._of[place, rec.aid, rec.stamp] = event
+        return event
+
+    def same(self, place: Place, rec: Record, event: Event) -> None:
+        """A record that says an event again."""
+        self._of[place, rec.aid, rec.stamp] = event
+        event.stamp = rec.stamp
+
+    def of(self, scope: str, rec: Record) -> Event | None:
+        """The event a record states."""
+        return self._of.get(((scope, rec.path, rec.kind), rec.aid, rec.stamp))
+
+    def at(self, place: Place, stamp: int, value: object) -> Event | None:
+        """The event at a place by its number (the value of a put) or its stamp (a delete)."""
+        if isinstance(value, int) and 0 <= value < len(self.events):
+            return self.events[value]
+        return next((event for event in self.places.get(place, ()) if event.stamp == stamp), None)
+
+    def closure(self, scope: str, records: Iterable[Record], kind: int) -> int:
+        """Mask of all events that a replica with these slots of one path has ever known there."""
+        mask = 0
+        for rec in records:
+            if rec.kind == kind:
+                event = self.of(scope, rec)
+                if event is not None:
+                    mask |= event.bit | event.seen
+        return mask
+
+    def increment(self, place: Place, aid: bytes) -> int | None:
+        """The next distinct power of two for an author's counter; None when 60 are used up."""
+        used = self.counters.setdefault((place, aid), Increments())
+        bit = used.said + 1
+        if bit.bit_length() > 60:
+            return None
+        used.said |= bit
+        return bit
+
+    def forgive(self, place: Place, mask: int) -> None:
+        """Nothing could have saved these events."""
+        for event in self.places.get(place, ()):
+            if event.bit & mask:
+                event.optional = True
+
+    # -- judging ----------------------------------------------------------------------------------------
+
+    def problems(self, scope: str, paths: dict[str, list[Record]], now_ms: int) -> list[str]:
+        """What is wrong with a replica's final slots ({path: records}, filtered by the policy)."""
+        out: list[str] = []
+        for place, events in sorted(self.places.items()):
+            if place[0] != scope:
+                continue
+            records = [rec for rec in paths.get(place[1], ()) if rec.kind == place[2]]
+            shown = {
+                event.number: event
+                for rec in self._shown(place[2], records, now_ms)
+                if (event := self.of(scope, rec)) is not None
+            }
+            out += self._replaced(events, shown)
+            out += self._lost(place[2], events, shown, now_ms)
+        return out
+
+    def _shown(self, kind: int, records: list[Record], now_ms: int) -> list[Record]:
+        match kind:
+            case Kind.REG:
+                best = folds.register(records, now_ms)
+                return [] if best is None else [best]
+            case Kind.MV:
+                return folds.siblings(records, now_ms)
+            case Kind.LOG:
+                return folds.entries(records, now_ms)
+            case _:
+                return list(folds.everyone(records, now_ms).values())
+
+    def _replaced(self, events: list[Event], shown: dict[int, Event]) -> list[str]:
+        out = []
+        for event in shown.values():
+            by = [w for w in events if w.seen & event.bit and not w.optional]
+            if by and not event.exempt and event.place[2] != Kind.LOG:
+                out.append(f"resurrected: {event} is visible though {by[0]} had replaced it")
+        return out
+
+    def _lost(self, kind: int, events: list[Event], shown: dict[int, Event], now_ms: int) -> list[str]:
+        if kind == Kind.REG:
+            return self._lost_register(events, shown, now_ms)
+        spoken = [event for event in events if event.op != Op.VOID]
+        seen = 0
+        for event in spoken:
+            seen |= event.seen if kind != Kind.LOG else 0
+        return [
+            f"lost: {event} is not visible and nobody replaced it"
+            for event in spoken
+            if event.value(now_ms)
+            and not (event.optional or event.exempt or event.bit & seen or event.number in shown)
+        ]
+
+    def _lost_register(self, events: list[Event], shown: dict[int, Event], now_ms: int) -> list[str]:
+        spoken = [event for event in events if event.op != Op.VOID]
+        firm = [event for event in spoken if not event.optional]
+        if not firm:
+            return []
+        best = max(firm, key=lambda event: (event.stamp, event.aid))
+        if any(event.optional and event.stamp >= best.stamp for event in spoken):
+            return []
+        if best.number in shown or not best.value(now_ms):
+            return []
+        return [f"lost: {best} is the newest and not visible"]

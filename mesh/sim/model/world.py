@@ -1,0 +1,265 @@
+"""The world of one run: time, links, dice, and the bookkeeping of what was acknowledged."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from mesh.core import folds, sync
+from mesh.core.collect import Statement
+from mesh.core.record import LIVE, MESH, ZONE, Kind, Op, Record, SlotKey
+from mesh.sim.model.misbehave import Misbehaviour
+from mesh.sim.model.node import KEPT_SCOPES, Backup, Node, Policy
+from mesh.sim.model.truth import Event, Place, Truth
+from mesh.sim.model.wire import Message, Notary, aid_of
+
+NODES = 6
+ZONES = ("a", "a", "a", "a", "b", "b")
+START_MS = 1_700_000_000_000
+DAY_MS = 24 * 3600 * 1000
+AHEAD_MS = 10 * 365 * DAY_MS
+IN_FLIGHT_MAX = 300
+
+
+class World:
+    """Six nodes and everything between them.
+
+    Args:
+        policy: the rules they play by.
+        tracing: keep a line per event.
+    """
+
+    def __init__(self, seed: int, policy: Policy, *, tracing: bool = False) -> None:
+        self.rng = random.Random(seed)
+        self.policy = policy
+        self.tracing = tracing
+        self.lines: list[str] = []
+        self.notary = Notary()
+        self.truth = Truth()
+        self.true_ms = START_MS
+        self.loss = self.rng.choice((0.0, 0.05, 0.2, 0.5))
+        self.group = [0] * NODES
+        self.in_flight: list[tuple[int, int, Message]] = []
+        self.backups: dict[int, Backup] = {}
+        self.forgotten: dict[tuple[int, Place], int] = {}
+        self.tainted: set[int] = set()
+        self.liar: int | None = None
+        self.sent_records = 0
+        aids = [aid_of(index) for index in range(NODES)]
+        admins = frozenset(aids[:2])
+        self.nodes = [
+            Node(self, index, aids[index], ZONES[index], admins, self.rng.randint(-25_000, 25_000))
+            for index in range(NODES)
+        ]
+        self.index_of = {node.aid: node.index for node in self.nodes}
+        self.misbehaviour: dict[int, Misbehaviour] = {}
+        self.advance(0)
+        for node in self.nodes:
+            node.renew(self.true_ms + self.rng.randint(10, 200) * DAY_MS)
+
+    def trace(self, text: Callable[[], str]) -> None:
+        """Note a line when tracing."""
+        if self.tracing:
+            self.lines.append(text())
+
+    def advance(self, ms: int) -> None:
+        """Let time pass."""
+        self.true_ms += ms
+        for node in self.nodes:
+            node.true_ms = self.true_ms
+
+    # -- links ------------------------------------------------------------------------------------------
+
+    def connected(self, left: Node, right: Node) -> bool:
+        """Whether two nodes can talk now."""
+        return (
+            left.alive
+            and right.alive
+            and left.online
+            and right.online
+            and self.group[left.index] == self.group[right.index]
+            and left.aid not in right.removed
+            and right.aid not in left.removed
+        )
+
+    def shares(self, left: Node, right: Node, scope: str) -> bool:
+        """Whether two nodes both replicate a scope."""
+        return scope == MESH or left.zone == right.zone
+
+    def neighbours(self, node: Node) -> list[int]:
+        """Some nodes in reach, in random order."""
+        found = [other.index for other in self.nodes if other is not node and self.connected(node, other)]
+        self.rng.shuffle(found)
+        return found[: self.rng.randint(0, 3)]
+
+    def send(self, sender: Node, to: int, message: Message) -> None:
+        """Put a message on its way, if it is not lost."""
+        other = self.nodes[to]
+        scope = message.listing.scope if hasattr(message, "listing") else message.scope
+        if not self.connected(sender, other) or not self.shares(sender, other, scope):
+            return
+        if self.rng.random() < self.loss or len(self.in_flight) >= IN_FLIGHT_MAX:
+            return
+        bad = self.misbehaviour.get(sender.index)
+        if bad is not None:
+            message = bad.spoil(message, self.rng)
+        self.in_flight.append((sender.index, to, message))
+
+    def deliver(self, count: int) -> None:
+        """Deliver some messages: links in any order, each link in its own."""
+        for _ in range(count):
+            if not self.in_flight:
+                return
+            at = 0
+            if self.rng.random() < 0.4:
+                link = self.in_flight[self.rng.randrange(len(self.in_flight))][:2]
+                at = next(i for i, flying in enumerate(self.in_flight) if flying[:2] == link)
+            sender, to, message = self.in_flight.pop(at)
+            if self.connected(self.nodes[sender], self.nodes[to]):
+                self.nodes[to].handle(sender, message, self.part_bytes())
+
+    def part_bytes(self) -> int:
+        """How much goes into one part: often very little, so that parts matter."""
+        return self.rng.choice((150, 600, 2500, 1 << 18))
+
+    def call(self, node: Node, to: int, scope: str, since: int) -> list[sync.Part] | None:
+        """All parts of a peer's answer to `want` about the asker itself; None when the link failed."""
+        other = self.nodes[to]
+        if not self.connected(node, other) or not self.shares(node, other, scope):
+            return None
+        if self.rng.random() < self.loss:
+            return None
+        parts = []
+        after = None
+        while after is None or after.more:
+            after = sync.serve(other.logs[scope], node.aid, since, bytes_max=2500, after=after)
+            parts.append(after)
+        bad = self.misbehaviour.get(to)
+        return parts if bad is None else [bad.spoil_part(part, self.rng) for part in parts]
+
+    def compare(self, left: Node, right: Node) -> None:
+        """Two neighbours tell each other their heads."""
+        for scope in (MESH, ZONE, LIVE):
+            if self.connected(left, right) and self.shares(left, right, scope):
+                heads = left.heads(scope)
+                right.compare(left.index, scope, [head for head in heads if self._told(left, right, head)])
+                heads = right.heads(scope)
+                left.compare(right.index, scope, [head for head in heads if self._told(right, left, head)])
+
+    def _told(self, teller: Node, listener: Node, head: tuple[bytes, int, int]) -> bool:
+        return self.loss == 0.0 or self.rng.random() >= self.loss
+
+    # -- signatures and truth ---------------------------------------------------------------------------
+
+    def opened(self, aid: bytes, tag: bytes, body: bytes, sig: bytes) -> Record:
+        """Verify and parse a record."""
+        return self.notary.open(aid, tag, body, sig)
+
+    def signed(self, aid: bytes, tag: bytes, hlc: int, say: Statement) -> Record:
+        """Sign a statement."""
+        return self.notary.sign(aid, tag, hlc, say)
+
+    def said(self, node: Node, scope: str, say: Statement, rec: Record, source: bytes | None) -> None:
+        """A node is about to store an own statement; `source` is whose records it says again."""
+        if not rec.path.startswith("kv/") or rec.kind == Kind.CTR or not node.counts(rec):
+            return
+        place = (node.place(scope), rec.path, rec.kind)
+        if rec.op == Op.VOID:
+            mine = [old for old in node.logs[scope].slots(rec.path) if old.aid == node.aid]
+            self.truth.new(place, rec, self.truth.closure(place[0], mine, rec.kind))
+            self.learned(node, scope, [rec])
+            return
+        if source is None:
+            self._acknowledged(node, scope, place, rec)
+        else:
+            event = self._again(node, scope, place, rec, source)
+            if event is not None:
+                self.truth.same(place, rec, event)
+                if source != node.aid and rec.kind == Kind.MV:
+                    event.exempt = True
+        self.learned(node, scope, [rec])
+
+    def _acknowledged(self, node: Node, scope: str, place: Place, rec: Record) -> None:
+        slots = list(node.logs[scope].slots(rec.path)) if rec.kind != Kind.LOG else []
+        if rec.kind == Kind.ALL:
+            slots = [old for old in slots if old.aid == node.aid]
+        seen = self.truth.closure(place[0], slots, rec.kind)
+        event = self.truth.new(place, rec, seen)
+        self.truth.forgive(place, self.forgotten.get((node.index, place), 0) & ~seen)
+        if node.index in self.tainted or node.index == self.liar:
+            event.optional = True
+        self.trace(lambda: f"  said {event} at {node.index} seen {seen:b}")
+
+    def _again(self, node: Node, scope: str, place: Place, rec: Record, source: bytes) -> Event | None:
+        if rec.op == Op.PUT and isinstance(rec.val, int):
+            return self.truth.at(place, rec.stamp, rec.val)
+        held = [old for old in node.logs[scope].slots(rec.path) if old.kind == rec.kind]
+        mine = next((old for old in held if old.aid == source), None)
+        return self.truth.of(place[0], mine) if mine is not None else self.truth.at(place, rec.stamp, None)
+
+    def stored(self, node: Node, sender: int, scope: str, old: Record, new: Record) -> None:
+        """A replica replaced a counter record: increments overwritten by a relay's copy cannot be saved."""
+        if new.kind == Kind.CTR and sender != self.index_of[new.aid]:
+            gone = folds.totals(old)[0] & ~folds.totals(new)[0]
+            if gone and new.path.startswith("kv/"):
+                place = (node.place(scope), new.path, Kind.CTR)
+                self.truth.counters[place, new.aid].optional |= gone
+
+    def learned(self, node: Node, scope: str, records: list[Record]) -> None:
+        """A replica stored records: it knows what they state and what that had seen."""
+        place = node.place(scope)
+        for rec in records:
+            event = self.truth.of(place, rec)
+            if event is not None:
+                node.known[event.place] = node.known.get(event.place, 0) | event.bit | event.seen
+
+    def losing(self, node: Node, left: Backup | Node | None) -> None:
+        """A store is about to be lost (or set back to `left`): what only it knew cannot be saved."""
+        others: list[Backup | Node] = [
+            other
+            for other in self.nodes
+            if other is not node and not other.dead and other.index not in self.tainted
+        ]
+        if left is not None:
+            others.append(left)
+        for place, mask in sorted(node.known.items()):
+            for other in others:
+                mask &= ~other.known.get(place, 0)
+            self.truth.forgive(place, mask)
+            if mask:
+                self.trace(lambda place=place, mask=mask: f"  may be lost: {place} {mask:b}")  # type: ignore[misc]
+        for scope in KEPT_SCOPES:
+            logs = [other.logs[scope] for other in others if scope == MESH or other.zone == node.zone]
+            for (place, aid), used in self.truth.counters.items():
+                if place[0] == node.place(scope):
+                    slot = SlotKey(place[1], Kind.CTR, aid)
+                    bits = folds.totals(node.logs[scope].get(slot))[0]
+                    for log in logs:
+                        bits &= ~folds.totals(log.get(slot))[0]
+                    used.optional |= bits
+
+    def forget(self, node: Node, left: Backup) -> None:
+        """A node forgets its own writes after a backup: a later one in the same slot replaces them unseen."""
+        for place, mask in node.known.items():
+            own = sum(event.bit for event in self.truth.places[place] if event.aid == node.aid)
+            gone = own & mask & ~left.known.get(place, 0)
+            key = (node.index, place)
+            self.forgotten[key] = self.forgotten.get(key, 0) | gone
+
+    def taint(self, node: Node, remover: Node) -> None:
+        """A node is being removed: what the remover does not know of it need not survive."""
+        self.losing(node, remover)
+        self.tainted.add(node.index)
+        for place, events in self.truth.places.items():
+            known = remover.known.get(place, 0)
+            for event in events:
+                if event.aid == node.aid and (place[2] in (Kind.ALL, Kind.LOG) or not known & event.bit):
+                    event.optional = True
+        for (place, aid), used in self.truth.counters.items():
+            if aid == node.aid:
+                scope = place[0][0]
+                known = 0
+                if place[0] == remover.place(scope):
+                    slots = remover.logs[scope].slots(place[1])
+                    known = max((folds.totals(rec)[0] for rec in slots if rec.aid == aid), default=0)
+                used.optional |= used.said & ~known
