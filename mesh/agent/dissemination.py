@@ -20,7 +20,7 @@ import trio
 from mesh.agent.drive import Drive
 from mesh.agent.session import Session
 from mesh.core import dissemination as core
-from mesh.core import record, sync
+from mesh.core import record, sync, tidings
 from mesh.core.log import AuthorState, Log
 from mesh.core.record import LIVE, Record
 from mesh.errors import MeshError, PeerError
@@ -120,7 +120,7 @@ class Spread:
         self._nursery.start_soon(self._apply_all, session.aid, receive)
         shared = self.machine.scopes if session.hello.zone == self._zone else (record.MESH,)
         roots = {scope: root for scope, root in session.hello.roots.items() if scope in shared}
-        self.drive.handle(core.LinkUp(session.aid, roots))
+        self.drive.handle(tidings.LinkUp(session.aid, roots))
 
     def link_down(self, session: Session) -> None:
         """A link ended; what it brought whole is still applied."""
@@ -131,7 +131,7 @@ class Spread:
                 del self._resets[key]
             for own in [own for own in self._own_parts if own[0] == session.aid]:
                 del self._own_parts[own]
-            self.drive.handle(core.LinkDown(session.aid))
+            self.drive.handle(tidings.LinkDown(session.aid))
 
     async def frame(self, session: Session, message: messages.Message, body: bytes) -> None:
         """Take one message of a neighbour.
@@ -142,7 +142,7 @@ class Spread:
         if isinstance(message, Delta):
             await self._delta(session, message, body)
         else:
-            self.drive.handle(core.Received(session.aid, message))
+            self.drive.handle(tidings.Received(session.aid, message))
 
     async def _delta(self, session: Session, delta: Delta, body: bytes) -> None:
         if delta.scope not in self._tags or delta.aid in self._frozen:
@@ -151,7 +151,7 @@ class Spread:
         if records is None:
             return
         urgent = delta.scope == LIVE and any(self._gate.urgent(rec) for rec in records)
-        self.drive.handle(core.DeltaVerified(session.aid, delta, records, body, urgent))
+        self.drive.handle(tidings.DeltaVerified(session.aid, delta, records, body, urgent))
         await self._drain(session)
 
     async def _drain(self, session: Session) -> None:
@@ -177,13 +177,13 @@ class Spread:
         except _BadSignature as error:
             self.counts["bad_signature"] += 1
             self._alarm("bad_signature", session.aid, str(error))
-            self.drive.handle(core.DeltaRefused(session.aid, delta.scope, delta.aid))
+            self.drive.handle(tidings.DeltaRefused(session.aid, delta.scope, delta.aid))
             raise PeerError(f"sent a record of {delta.aid.hex()} with a bad signature") from None
         except PeerError as error:
             self._frozen.add(delta.aid)
             self.counts["frozen_author"] += 1
             self._alarm("malformed_record", delta.aid, error.message)
-            self.drive.handle(core.DeltaRefused(session.aid, delta.scope, delta.aid))
+            self.drive.handle(tidings.DeltaRefused(session.aid, delta.scope, delta.aid))
             return None
 
     def _check(self, public: bytes, tag: bytes, delta: Delta) -> list[Record]:
@@ -211,7 +211,7 @@ class Spread:
             self._unknown[(delta.scope, delta.aid)] = session.aid
         if delta.scope == record.MESH and delta.since > 0:
             session.send_nowait(messages.Want(record.MESH, delta.aid, 0))
-        self.drive.handle(core.DeltaRefused(session.aid, delta.scope, delta.aid))
+        self.drive.handle(tidings.DeltaRefused(session.aid, delta.scope, delta.aid))
 
     def member_learned(self, aid: bytes) -> None:
         """An author became known: fetch what had to be refused before."""
@@ -224,17 +224,17 @@ class Spread:
 
     # -- applying ---------------------------------------------------------------------------------------
 
-    def _perform(self, action: core.Action) -> None:
+    def _perform(self, action: tidings.Action) -> None:
         match action:
-            case core.Wakeup(link=link):
+            case tidings.Wakeup(link=link):
                 if link in self._sessions:
                     self._sessions[link].wake()
-            case core.Apply(link=link, delta=delta, records=records):
+            case tidings.Apply(link=link, delta=delta, records=records):
                 if delta.scope == LIVE:
                     self._apply_live(link, delta, records)
                 else:
                     self._todo.append((link, _Job(delta, records)))
-            case core.Acknowledged(link=link, scope=scope, aid=aid, head=head):
+            case tidings.Acknowledged(link=link, scope=scope, aid=aid, head=head):
                 self._acknowledged(link, scope, aid, head)
 
     def _apply_live(self, link: bytes, delta: Delta, records: list[Record]) -> None:
@@ -282,7 +282,7 @@ class Spread:
         except MeshError as error:
             log.error("cannot store what %s sent: %s", link.hex(), error.message)
             for job in batch:
-                self.drive.handle(core.DeltaRefused(link, job.delta.scope, job.delta.aid))
+                self.drive.handle(tidings.DeltaRefused(link, job.delta.scope, job.delta.aid))
             return
         for job, outcome in zip(batch, outcomes, strict=True):
             self._report(link, job.delta, outcome)
@@ -309,13 +309,13 @@ class Spread:
             self._own_offered(delta.scope, outcome.own)
         urgent = delta.scope == LIVE and any(self._gate.urgent(rec) for rec in outcome.stored)
         self.drive.handle(
-            core.Applied(link, delta.scope, delta.aid, state, outcome.want, urgent, outcome.mark_dirty)
+            tidings.Applied(link, delta.scope, delta.aid, state, outcome.want, urgent, outcome.mark_dirty)
         )
 
     def said(self, scope: str, records: list[Record], state: AuthorState) -> None:
         """Own records were committed (or, in the live scope, stored): push them."""
         urgent = scope == LIVE and any(self._gate.urgent(rec) for rec in records)
-        self.drive.handle(core.Applied(None, scope, self._me, state, urgent=urgent))
+        self.drive.handle(tidings.Applied(None, scope, self._me, state, urgent=urgent))
 
     # -- acknowledgements -------------------------------------------------------------------------------
 
@@ -326,7 +326,7 @@ class Spread:
         entry = (hlc, holders, done, count)
         self._waiting.setdefault(key, []).append(entry)
         try:
-            out: list[core.Action] = []
+            out: list[tidings.Action] = []
             if self.machine.ask_heads(scope, self._me, hlc, out) > 0:
                 for action in out:
                     self._perform(action)

@@ -29,7 +29,6 @@ from mesh.config import Config, timing
 from mesh.core import policy, sync, vitals
 from mesh.core.admission import Directory
 from mesh.core.collect import answer_strays, drop_removed, voids_before_drop
-from mesh.core.dissemination import AuthorGone
 from mesh.core.evidence import ADMIT, PREFIXES, path_of
 from mesh.core.judgement import Verdict
 from mesh.core.lease import Status
@@ -39,6 +38,7 @@ from mesh.core.policy import View, chosen
 from mesh.core.receive import Own
 from mesh.core.record import LIVE, MESH, SCOPES, ZONE, Kind, Record, SlotKey
 from mesh.core.rings import Place
+from mesh.core.tidings import AuthorGone
 from mesh.errors import MeshError, PeerError, Unreachable
 from mesh.identity.certs import Certificate
 from mesh.identity.home import Home

@@ -20,145 +20,32 @@ No number from the wire moves a head here: heads come only from `Applied`, after
 from __future__ import annotations
 
 import random
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from mesh.core import sync
 from mesh.core.heads import Digest
-from mesh.core.log import NO_AUTHOR, AuthorState, Log
-from mesh.core.record import LIVE, MESH, SCOPES, Record
-from mesh.wire import messages
+from mesh.core.log import NO_AUTHOR, AuthorState
+from mesh.core.neighbour import Neighbour, Read
+from mesh.core.record import LIVE, MESH, SCOPES
+from mesh.core.tidings import (
+    Acknowledged,
+    Action,
+    Applied,
+    Apply,
+    AuthorGone,
+    Config,
+    DeltaRefused,
+    DeltaVerified,
+    Event,
+    Key,
+    LinkDown,
+    LinkUp,
+    Received,
+    Wakeup,
+)
 from mesh.wire.messages import Delta, Heads, Listing, Message, Pull, Quiet, Root, Wake, Want
-
-Key: TypeAlias = tuple[str, bytes]
-
-
-class Config(msgspec.Struct, frozen=True):
-    """Times in seconds, sizes in bytes."""
-
-    announce_s: float = 1.0
-    announce_live_s: float = 5.0
-    repair_s: float = 0.15
-    want_timeout_s: float = 5.0
-    compare_s: float = 30.0
-    list_s: float = 30.0
-    calm_s: float = 2.0
-    frame_bytes: int = 64 << 10
-    part_bytes: int = 256 << 10
-    passing_max: int = 64
-    control_max: int = 4096
-    offers_max: int = 65_536
-
-
-class LinkUp(msgspec.Struct, frozen=True):
-    """A neighbour's hello was accepted; `roots` are its digests of the scopes that it shares with us."""
-
-    link: bytes
-    roots: dict[str, bytes]
-
-
-class LinkDown(msgspec.Struct, frozen=True):
-    link: bytes
-
-
-class Received(msgspec.Struct, frozen=True):
-    """Any message but a delta."""
-
-    link: bytes
-    message: Message
-
-
-class DeltaVerified(msgspec.Struct, frozen=True):
-    """A delta whose every signature is good. `body` is its frame, passed on unchanged."""
-
-    link: bytes
-    delta: Delta
-    records: list[Record]
-    body: bytes
-    urgent: bool = False
-
-
-class DeltaRefused(msgspec.Struct, frozen=True):
-    """A delta with a bad signature, or that could not be stored: ask elsewhere."""
-
-    link: bytes
-    scope: str
-    aid: bytes
-
-
-class Applied(msgspec.Struct, frozen=True):
-    """The author's state after a commit. `link` is where the records came from, None for our own."""
-
-    link: bytes | None
-    scope: str
-    aid: bytes
-    state: AuthorState
-    want: int | None = None
-    urgent: bool = False
-    dirty: bool = False
-
-
-class AuthorGone(msgspec.Struct, frozen=True):
-    """A removed author: forget it everywhere."""
-
-    aid: bytes
-
-
-Event: TypeAlias = LinkUp | LinkDown | Received | DeltaVerified | DeltaRefused | Applied | AuthorGone
-
-
-class Wakeup(msgspec.Struct, frozen=True):
-    """The link has something to send: pull it."""
-
-    link: bytes
-
-
-class Apply(msgspec.Struct, frozen=True):
-    """Judge and store a delta, then report `Applied`."""
-
-    link: bytes
-    delta: Delta
-    records: list[Record]
-
-
-class Acknowledged(msgspec.Struct, frozen=True):
-    """A neighbour announced that it holds the author up to `head` on its disk."""
-
-    link: bytes
-    scope: str
-    aid: bytes
-    head: int
-
-
-Action: TypeAlias = Wakeup | Apply | Acknowledged
-
-
-class _Link:
-    """What we believe about one neighbour, and what it is still to be sent."""
-
-    def __init__(self, scopes: Iterable[str], now: float, compare_at: float) -> None:
-        self.scopes = frozenset(scopes)
-        self.sent: dict[Key, int] = {}
-        self.dirty: OrderedDict[Key, sync.Part | None] = OrderedDict()
-        self.passing: deque[bytes] = deque()
-        self.control: deque[Message] = deque()
-        self.quiet: set[Key] = set()
-        self.hushed: dict[Key, float] = {}
-        self.lazy: set[Key] = set()
-        self.lazy_at = {LIVE: now, "": now}
-        self.tell: dict[Key, int] = {}
-        self.fenced: set[str] = set()
-        self.compare_at = compare_at
-        self.buckets_at: dict[str, float] = {}
-        self.up_since = now
-
-    @property
-    def pending(self) -> bool:
-        return bool(self.control or self.passing or self.dirty)
 
 
 class _Want(msgspec.Struct):
@@ -181,7 +68,7 @@ class Dissemination:
         self,
         me: bytes,
         scopes: Iterable[str],
-        read: Callable[[str], AbstractContextManager[Log]],
+        read: Read,
         rng: random.Random,
         config: Config | None = None,
         fences: Mapping[str, int] | None = None,
@@ -195,7 +82,7 @@ class Dissemination:
         self.heads: dict[str, dict[bytes, AuthorState]] = {scope: {} for scope in self.scopes}
         self.digests = {scope: Digest(with_fp=scope != LIVE) for scope in self.scopes}
         self._accepted: dict[Key, int] = {}
-        self._links: dict[bytes, _Link] = {}
+        self._links: dict[bytes, Neighbour] = {}
         self._wants: dict[Key, _Want] = {}
         self._offers: dict[Key, dict[bytes, int]] = {}
         self._offer_due: dict[Key, float] = {}
@@ -234,7 +121,7 @@ class Dissemination:
     def _link_up(self, name: bytes, roots: dict[str, bytes], now: float, out: list[Action]) -> None:
         jitter = self._rng.uniform(0.5, 1.0)
         shared = [scope for scope in self.scopes if scope in roots]
-        self._links[name] = link = _Link(shared, now, now + self.config.compare_s * jitter)
+        self._links[name] = link = Neighbour(shared, now, now + self.config.compare_s * jitter)
         for scope in shared:
             if scope in self.fences:
                 link.fenced.add(scope)
@@ -309,7 +196,7 @@ class Dissemination:
             self._pass_on(event, key, reach, out)
         out.append(Apply(name, delta, event.records))
 
-    def _own_delta(self, event: DeltaVerified, link: _Link, key: Key, out: list[Action]) -> None:
+    def _own_delta(self, event: DeltaVerified, link: Neighbour, key: Key, out: list[Action]) -> None:
         """What a neighbour knows of ourselves: looked at, never passed on; its end lifts the fence."""
         delta = event.delta
         if delta.records or key[0] in link.fenced:
@@ -322,7 +209,7 @@ class Dissemination:
                 self._wake(event.link, out)
 
     def _duplicate(
-        self, link: _Link, name: bytes, key: Key, pushed: bool, now: float, out: list[Action]
+        self, link: Neighbour, name: bytes, key: Key, pushed: bool, now: float, out: list[Action]
     ) -> None:
         if pushed:
             self.duplicates += 1
@@ -376,7 +263,7 @@ class Dissemination:
             self._offer_due.pop(key, None)
 
     def _mark(
-        self, name: bytes, link: _Link, key: Key, before: int, event: Applied, out: list[Action]
+        self, name: bytes, link: Neighbour, key: Key, before: int, event: Applied, out: list[Action]
     ) -> None:
         head = event.state.head
         if link.tell.get(key, head + 1) <= head:
@@ -393,7 +280,7 @@ class Dissemination:
 
     # -- comparing ------------------------------------------------------------------------------------
 
-    def _root_received(self, link: _Link, message: Root, now: float) -> None:
+    def _root_received(self, link: Neighbour, message: Root, now: float) -> None:
         scope = message.scope
         digest = self.digests[scope]
         if message.root == digest.root():
@@ -410,7 +297,7 @@ class Dissemination:
         if message.buckets is None or now - link.buckets_at.get(scope, -1e9) > self.config.want_timeout_s:
             self._send_buckets(link, scope, now)
 
-    def _send_buckets(self, link: _Link, scope: str, now: float) -> None:
+    def _send_buckets(self, link: Neighbour, scope: str, now: float) -> None:
         link.buckets_at[scope] = now
         digest = self.digests[scope]
         self._control(link, Root(scope, digest.root(), digest.buckets()))
@@ -439,20 +326,20 @@ class Dissemination:
         self._offers.setdefault(key, {})[name] = head
         self._offer_due[key] = min(due, self._offer_due.get(key, due))
 
-    def _tell(self, link: _Link, key: Key, head: int) -> None:
+    def _tell(self, link: Neighbour, key: Key, head: int) -> None:
         if self._head(*key) >= head:
             self._control(link, Heads(key[0], [self._entry(key)]))
         else:
             link.tell[key] = max(head, link.tell.get(key, 0))
 
-    def _want_received(self, link: _Link, key: Key, since: int) -> None:
+    def _want_received(self, link: Neighbour, key: Key, since: int) -> None:
         if self._head(*key) <= since:
             self._control(link, Delta(key[0], key[1], since, since, False, []))
             return
         link.sent[key] = since
         link.dirty[key] = None
 
-    def _maybe_list(self, name: bytes, link: _Link, key: Key, now: float) -> None:
+    def _maybe_list(self, name: bytes, link: Neighbour, key: Key, now: float) -> None:
         quiet_since = self._changed_at.get(key, -1e9)
         listed = self._listed_at.get((name, key), -1e9)
         if key in self._wants or now - quiet_since < self.config.calm_s or now - listed < self.config.list_s:
@@ -525,7 +412,7 @@ class Dissemination:
         self._ask(name, key, head, now)
         out.append(Wakeup(name))
 
-    def _announce(self, name: bytes, link: _Link, now: float, out: list[Action]) -> None:
+    def _announce(self, name: bytes, link: Neighbour, now: float, out: list[Action]) -> None:
         for bucket, every in ((LIVE, self.config.announce_live_s), ("", self.config.announce_s)):
             keys = sorted(key for key in link.lazy if (key[0] == LIVE) == (bucket == LIVE))
             if not keys or link.lazy_at[bucket] > now:
@@ -555,51 +442,9 @@ class Dissemination:
     # -- sending --------------------------------------------------------------------------------------
 
     def pull(self, name: bytes) -> list[bytes]:
-        """The next frame bodies for a link, about `frame_bytes` in all; empty when there is nothing to send.
-
-        Deltas are read from the log now: live first, then mesh, then zone.
-        """
+        """The next frame bodies for a link; empty when there is nothing to send (see `Neighbour.pull`)."""
         link = self._links.get(name)
-        if link is None:
-            return []
-        bodies: list[bytes] = []
-        budget = self.config.frame_bytes
-        while budget > 0 and link.control:
-            bodies.append(messages.encode(link.control.popleft()))
-            budget -= len(bodies[-1])
-        while budget > 0 and link.passing:
-            bodies.append(link.passing.popleft())
-            budget -= len(bodies[-1])
-        if budget > 0 and link.dirty:
-            for scope in (LIVE, *[scope for scope in self.scopes if scope != LIVE]):
-                budget = self._pull_scope(link, scope, budget, bodies)
-        return bodies
-
-    def _pull_scope(self, link: _Link, scope: str, budget: int, bodies: list[bytes]) -> int:
-        hidden = (scope, self._me) if scope in link.fenced else None
-        keys = [key for key in link.dirty if key[0] == scope and key != hidden]
-        if not keys or budget <= 0:
-            return budget
-        with self._read(scope) as log:
-            for key in keys:
-                if budget <= 0:
-                    break
-                part = sync.serve(
-                    log,
-                    key[1],
-                    link.sent.get(key, 0),
-                    bytes_max=max(budget, self.config.frame_bytes // 4),
-                    after=link.dirty[key],
-                )
-                if part.records or part.reset:
-                    bodies.append(messages.encode(sync.delta_of(scope, key[1], part)))
-                    budget -= len(bodies[-1])
-                link.sent[key] = max(part.upto, link.sent.get(key, 0))
-                if part.more:
-                    link.dirty[key] = part
-                else:
-                    del link.dirty[key]
-        return budget
+        return [] if link is None else link.pull(self._me, self._read, self.config.frame_bytes)
 
     def has_work(self, name: bytes) -> bool:
         """Whether `pull` would return something."""
@@ -630,7 +475,7 @@ class Dissemination:
         state = self.heads[key[0]].get(key[1], NO_AUTHOR)
         return (key[1], state.head, state.fp.to_bytes(16, "big"))
 
-    def _control(self, link: _Link, message: Message) -> None:
+    def _control(self, link: Neighbour, message: Message) -> None:
         if len(link.control) < self.config.control_max:
             link.control.append(message)
 

@@ -15,7 +15,7 @@ import pytest
 from nacl.bindings import crypto_sign_seed_keypair
 
 from mesh.core import dissemination as core
-from mesh.core import record, sync
+from mesh.core import record, sync, tidings
 from mesh.core.clock import HybridClock
 from mesh.core.memory import MemoryLog
 from mesh.core.record import MESH, Kind
@@ -48,18 +48,18 @@ class Peer:
             self.secret, MESH_ID, b"m", path=path, kind=Kind.REG, hlc=self.clock.send(NOW_MS), val=val
         )
         outcome = sync.write(self.log, rec)
-        self.event(core.Applied(None, MESH, self.aid, outcome.state))
+        self.event(tidings.Applied(None, MESH, self.aid, outcome.state))
 
-    def event(self, event: core.Event) -> None:
+    def event(self, event: tidings.Event) -> None:
         self.perform(self.machine.handle(event, self.bench.now))
 
-    def perform(self, actions: list[core.Action]) -> None:
+    def perform(self, actions: list[tidings.Action]) -> None:
         for action in actions:
-            if isinstance(action, core.Apply):
+            if isinstance(action, tidings.Apply):
                 outcome = sync.receive(self.log, action.delta, action.records, now_ms=NOW_MS, me=self.aid)
                 aid = action.delta.aid
                 self.event(
-                    core.Applied(
+                    tidings.Applied(
                         action.link, MESH, aid, outcome.state, outcome.want, dirty=outcome.mark_dirty
                     )
                 )
@@ -72,10 +72,10 @@ class Peer:
             for wire in message.records:
                 assert record.verify(public, MESH_ID, b"m", *wire)
             records = [record.parse(message.aid, *wire) for wire in message.records]
-            self.event(core.DeltaVerified(sender, message, records, body))
+            self.event(tidings.DeltaVerified(sender, message, records, body))
         else:
             assert message is not None
-            self.event(core.Received(sender, message))
+            self.event(tidings.Received(sender, message))
 
 
 class Bench:
@@ -97,13 +97,13 @@ class Bench:
         left, right = self.peers[a], self.peers[b]
         for me, other in ((left, right), (right, left)):
             self.edges.add((me.aid, other.aid))
-            me.event(core.LinkUp(other.aid, {MESH: other.machine.root(MESH)}))
+            me.event(tidings.LinkUp(other.aid, {MESH: other.machine.root(MESH)}))
 
     def cut(self, a: int, b: int) -> None:
         left, right = self.peers[a], self.peers[b]
         for me, other in ((left, right), (right, left)):
             self.edges.discard((me.aid, other.aid))
-            me.event(core.LinkDown(other.aid))
+            me.event(tidings.LinkDown(other.aid))
         self.frames = deque(frame for frame in self.frames if (frame[0], frame[1]) in self.edges)
 
     def exchange(self) -> None:
@@ -225,7 +225,7 @@ def test_a_refused_delta_is_asked_for_elsewhere() -> None:
     for body in writer.machine.pull(other.aid):
         other.frame(writer.aid, body)
     writer.machine.pull(judge.aid)  # lost on the way
-    judge.event(core.DeltaRefused(writer.aid, MESH, writer.aid))
+    judge.event(tidings.DeltaRefused(writer.aid, MESH, writer.aid))
     bench.advance(5.0)
     assert bench.agree()
 
@@ -236,16 +236,16 @@ def test_acknowledgements_come_from_what_is_applied() -> None:
     writer, holder = bench.peers
     writer.say("kv/a", 1)
     head = writer.log.author(writer.aid).head
-    out: list[core.Action] = []
+    out: list[tidings.Action] = []
     assert writer.machine.ask_heads(MESH, writer.aid, head, out) == 1
-    acks: list[core.Acknowledged] = []
+    acks: list[tidings.Acknowledged] = []
     for _ in range(4):
         for body in writer.machine.pull(holder.aid):
             holder.frame(writer.aid, body)
         for body in holder.machine.pull(writer.aid):
             message = messages.decode(body)
             assert message is not None
-            for action in writer.machine.handle(core.Received(holder.aid, message), 0.0):
-                if isinstance(action, core.Acknowledged):
+            for action in writer.machine.handle(tidings.Received(holder.aid, message), 0.0):
+                if isinstance(action, tidings.Acknowledged):
                     acks.append(action)
     assert [ack.head for ack in acks if ack.aid == writer.aid][-1:] == [head]
