@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from mesh.core.link import Link
-from mesh.core.verdict import FOREVER, Board
+from mesh.core.member import FOREVER
+from mesh.core.verdict import Board
 from mesh.core.vitals import Action, Answer, Ask, LivenessConfig, Ping, SendDatagram, SendFrame
 
 ASKED_MAX = 64

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from mesh.core.member import FOREVER, NEVER, Charge, Member
 from mesh.core.nearness import Rtt
-from mesh.core.verdict import FOREVER, NEVER, Charge, Member
 from mesh.core.vitals import GONE_FOR_NOW, LivenessConfig, State
 
 KEEPALIVE_S = 30.0

@@ -50,9 +50,10 @@ import random
 from collections import deque
 
 from mesh.core.lease import INCARNATION_MAX, Lease, Status
+from mesh.core.member import NEVER, Charge
 from mesh.core.prober import Prober
 from mesh.core.rings import Place
-from mesh.core.verdict import INC_JUMP_MAX, NEVER, Board, Charge
+from mesh.core.verdict import INC_JUMP_MAX, Board
 from mesh.core.views import LinkView, MemberView, link_views, member_views
 from mesh.core.vitals import (
     AccusationArrived,

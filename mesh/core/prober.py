@@ -11,7 +11,8 @@ import random
 from mesh.core.favours import Favours
 from mesh.core.lease import Evidence
 from mesh.core.link import Check, Link
-from mesh.core.verdict import FOREVER, NEVER, Board, Charge
+from mesh.core.member import FOREVER, NEVER, Charge
+from mesh.core.verdict import Board
 from mesh.core.vitals import (
     GONE_FOR_NOW,
     Accuse,

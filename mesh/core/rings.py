@@ -162,6 +162,7 @@ class Overlay:
         self._k = K_ONE_ZONE
         self._gateways: Rings | None = None
         self._hosts: dict[bytes, tuple[bytes, ...]] | None = None
+        self._cache: dict[bytes, tuple[bytes, ...]] = {}
 
     def __contains__(self, aid: bytes) -> bool:
         return aid in self._places
@@ -195,6 +196,7 @@ class Overlay:
     def _changed(self, zone: str, by: int) -> None:
         self._gateways = None
         self._hosts = None
+        self._cache.clear()
         self._counts[zone] += by
         if zone not in self._zones:
             self._zones[zone] = Rings(self._mesh_id, zone, self._k)
@@ -248,7 +250,14 @@ class Overlay:
         Args:
             place: where an aid outside the table is to be imagined; without it such an aid has none.
         """
-        place = self._places.get(aid, place)
+        found = self._cache.get(aid)
+        if found is None:
+            found = self._zone_neighbours(aid, self._places.get(aid, place))
+            if aid in self._places:
+                self._cache[aid] = found
+        return found
+
+    def _zone_neighbours(self, aid: bytes, place: Place | None) -> tuple[bytes, ...]:
         rings = self._zones.get(place.zone) if place else None
         if place is None or rings is None:
             return ()

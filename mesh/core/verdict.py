@@ -6,78 +6,32 @@ answers who is whose neighbour. All times are the machine's own (its lateness al
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
-import msgspec
-
 from mesh.core.clock import unix_ms_of
 from mesh.core.lease import SLEEP_MS_MAX, Evidence, Lease, Status
+from mesh.core.member import FOREVER, NEVER, Charge, Member
 from mesh.core.rings import Overlay, Place
 from mesh.core.vitals import GONE_FOR_NOW, Action, LivenessConfig, State, StateChanged
 
-NEVER = float("-inf")
-FOREVER = float("inf")
 LEASES_PER_SECOND_MAX = 33
 # An accusation names an incarnation its accuser has seen, so it is never far above the one we know.
 INC_JUMP_MAX = 1 << 16
 CHARGES_MAX = 64
-DEATHS_KEPT = 8
-
-
-class Charge(msgspec.Struct, frozen=True):
-    """One accuser's standing word."""
-
-    inc: int
-    evidence: Evidence
-
-
-class Member(msgspec.Struct):
-    """What we hold of one member.
-
-    Attributes:
-        inc: its incarnation, from its own records only.
-        hlc: stamp of its newest lease, 0 before the first.
-        fresh: when that lease arrived here.
-        heard: when anything came from it directly.
-        risen: since when it is not dead.
-        held: since when enough accusations stand, or None.
-        why: what made the present state.
-        dead_inc: the incarnation the verdict was about.
-    """
-
-    aid: bytes
-    place: Place
-    state: State
-    since: float
-    fresh: float
-    inc: int = 0
-    hlc: int = 0
-    lease: Lease | None = None
-    heard: float = NEVER
-    risen: float = NEVER
-    asleep_until: float = NEVER
-    held: float | None = None
-    why: str = ""
-    seen_by: tuple[bytes, ...] = ()
-    dead_inc: int = 0
-    charges: dict[bytes, Charge] = {}
-    deaths: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=DEATHS_KEPT))
 
 
 class Board:
     """Members, states and rings as seen by one node.
 
     Attributes:
-        slowness: H of the rules, 0 to 8; set by the machine before every call.
         moved: set when somebody died, rose, came or went; whoever keeps links clears it.
     """
 
     def __init__(self, config: LivenessConfig, me: bytes, place: Place, mesh_id: bytes) -> None:
         self.config = config
         self.me = me
-        self.slowness = 0
+        self._slowness = 0
         self.moved = True
         self.members: dict[bytes, Member] = {}
         self._near = Overlay(mesh_id)  # not dead: who is linked
@@ -86,10 +40,21 @@ class Board:
         self._leaving: dict[bytes, float] = {}  # dead, still in _settled, until when
         self._open: dict[bytes, None] = {}  # members with charges
         self._lapses: list[tuple[float, bytes]] = []  # one entry per member, never later than the truth
-        self._stirred = False
+        self._stirred: dict[bytes, None] = {}  # of those, whom to judge again
+        self._due: float | None = None
         self._recheck = FOREVER
         self._zone = place.zone
         self.join(me, place, 0.0)
+
+    @property
+    def slowness(self) -> int:
+        """H of the rules, 0 to 8; the machine sets it before every call."""
+        return self._slowness
+
+    @slowness.setter
+    def slowness(self, value: int) -> None:
+        if value != self._slowness:
+            self._slowness, self._due = value, None
 
     # --- the table ---
 
@@ -114,7 +79,7 @@ class Board:
             self._near.set(aid, place)
         if member.state not in GONE_FOR_NOW or aid in self._leaving:
             self._settled.set(aid, place)
-        self.moved = self._stirred = True
+        self._stir_all()
 
     def remove(self, aid: bytes) -> None:
         """Forget a member whose card is gone."""
@@ -128,7 +93,20 @@ class Board:
             member.charges.pop(aid, None)
         self._lapses = [entry for entry in self._lapses if entry[1] != aid]
         heapify(self._lapses)
-        self.moved = self._stirred = True
+        self._stirred.pop(aid, None)
+        self._stir_all()
+
+    def _stir_all(self) -> None:
+        self.moved, self._due = True, None
+        self._stirred.update(self._open)
+
+    def _stir_around(self, aid: bytes) -> None:
+        """A change of one member may decide about those it is neighbour of, and about itself."""
+        self._due = None
+        if self._open:
+            for near in (aid, *self._near.zone_neighbours(aid, self.members[aid].place), *self.monitors(aid)):
+                if near in self._open:
+                    self._stirred[near] = None
 
     def remote(self, member: Member) -> bool:
         """Whether a member lives in another zone, so that its gateways judge it and we do not."""
@@ -168,11 +146,13 @@ class Board:
         if hlc <= member.hlc or self.remote(member) or aid == self.me:
             return
         member.hlc, member.fresh, member.lease = hlc, t, lease
+        self._due = None
         if lease.inc > member.inc:
             member.inc = lease.inc
             member.charges = {a: c for a, c in member.charges.items() if c.inc >= lease.inc}
             member.held = None
-            self._stirred = True
+        if aid in self._open:
+            self._stirred[aid] = None
         member.asleep_until = NEVER
         if lease.st == Status.SLEEP and lease.until_ms is not None:
             member.asleep_until = t + min(max(lease.until_ms - unix_ms_of(hlc), 0), SLEEP_MS_MAX) / 1000
@@ -211,9 +191,8 @@ class Board:
         if member.charges.get(accuser) == charge:
             return
         member.charges = {**member.charges, accuser: charge}
-        self._open[subject] = None
+        self._open[subject] = self._stirred[subject] = self._due = None
         self._recheck = min(self._recheck, t + self.config.interval_s / 2)
-        self._stirred = True
         self.settle(t, out)
 
     def withdraw(self, subject: bytes, accuser: bytes, t: float, out: list[Action]) -> None:
@@ -221,7 +200,7 @@ class Board:
         member = self.members[subject]
         if accuser in member.charges:
             member.charges = {a: c for a, c in member.charges.items() if a != accuser}
-            self._stirred = True
+            self._stirred[subject] = self._due = None
             self.settle(t, out)
 
     def report(self, aid: bytes, state: State, t: float, out: list[Action]) -> None:
@@ -254,31 +233,41 @@ class Board:
             heappush(self._lapses, (lapse if lapse > t else t + self.lease_s(), aid))
         for aid in [aid for aid, until in self._leaving.items() if until <= t]:
             del self._leaving[aid]
+            self._stir_around(aid)
             self._settled.remove(aid)
-            self._stirred = True
-        if self._open:
+        if self._recheck <= t:
             # Who is able to speak changes with time alone, so look again while anyone is accused.
-            self._stirred = True
-            self._recheck = t + self.config.interval_s / 2
+            self._stirred.update(self._open)
+            self._recheck = t + self.config.interval_s / 2 if self._open else FOREVER
+        for aid in self._open:
+            held = self.members[aid].held
+            if held is not None and held + self._confirm_s() <= t:
+                self._stirred[aid] = None
+        self._due = None
         self.settle(t, out)
 
     def due(self) -> float:
         """When `tick` next has something to do (perhaps)."""
-        times = [self._lapses[0][0]] if self._lapses else []
+        if self._due is None:
+            self._due = self._find_due()
+        return self._due
+
+    def _find_due(self) -> float:
+        times = [self._recheck]
+        times += [self._lapses[0][0]] if self._lapses else []
         times += self._leaving.values()
         for aid in self._open:
             member = self.members[aid]
             if member.held is not None:
                 times.append(member.held + self._confirm_s())
-            if member.state not in GONE_FOR_NOW:
-                times.append(self._recheck)
-        return min(times, default=FOREVER)
+        return min(times)
 
     def settle(self, t: float, out: list[Action]) -> None:
         """Judge every accused member until nothing changes: one verdict may decide another."""
         while self._stirred:
-            self._stirred = False
-            for aid in sorted(self._open):
+            stirred, self._stirred = sorted(self._stirred), {}
+            self._due = None
+            for aid in stirred:
                 member = self.members[aid]
                 if member.state not in GONE_FOR_NOW:
                     self._judge(member, t, out)
@@ -373,16 +362,7 @@ class Board:
         out.append(StateChanged(member.aid, member.state, state, str(why), seen_by))
         member.state, member.since, member.held = state, t, None
         member.why, member.seen_by = str(why), seen_by
-        self._stirred = True
-
-    def flapping(self, aid: bytes, t: float) -> bool:
-        """Whether a member died so often lately that no work should be given to it yet."""
-        member, config = self.members[aid], self.config
-        if not member.deaths or member.deaths[-1] < t - config.flap_window_s:
-            return False
-        recent = sum(death > member.deaths[-1] - config.flap_window_s for death in member.deaths)
-        up = member.state not in GONE_FOR_NOW and t - member.risen >= config.flap_hold_s
-        return recent >= config.flap_deaths and not up
+        self._stir_around(member.aid)
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self.members.values())

@@ -8,7 +8,8 @@ import msgspec
 
 from mesh.core.lease import Lease
 from mesh.core.link import Link
-from mesh.core.verdict import NEVER, Board
+from mesh.core.member import NEVER
+from mesh.core.verdict import Board
 from mesh.core.vitals import State
 
 
@@ -77,7 +78,7 @@ def member_views(board: Board, own: Lease, t: float) -> list[MemberView]:
                 lease,
                 0.0 if me else _age(t, member.fresh if member.hlc else NEVER),
                 0.0 if me else _age(t, member.heard),
-                board.flapping(aid, t),
+                member.flapping(board.config, t),
                 tuple(sorted(member.charges)),
             )
         )

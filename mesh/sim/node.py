@@ -181,7 +181,8 @@ class Node:
         if not pipe.open or self.gossip is None:
             return
         self.pipes[peer] = pipe
-        self.gossip.link_up(pipe)
+        if self.near(self.fleet.nodes[peer]):
+            self.gossip.link_up(pipe)
         self.feed(LinkUp(self.fleet.nodes[peer].aid))
 
     def _admit(self, rec: Rec) -> None:
@@ -331,8 +332,17 @@ class Node:
         assert state is not None
         return state
 
+    def near(self, other: Node) -> bool:
+        """Whether another lives in the same zone, so that live records are shared with it."""
+        return other.place.zone == self.place.zone
+
     def agrees(self, other: Node, *, reachable: bool) -> bool:
-        """Whether this node sees another as it is: alive if it runs and is reachable, else gone."""
+        """Whether this node sees another as it is: alive if it runs and is reachable, else gone.
+
+        Members of other zones are their gateways' business.
+        """
+        if not self.near(other):
+            return True
         state = self.sees(other.aid)
         if reachable and other.machine is not None and not other.frozen:
             return state == State.ALIVE
