@@ -7,12 +7,12 @@ written if `build` raises. The clock's ceiling is stored ahead of use in the sam
 never issues a stamp twice, whatever the wall clock does.
 
 Statements of the live scope are RAM only and immediate; they have a clock of their own, because strict
-growth is asked per (scope, author) and the two are written from different threads.
+growth is asked per (scope, author) only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import msgspec
 
@@ -22,9 +22,9 @@ from mesh.core.collect import Statement
 from mesh.core.fence import Fence
 from mesh.core.log import Log
 from mesh.core.record import LIVE, MESH, ZONE, Kind, Record
-from mesh.errors import PeerError, StoreFull
+from mesh.errors import MeshError, PeerError, StoreFull
 from mesh.identity.keys import NodeKey
-from mesh.store.store import Store, Txn
+from mesh.store.store import Damaged, Store, Txn
 from mesh.wire import codec
 
 __all__ = ["Author", "Statement"]
@@ -32,6 +32,7 @@ __all__ = ["Author", "Statement"]
 CEILING_META = "hlc_ceiling"
 CEILING_AHEAD_MS = 10_000
 FENCE_META = "fence/"
+BREATHE_WRITES = 64
 DURABLE = (MESH, ZONE)
 
 
@@ -72,12 +73,13 @@ class Author:
         with self.store.read(scope) as log:
             return Fence.opened(log, self.aid, _unpack(stored))
 
-    async def say(self, scope: str, build: Build, *, raw: bool = False) -> list[Record]:
+    async def say(self, scope: str, build: Build, *, raw: bool = False, queued: bool = False) -> list[Record]:
         """Write durable statements; returns the records once they are on disk.
 
         Args:
             build: called with the scope's log inside the transaction; may raise a MeshError to refuse.
             raw: exempt from the author's quota (deletes and collection always are).
+            queued: do not wait for the disk.
 
         Raises:
             StoreFull: the node's own quota or the disk is exhausted.
@@ -90,7 +92,34 @@ class Author:
             self._note(txn, scope, log, statements)
             return self._write(txn, scope, log, statements, None if raw else self.limits)
 
-        return await self.store.write(job, spare=raw)
+        return await self.store.write(job, spare=raw, early=queued)
+
+    async def say_each(
+        self, scope: str, builds: Sequence[Build], *, queued: bool = False
+    ) -> list[list[Record] | MeshError]:
+        """Many writes in one commit, each seeing those before it; one that is refused spares the others.
+
+        Raises:
+            StoreError: the disk is full, or a row is damaged; nothing was written.
+        """
+
+        def job(txn: Txn) -> Generator[None, None, list[list[Record] | MeshError]]:
+            log = txn.log(scope)
+            said: list[list[Record] | MeshError] = []
+            for number, build in enumerate(builds, 1):
+                try:
+                    statements = build(log)
+                    self._note(txn, scope, log, statements)
+                    said.append(self._write(txn, scope, log, statements, self.limits))
+                except Damaged:
+                    raise
+                except MeshError as error:
+                    said.append(error)
+                if number % BREATHE_WRITES == 0:
+                    yield
+            return said
+
+        return await self.store.write(job, early=queued)
 
     async def recover(self, scope: str, records: Sequence[Record], *, reset: bool) -> list[Record]:
         """Take back what a peer knows of ourselves and this store forgot; see `core/fence.py`.

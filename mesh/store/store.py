@@ -253,13 +253,22 @@ class Store:
 
     @overload
     async def write(
-        self, job: Callable[[Txn], Generator[None, None, T]], *, linger: bool = False, spare: bool = False
+        self,
+        job: Callable[[Txn], Generator[None, None, T]],
+        *,
+        linger: bool = False,
+        spare: bool = False,
+        early: bool = False,
     ) -> T: ...
 
     @overload
-    async def write(self, job: Callable[[Txn], T], *, linger: bool = False, spare: bool = False) -> T: ...
+    async def write(
+        self, job: Callable[[Txn], T], *, linger: bool = False, spare: bool = False, early: bool = False
+    ) -> T: ...
 
-    async def write(self, job: Callable[[Txn], Any], *, linger: bool = False, spare: bool = False) -> Any:
+    async def write(
+        self, job: Callable[[Txn], Any], *, linger: bool = False, spare: bool = False, early: bool = False
+    ) -> Any:
         """Run a job in the writer's transaction; returns its result once that is on disk.
 
         Jobs of many callers share a commit. One that raises loses only itself. A job may be run several
@@ -269,12 +278,13 @@ class Store:
         Args:
             linger: wait a little for company: for what others can send again.
             spare: it frees space: also tried when the disk is full.
+            early: return when the job has run, before it is on disk: it may still be lost.
 
         Raises:
             StoreFull: disk full; nothing was written.
             StoreError: closed, or a row the job needed is damaged.
         """
-        return await self._writer.write(job, linger=linger, spare=spare)
+        return await self._writer.write(job, linger=linger, spare=spare, early=early)
 
     def write_live(self, records: Sequence[Record]) -> None:
         """Store own, freshly signed records of the live scope."""

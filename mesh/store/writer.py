@@ -57,12 +57,16 @@ Job = Callable[[Txn], Any]
 
 
 class Pending:
-    """A job and its caller. `result` is what the job gave; it counts once the caller is `answered`."""
+    """A job and its caller. `result` is what the job gave; it counts once the caller is `answered`.
 
-    __slots__ = ("answered", "born", "generator", "job", "result", "spare", "task")
+    An `early` caller is answered when its job has run, and never learns whether it came to the disk.
+    """
 
-    def __init__(self, job: Job, spare: bool) -> None:
+    __slots__ = ("answered", "born", "early", "generator", "job", "result", "spare", "task")
+
+    def __init__(self, job: Job, spare: bool, early: bool) -> None:
         self.job = job
+        self.early = early
         self.spare = spare
         self.answered = False
         self.born = trio.current_time()
@@ -135,7 +139,7 @@ class Writer:
 
     # -- callers ----------------------------------------------------------------------------------------
 
-    async def write(self, job: Job, *, linger: bool, spare: bool) -> Any:
+    async def write(self, job: Job, *, linger: bool, spare: bool, early: bool) -> Any:
         """Run a job and return its result after the fsync. See `Store.write`."""
         while self.waiting >= QUEUE_MAX and not self._closed:
             await self._room.park()
@@ -143,7 +147,7 @@ class Writer:
             raise StoreError("the store is closed")
         if self.full and not spare:
             raise StoreFull("the disk is full: the store takes deletes only", "free some space")
-        pending = Pending(job, spare)
+        pending = Pending(job, spare, early)
         (self._lingering if linger else self._local).append(pending)
         if not linger and self._idle:
             self._fill()
@@ -299,6 +303,8 @@ class Writer:
             return self._job_raised(pending, error, clean=False)
         txn.size += sum(change.record.size for change in txn.changes[counted:] if change.record is not None)
         self._batch.append(pending)
+        if pending.early:
+            pending.answer(pending.result)
         return True
 
     def _job_raised(self, pending: Pending, error: Exception, *, clean: bool) -> bool:
