@@ -71,7 +71,7 @@ class Author:
     def _fence(self, scope: str) -> Fence:
         stored = self.store.meta(FENCE_META + scope)
         with self.store.read(scope) as log:
-            return Fence.opened(log, self.aid, _unpack(stored))
+            return Fence.opened(log, self.aid, _unpack(stored), self._wall_ms())
 
     async def say(self, scope: str, build: Build, *, raw: bool = False, queued: bool = False) -> list[Record]:
         """Write durable statements; returns the records once they are on disk.
@@ -120,6 +120,15 @@ class Author:
             return said
 
         return await self.store.write(job, early=queued)
+
+    async def start(self) -> None:
+        """Put the fences on disk before anything is said under them."""
+
+        def job(txn: Txn) -> None:
+            for scope, fence in self.fences.items():
+                txn.put_meta(FENCE_META + scope, codec.encode(msgspec.to_builtins(fence)))
+
+        await self.store.write(job, spare=True)
 
     async def recover(self, scope: str, records: Sequence[Record], *, reset: bool) -> list[Record]:
         """Take back what a peer knows of ourselves and this store forgot; see `core/fence.py`.

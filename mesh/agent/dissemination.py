@@ -98,6 +98,7 @@ class Spread:
         self._resets: dict[tuple[bytes, str, bytes], sync.ResetParts] = {}
         self._frozen: set[bytes] = set()
         self._unknown: dict[tuple[str, bytes], bytes] = {}
+        self._announced: dict[bytes, dict[tuple[str, bytes], int]] = {}
         self._waiting: dict[tuple[str, bytes], list[tuple[int, set[bytes], trio.Event, int]]] = {}
         self._todo: list[tuple[bytes, _Job]] = []
         self.counts: Counter[str] = Counter()
@@ -116,6 +117,7 @@ class Spread:
         assert self._nursery is not None
         send, receive = trio.open_memory_channel[_Job](APPLY_QUEUE)
         self._sessions[session.aid] = session
+        self._announced[session.aid] = {}
         self._queues[session.aid] = send
         self._nursery.start_soon(self._apply_all, session.aid, receive)
         shared = self.machine.scopes if session.hello.zone == self._zone else (record.MESH,)
@@ -127,6 +129,7 @@ class Spread:
         if self._sessions.get(session.aid) is session:
             del self._sessions[session.aid]
             self._queues.pop(session.aid).close()
+            self._announced.pop(session.aid, None)
             for key in [key for key in self._resets if key[0] == session.aid]:
                 del self._resets[key]
             for own in [own for own in self._own_parts if own[0] == session.aid]:
@@ -338,7 +341,14 @@ class Spread:
                 del self._waiting[key]
         return len(holders)
 
+    def holders(self, scope: str, aid: bytes, hlc: int) -> int:
+        """How many linked neighbours have announced to hold an author up to `hlc` on their disk."""
+        return sum(heads.get((scope, aid), 0) >= hlc for heads in self._announced.values())
+
     def _acknowledged(self, link: bytes, scope: str, aid: bytes, head: int) -> None:
+        announced = self._announced.get(link)
+        if announced is not None:
+            announced[(scope, aid)] = max(head, announced.get((scope, aid), 0))
         for hlc, holders, done, count in self._waiting.get((scope, aid), ()):
             if head >= hlc:
                 holders.add(link)

@@ -38,13 +38,18 @@ class Duties:
         """Collect own deletes of a scope now; returns how many statements that took."""
         node, collector = self._node, self._collector
         survey: Survey | None = None
+        floor_max = node.author.fences[scope].floor_max(node.now_ms())
         while survey is None or not survey.done:
             with node.store.read(scope) as slots:
-                survey = collector.survey(slots, node.me, node.now_ms(), node.view.counts, survey)
+                survey = collector.survey(
+                    slots, node.me, node.now_ms(), node.view.counts, survey, floor_max=floor_max
+                )
             await trio.lowlevel.checkpoint()
 
         def build(slots: Log) -> list[Statement]:
-            return collector.plan(slots, node.me, node.now_ms(), node.view.counts, survey)
+            return collector.plan(
+                slots, node.me, node.now_ms(), node.view.counts, survey, floor_max=floor_max
+            )
 
         records = await node.author.say(scope, build, raw=True)
         if records:

@@ -11,10 +11,12 @@ from mesh import settings
 from mesh.agent.discovery import Discovery
 from mesh.agent.duties import Duties
 from mesh.agent.events import Events
+from mesh.agent.kv import Kv
 from mesh.agent.members import Members
 from mesh.agent.metrics import Metrics
 from mesh.agent.node import Node
 from mesh.agent.status import Logs, Status
+from mesh.agent.table import Table
 from mesh.config import Config
 from mesh.errors import MeshError
 
@@ -42,6 +44,18 @@ class Features:
         node.on_alarm.append(self._alarmed)
         self.metrics = Metrics(node.config.metrics, str(node.home.path), node.now_ms)
         node.use_capacity(self.metrics.capacity)
+        self.table = Table(node, self.members)
+        self.kv = Kv(
+            node.store,
+            node.author,
+            now_ms=node.now_ms,
+            who=self.table.who,
+            may=self.table.may_write,
+            permit=self.table.permit,
+            copies=node.spread.held_by,
+            held=node.spread.holders,
+            removals=self.table.removals,
+        )
         self._discovery = Discovery(node)
         self._duties = Duties(node)
 

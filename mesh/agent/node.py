@@ -202,6 +202,7 @@ class Node:
             self.store.close()
 
     async def _start(self, nursery: trio.Nursery) -> None:
+        await self.author.start()
         await nursery.start(self.spread.run)
         self.host, self.datagrams = self._make_host(self)
         self.links.use(self.host)
