@@ -122,8 +122,19 @@ def load() -> tuple[Any, ...]:
 
 
 _ed25519, _x25519, _id, _patterns, _exceptions = load()
-# The library reports ordinary failed dials as errors. What matters of it reaches us as exceptions.
-logging.getLogger("libp2p").setLevel(logging.CRITICAL + 1)
+
+
+class _Quieter(logging.Handler):
+    """py-libp2p reports ordinary failed dials as errors; what matters of it reaches us as exceptions."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _logger.debug("libp2p: %s", record.getMessage())
+
+
+_libp2p_logger = logging.getLogger("libp2p")
+_libp2p_logger.handlers = [_Quieter()]
+_libp2p_logger.propagate = False
+_libp2p_logger.setLevel(logging.WARNING)
 
 PeerId = _id.ID
 Pattern = _patterns.PatternXX

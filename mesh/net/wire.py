@@ -19,9 +19,10 @@ from trio.lowlevel import checkpoint, notify_closing, wait_readable, wait_writab
 from mesh.errors import PeerError, Unreachable
 from mesh.net.base import Refused
 
-READ_BYTES = 128 << 10
+READ_BYTES = 64 << 10
 PACKET_BYTES_MAX = 65535  # a Noise message, its 16-byte tag included
 PLAIN_BYTES_MAX = PACKET_BYTES_MAX - 16
+PACKETS_PER_TURN = 32  # a tiny one may cost 100 us: a flooding peer holds the loop for 3 ms at most
 _GONE = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.EBADF})
 
 
@@ -220,22 +221,30 @@ class Channel:
         if self._early:
             early, self._early = self._early, b""
             return [early]
-        packets: list[bytes] = []
+        packets = self._whole_packets()
+        if packets:
+            await checkpoint()
         while not packets:
             data = await self._wire.receive()
             if not data:
                 if self._rest:
                     raise PeerError("closed in the middle of a packet")
                 return []
-            if self._rest:
-                data = self._rest + data
-            start, have = 0, len(data)
-            while have - start >= 2:
-                end = start + 2 + (data[start] << 8 | data[start + 1])
-                if end > have:
-                    break
-                packets.append(self._open(data[start + 2 : end]))
-                start = end
+            self._rest = self._rest + data if self._rest else data
+            packets = self._whole_packets()
+        return packets
+
+    def _whole_packets(self) -> list[bytes]:
+        """Take packets from what has arrived, few enough that others get their turn soon."""
+        data, start, have = self._rest, 0, len(self._rest)
+        packets: list[bytes] = []
+        while have - start >= 2 and len(packets) < PACKETS_PER_TURN:
+            end = start + 2 + (data[start] << 8 | data[start + 1])
+            if end > have:
+                break
+            packets.append(self._open(data[start + 2 : end]))
+            start = end
+        if start:
             self._rest = data[start:]
         return packets
 

@@ -24,7 +24,6 @@ import struct
 from collections.abc import Callable
 
 import trio
-from trio.lowlevel import checkpoint
 
 from mesh.errors import MeshError, PeerError, TimedOut, Unreachable
 from mesh.net.stream import FIN, HEADER_BYTES, PAYLOAD_MAX, WINDOW_BYTES, MuxStream
@@ -37,7 +36,6 @@ ANSWERS_BYTES_MAX = 512 << 10
 LINGER_S = 10.0
 _HEADER = struct.Struct(">BBHII")
 _ID_MAX = (1 << 32) - 1
-_PACKETS_PER_TURN = 256
 
 
 class Mux:
@@ -193,11 +191,9 @@ class Mux:
             while not self.why:
                 packets = await self.channel.receive()
                 if not packets:
-                    self.fail("closed by the peer")
-                for count, packet in enumerate(packets, 1):
+                    self.fail("the peer closed it without a goodbye")
+                for packet in packets:
                     self._packet(packet)
-                    if count % _PACKETS_PER_TURN == 0:
-                        await checkpoint()
         except PeerError as error:
             self.fail(f"the peer broke the protocol: {error.message}")
         except Unreachable as error:
@@ -223,7 +219,7 @@ class Mux:
             if kind <= WINDOW:
                 self._frame(kind, flags, number, length, packet[body:end])
             elif kind == GO_AWAY:
-                self.fail("closed by the peer")
+                self.fail("the peer said goodbye")
             elif flags & SYN:
                 self._answer(PING, ACK, 0, length)
             start = end

@@ -1,5 +1,6 @@
 """Ports, and who stands in the doorway."""
 
+import logging
 import os
 import socket
 
@@ -7,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from mesh.errors import Failed, Unreachable, UsageError
+from mesh.errors import Denied, Failed, Unreachable, UsageError
 from mesh.identity.keys import NodeKey
 from mesh.net.address import parse
 from mesh.net.base import Admission, HostLimits
@@ -153,6 +154,29 @@ async def test_garbage_is_sent_off_at_once(sockets, until):
             await read_to_end(stream)
     await until(lambda: host.pending == 0)
     assert host.counts["handshake_failed"] == 4
+
+
+async def test_the_library_reports_no_ordinary_failure_as_an_error(sockets):
+    heard = []
+
+    class Listener(logging.Handler):
+        def emit(self, record):
+            heard.append((record.levelno, record.getMessage()))
+
+    host, one = await sockets.start(), await sockets.start()
+    root, ours, listener = logging.getLogger(), logging.getLogger("mesh.net"), Listener()
+    level = ours.level
+    root.addHandler(listener)
+    ours.setLevel(logging.DEBUG)
+    try:
+        with pytest.raises(Denied):
+            await one.dial(host.addresses[0], NodeKey.generate().public, deadline_s=5)
+        logging.getLogger("libp2p.security").error("a failed dial")
+    finally:
+        root.removeHandler(listener)
+        ours.setLevel(level)
+    assert (logging.DEBUG, "libp2p: a failed dial") in heard
+    assert max(level for level, _ in heard) == logging.DEBUG
 
 
 async def test_a_refused_key_is_closed_before_it_gets_a_multiplexer(sockets):

@@ -218,7 +218,7 @@ async def test_a_stopped_host_says_goodbye_and_leaves_no_task(world, until):
     world.stop(other)
     with trio.fail_after(5):
         await connection.wait_closed()
-    assert connection.why == "closed by the peer"
+    assert connection.why == "the peer said goodbye"
 
 
 async def test_a_connection_may_be_dialled_400_times_without_a_trace(world, until):

@@ -14,7 +14,7 @@ from mesh.net.dialling import connect
 from mesh.net.handshake import Handshaker
 from mesh.net.negotiate import proposal
 from mesh.net.stream import GRANT_BYTES, WINDOW_BYTES
-from mesh.net.wire import Wire
+from mesh.net.wire import PACKETS_PER_TURN, Wire
 
 DATA, WINDOW, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
@@ -197,7 +197,13 @@ async def test_frames_for_streams_long_gone_are_ignored(peer, host):
 async def test_goodbye_ends_the_connection(peer, why):
     await peer.send(GO_AWAY, 0, 0, 0)
     await peer.until_closed()
-    assert why == ["closed by the peer"]
+    assert why == ["the peer said goodbye"]
+
+
+async def test_an_end_without_a_goodbye_is_told_apart(peer, host, why, until):
+    peer.wire.close_now()
+    await until(lambda: why)
+    assert why == ["the peer closed it without a goodbye"]
 
 
 async def test_who_asks_and_does_not_take_the_answers_is_cut_off(peer, why):
@@ -254,3 +260,19 @@ async def test_whoever_sends_to_a_stream_that_nobody_reads_any_more_is_told(sock
     await peer.data(1, b"more")
     assert await peer.frame() == (WINDOW, RST, 1, 0, b"")
     peer.wire.close_now()
+
+
+async def test_a_flood_is_read_in_portions_between_which_others_get_their_turn(peer, host):
+    pings = b"".join(
+        len(sealed).to_bytes(2, "big") + sealed
+        for sealed in (peer.cipher.encrypt(HEADER.pack(0, PING, SYN, 0, number)) for number in range(640))
+    )
+    await peer.wire.write(pings)
+    await peer.wire.flush()
+    turns = 0
+    answered = host.connections()[0].wire
+    before = answered.bytes_out
+    while answered.bytes_out < before + 640 * (HEADER.size + 18):
+        await trio.lowlevel.checkpoint()
+        turns += 1
+    assert turns >= 640 // PACKETS_PER_TURN
