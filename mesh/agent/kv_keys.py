@@ -173,9 +173,9 @@ def _escaped_child(log: Log, node: str, symbol: int) -> tuple[int, str] | None:
     """The first escaped child that stands for more than `symbol`, as (byte, its prefix)."""
     found = _first(log, node + "%", f"{node}%{max(symbol + 1, 0):02X}") if symbol < 0xFF else None
     slash = node + "%/"
-    if symbol < ord("/") and (found is None or _symbol(found, len(node))[0] > ord("/")):
-        if _first(log, slash, slash) is not None:
-            return ord("/"), slash
+    slash_is_next = symbol < ord("/") and (found is None or _symbol(found, len(node))[0] > ord("/"))
+    if slash_is_next and _first(log, slash, slash) is not None:
+        return ord("/"), slash
     if found is None:
         return None
     byte, width = _symbol(found, len(node))
