@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,12 +42,14 @@ def run_agent(config: Config, *, reload: Callable[[], Config]) -> int:
     logging_ = logs.setup(config.log.level, config.log.format, config.log.file)
     home = open_home(config.node.data_dir)
     try:
-        trio.run(_run, home, config, reload, logging_, strict_exception_groups=True)
+        again = trio.run(_run, home, config, reload, logging_, strict_exception_groups=True)
     except BaseExceptionGroup as group:
         known = _first(group)
         if known is None:
             raise
         raise known from None
+    if again:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     return 0
 
 
@@ -90,7 +93,7 @@ def make_host(node: Node) -> tuple[Host, Datagrams | None]:
     return host, UdpDatagrams(node.key, node.directory.public_of, hosts=hosts, context=node.mesh_id)
 
 
-async def _run(home: object, config: Config, reload: Callable[[], Config], logging_: logs.Logs) -> None:
+async def _run(home: object, config: Config, reload: Callable[[], Config], logging_: logs.Logs) -> bool:
     notifier = Notifier()
     path = config.admin.socket or socket_in(config.node.data_dir)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -112,6 +115,7 @@ async def _run(home: object, config: Config, reload: Callable[[], Config], loggi
             log.info("%s is up in mesh %s", home.name, home.mesh.name)  # type: ignore[attr-defined]
             notifier.ready(f"member {home.name}")  # type: ignore[attr-defined]
             nursery.start_soon(notifier.keep_alive)
+    return features.restart
 
 
 async def _stop_when_left(features: Features, scope: trio.CancelScope) -> None:

@@ -12,6 +12,7 @@ growth is asked per (scope, author) only.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Generator, Sequence
 
 import msgspec
@@ -21,7 +22,7 @@ from mesh.core.clock import HybridClock, hlc_of
 from mesh.core.collect import Statement
 from mesh.core.fence import Fence
 from mesh.core.log import Log
-from mesh.core.record import LIVE, MESH, ZONE, Kind, Record
+from mesh.core.record import LIVE, MESH, ZONE, Record
 from mesh.errors import MeshError, PeerError, StoreFull
 from mesh.identity.keys import NodeKey
 from mesh.store.store import Damaged, Store, Txn
@@ -71,7 +72,7 @@ class Author:
     def _fence(self, scope: str) -> Fence:
         stored = self.store.meta(FENCE_META + scope)
         with self.store.read(scope) as log:
-            return Fence.opened(log, self.aid, _unpack(stored), self._wall_ms())
+            return Fence.opened(log, self.aid, _unpack(stored), self._wall_ms(), secrets.randbits(16))
 
     async def say(self, scope: str, build: Build, *, raw: bool = False, queued: bool = False) -> list[Record]:
         """Write durable statements; returns the records once they are on disk.
@@ -87,10 +88,7 @@ class Author:
         assert scope != LIVE
 
         def job(txn: Txn) -> list[Record]:
-            log = txn.log(scope)
-            statements = build(log)
-            self._note(txn, scope, log, statements)
-            return self._write(txn, scope, log, statements, None if raw else self.limits)
+            return self._build(txn, scope, build, None if raw else self.limits)
 
         return await self.store.write(job, spare=raw, early=queued)
 
@@ -104,13 +102,10 @@ class Author:
         """
 
         def job(txn: Txn) -> Generator[None, None, list[list[Record] | MeshError]]:
-            log = txn.log(scope)
             said: list[list[Record] | MeshError] = []
             for number, build in enumerate(builds, 1):
                 try:
-                    statements = build(log)
-                    self._note(txn, scope, log, statements)
-                    said.append(self._write(txn, scope, log, statements, self.limits))
+                    said.append(self._build(txn, scope, build, self.limits))
                 except Damaged:
                     raise
                 except MeshError as error:
@@ -149,14 +144,10 @@ class Author:
         self.fences[scope], said = await self.store.write(job)
         return said
 
-    def _note(self, txn: Txn, scope: str, log: Log, statements: Sequence[Statement]) -> None:
-        """Until a peer has confirmed what we remember, keep the counter totals that we write over."""
-        fence = self.fences[scope]
-        if fence.checked or not any(statement.kind == Kind.CTR for statement in statements):
-            return
-        noted = [fence.note(log, self.aid, statement) for statement in statements]
-        if any(noted):
-            txn.put_meta(FENCE_META + scope, codec.encode(msgspec.to_builtins(fence)))
+    def _build(self, txn: Txn, scope: str, build: Build, limits: sync.Limits | None) -> list[Record]:
+        log, fence = txn.log(scope), self.fences[scope]
+        statements = [fence.counted(log, self.aid, statement) for statement in build(log)]
+        return self._write(txn, scope, log, statements, limits)
 
     def _write(
         self,

@@ -7,18 +7,29 @@ from collections.abc import Callable
 
 import trio
 
+import mesh
 from mesh import settings
+from mesh.agent.calls import Calls
+from mesh.agent.certs import Certs
 from mesh.agent.discovery import Discovery
 from mesh.agent.duties import Duties
 from mesh.agent.events import Events
+from mesh.agent.invites import Invites
 from mesh.agent.kv import Kv
 from mesh.agent.members import Members
+from mesh.agent.messages import Messages
 from mesh.agent.metrics import Metrics
 from mesh.agent.node import Node
+from mesh.agent.programs import Programs
+from mesh.agent.query import Queries
+from mesh.agent.renewal import Keeper
 from mesh.agent.status import Logs, Status
 from mesh.agent.table import Table
+from mesh.agent.topics import Topics
 from mesh.config import Config
+from mesh.config import Messages as MessageSettings
 from mesh.errors import MeshError
+from mesh.wire import protocols
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +38,13 @@ class Features:
     """What `mesh.admin.server` serves. Constructed with the node, started once it runs.
 
     Attributes:
-        left: set when the node has left the mesh and is to stop.
+        left: set when the agent is to stop: it left the mesh, or with `restart` is to start anew.
     """
 
     def __init__(self, node: Node, logs: Logs) -> None:
         self._node = node
         self._logs = logs
+        self.restart = False
         self.members = Members(node)
         self.status = Status(node, self.members, logs, lambda: self._node.config)
         self.left = self.members.left
@@ -56,6 +68,14 @@ class Features:
             held=node.spread.holders,
             removals=self.table.removals,
         )
+        self.certs = Certs(node, self.members.rows)
+        self.invites = Invites(node, self.certs)
+        self.members.use(self.certs)
+        self.messages = self._messages()
+        node.store.add_listener(self.messages.changed)
+        node.use_queries(self.messages.queries)
+        self.messages.queries.register("mesh.status", self._brief)
+        self._keeper = Keeper(node, self.certs, self._moved)
         self._discovery = Discovery(node)
         self._duties = Duties(node)
 
@@ -66,7 +86,47 @@ class Features:
             nursery.start_soon(self._discovery.run)
             nursery.start_soon(self.metrics.run)
             nursery.start_soon(self._duties.run)
+            nursery.start_soon(self._keeper.run)
+            await nursery.start(self.messages.run)
+            assert self._node.host is not None
+            self._node.host.handle(protocols.CALL, self.messages.calls.accept)
             task_status.started()
+
+    def _messages(self) -> Messages:
+        node, counters, peers = self._node, self.metrics.counters, self.table
+        programs = Programs(node.me, peers, node.now_ms)
+        calls = Calls(node.key.public, peers, node.open, counters)
+        return Messages(
+            node.me,
+            peers,
+            Topics(node.me, node.author, node.store.live, peers, self._settings, counters, node.now_ms),
+            calls,
+            programs,
+            Queries(node.key, node.mesh_id, peers, node, programs, counters, node.now_ms, node.rng.randbytes),
+            self._settings,
+        )
+
+    def _brief(self, _: object) -> dict[str, object]:
+        """What each node answers to the query `mesh.status`."""
+        node = self._node
+        load, free = self.metrics.capacity()
+        return {
+            "version": mesh.__version__,
+            "uptime_s": round(trio.current_time() - node.started_at, 1),
+            "links": len(node.links.sessions),
+            "load": load,
+            "free": free,
+            "problems": len(node.alarms),
+        }
+
+    def _settings(self) -> MessageSettings:
+        return self._node.config.messages
+
+    def _moved(self, zone: str) -> None:
+        """Our certificate names another zone: its store and links are others, so the agent starts anew."""
+        log.warning("this node was moved to zone %s: starting anew", zone)
+        self.restart = True
+        self.left.set()
 
     def _alarmed(self, kind: str, aid: bytes, text: str) -> None:
         self.events.tell(f"alarm.{kind}", text, aid=aid)

@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from mesh.agent.author import Statement
+from mesh.agent.certs import Certs
 from mesh.agent.node import Node
 from mesh.agent.words import iso, rounded
 from mesh.core import folds, vitals
@@ -40,6 +41,7 @@ class Members:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._certs: Certs
         self._left: dict[bytes, int] = {}
         self._labels: dict[bytes, dict[str, str]] = {}
         self._moved = trio.Event()
@@ -47,6 +49,20 @@ class Members:
         node.on_members.append(lambda joined, gone: self._obey_all())
         node.store.add_listener(self._changed)
         self.left = trio.Event()
+
+    def use(self, certificates: Certs) -> None:
+        """Who removes nodes and moves them between zones."""
+        self._certs = certificates
+
+    async def forget(self, node: str) -> Json:
+        return await self._certs.forget(node)
+
+    async def prune(self, *, older_than_s: float, dry_run: bool) -> Rows:
+        return await self._certs.prune(older_than_s=older_than_s, dry_run=dry_run)
+
+    async def move_zone(self, node: str, zone: str) -> Json:
+        await self._certs.move_zone(node, zone)
+        return self._member(self._view(self._aid(node)))
 
     def start(self) -> None:
         """Obey the orders that the store holds."""
@@ -272,7 +288,7 @@ class Members:
         row = self._member(view)
         links = await self.links()
         row["card"] = self.card_of(aid)
-        row["certificate"] = None
+        row["certificate"] = self._certs.row(aid)
         row["links"] = [link for link in links if link["id"] == row["id"]]
         monitors = self._node.vitality.machine.board.monitors(aid)
         row["monitors"] = [self._id(each) for each in monitors]

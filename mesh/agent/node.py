@@ -23,6 +23,7 @@ from mesh.agent.author import Author, Statement
 from mesh.agent.dissemination import Gate, Spread
 from mesh.agent.links import DENIED, Links
 from mesh.agent.liveness import Vitality
+from mesh.agent.query import Queries
 from mesh.agent.session import Session, Wire
 from mesh.agent.sight import Sight
 from mesh.config import Config, timing
@@ -146,6 +147,7 @@ class Node:
         )
         self._capacity: Callable[[], tuple[float | None, dict[str, float]]] = lambda: (None, {})
         self._view: View | None = None
+        self._queries: Queries | None = None
         self.sight = Sight(self.me, self.store, self.author)
         self.members_seen: set[bytes] = set()
         self.on_alarm: list[Callable[[str, bytes, str], None]] = []
@@ -157,6 +159,23 @@ class Node:
     def use_capacity(self, capacity: Callable[[], tuple[float | None, dict[str, float]]]) -> None:
         """Load and free resources, for our lease."""
         self._capacity = capacity
+
+    def use_queries(self, queries: Queries) -> None:
+        """Who takes the questions and answers that come over links."""
+        self._queries = queries
+
+    def neighbours(self, scope: str) -> list[bytes]:
+        """Linked neighbours that take part in a scope."""
+        zone = None if scope == MESH else self.zone
+        sessions = self.links.sessions.items()
+        return sorted(aid for aid, session in sessions if zone in (None, session.hello.zone))
+
+    def send(self, aid: bytes, message: messages.Message) -> bool:
+        """Queue a message of our own for a neighbour, if there is a link."""
+        session = self.links.sessions.get(aid)
+        if session is not None:
+            session.send_nowait(message)
+        return session is not None
 
     # -- time -------------------------------------------------------------------------------------------
 
@@ -173,7 +192,8 @@ class Node:
             self.store.expire(now_ms)
             with self.store.live.together():
                 sync.sweep(self.store.live, now_ms, live=True)
-            self.sight.update(self.vitality.machine.links(now))
+            on_streams = {aid: session.rtt_s for aid, session in self.links.sessions.items()}
+            self.sight.update(self.vitality.machine.links(now), on_streams)
             await trio.sleep(SECOND_S)
 
     async def _ping(self) -> None:
@@ -247,7 +267,7 @@ class Node:
             await stream.reset()
         return "call"
 
-    async def open(self, public: bytes, protocol: str) -> Stream:
+    async def open(self, public: bytes, protocol: str, deadline_s: float = OPEN_S) -> Stream:
         """A stream to a member, connected for it if need be.
 
         Raises:
@@ -255,13 +275,13 @@ class Node:
         """
         assert self.host is not None
         try:
-            return await self.host.open(public, protocol, deadline_s=OPEN_S)
+            return await self.host.open(public, protocol, deadline_s=deadline_s)
         except Unreachable as error:
             last: MeshError = error
         for address in self._addresses_of(public[:16]):
             try:
-                await self.host.dial(address, public, deadline_s=OPEN_S)
-                return await self.host.open(public, protocol, deadline_s=OPEN_S)
+                await self.host.dial(address, public, deadline_s=deadline_s)
+                return await self.host.open(public, protocol, deadline_s=deadline_s)
             except MeshError as error:
                 last = error
         raise last
@@ -346,6 +366,10 @@ class Node:
         for change in changes:
             if change.aid == self.me and change.record is not None:
                 own.setdefault(change.scope, []).append(change.record)
+            elif change.record is not None:
+                # What we say after we have seen this must not look older, whatever our wall clock says.
+                clock = self.author.live_clock if change.scope == LIVE else self.author.clock
+                clock.receive(change.hlc)
             if change.scope == MESH and change.path == policy.PATH:
                 self._view = None
                 self.store.dirty_watches()
@@ -466,6 +490,8 @@ class Node:
         log.info("link with %s is down: %s", peer_id_of(session.wire.public), why)
         self.spread.link_down(session)
         self.vitality.link_down(session)
+        if self._queries is not None:
+            self._queries.link_ended(session.aid)
 
     def pull(self, aid: bytes) -> list[bytes]:
         return self.spread.machine.pull(aid)
@@ -489,6 +515,9 @@ class Node:
                 self._bye(session, reason)
             case messages.Probe():
                 pass
+            case messages.Ask() | messages.Reply():
+                if self._queries is not None:
+                    self._queries.receive(session.aid, message)
             case messages.Hello():
                 raise PeerError("a second hello")
             case _:

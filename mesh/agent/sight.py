@@ -7,7 +7,7 @@ From these `reachability` and `rtt` between any two members follow, without anyb
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -36,11 +36,7 @@ class Sighting(msgspec.Struct, frozen=True):
 
 
 class Sight:
-    """Publishes our own sightings and reads everybody's.
-
-    Args:
-        links: our links as liveness sees them, at a monotonic time.
-    """
+    """Publishes our own sightings and reads everybody's."""
 
     def __init__(self, me: bytes, store: Store, author: Author) -> None:
         self._me = me
@@ -49,12 +45,18 @@ class Sight:
         self._said: dict[bytes, int] = {}
         self._said_at = float("-inf")
 
-    def update(self, links: Iterable[LinkView]) -> None:
-        """Say what we see, if it is time or if somebody came into or out of reach."""
+    def update(self, links: Iterable[LinkView], on_streams: Mapping[bytes, float | None]) -> None:
+        """Say what we see, if it is time or if somebody came into or out of reach.
+
+        Args:
+            on_streams: round trips on held streams, seconds: of two linked nodes one pings by datagram.
+        """
         seen = {}
         for link in links:
-            if link.status == "connected" and link.rtt_ms is not None:
-                seen[link.aid] = int(link.rtt_ms * 1000)
+            stream_s = on_streams.get(link.aid)
+            rtt_ms = stream_s * 1000 if link.rtt_ms is None and stream_s is not None else link.rtt_ms
+            if link.status == "connected" and rtt_ms is not None:
+                seen[link.aid] = int(rtt_ms * 1000)
             elif link.wanted and link.status in ("disconnected", "error"):
                 seen[link.aid] = UNREACHABLE
         now = trio.current_time()
