@@ -7,8 +7,9 @@ forget what others still need, so before that, among its own records at least a 
                first stamp: replicas get it anew, folds place it where it was
     void       its own value that another author's record beats is withdrawn, so that the other's delete is
                not needed for ever
+               (a user's reg that the winning value had not seen stays: it is shown as a conflict)
     floor      the newest end among what this really frees; nothing to free, no `~gc`, else every idle author
-               would be sent again each day
+               would be sent again each day; never above the fence of a store that may have been set back
 
 A slot that its author emptied less than a day ago still pins the delete that beat it: replicas that have the
 floor of one author may not have the void of the other yet.
@@ -27,7 +28,7 @@ from typing import Any
 import msgspec
 
 from mesh.core import folds
-from mesh.core.clock import hlc_of
+from mesh.core.clock import HLC_MAX, hlc_of
 from mesh.core.floors import end_hlc, immortal, is_gc, outlives_removal
 from mesh.core.log import Log
 from mesh.core.receive import Own
@@ -36,6 +37,7 @@ from mesh.core.record import GC_PATH, Kind, Op, Record, SlotKey
 KEEP_MS = 24 * 3600 * 1000
 SURVEY_RECORDS = 2000
 COUNTERS_PER_RECORD = 200
+USERS = "kv/"
 
 May = Callable[[Record], bool]
 
@@ -83,6 +85,8 @@ class Collector:
         now_ms: int,
         may: May = everything,
         survey: Survey | None = None,
+        *,
+        floor_max: int = HLC_MAX,
         most: int = SURVEY_RECORDS,
     ) -> Survey:
         """Look at the next `most` own records; call again with the result until it is `done`.
@@ -90,7 +94,7 @@ class Collector:
         Reads only, so it can run in slices over short snapshots while writes go on.
         """
         survey = survey if survey is not None else Survey()
-        limit = self._limit(now_ms)
+        limit = self._limit(now_ms, floor_max)
         for count, rec in enumerate(log.since(me, survey.upto)):
             if rec.hlc > limit:
                 break
@@ -108,16 +112,24 @@ class Collector:
         return survey
 
     def plan(
-        self, log: Log, me: bytes, now_ms: int, may: May = everything, survey: Survey | None = None
+        self,
+        log: Log,
+        me: bytes,
+        now_ms: int,
+        may: May = everything,
+        survey: Survey | None = None,
+        *,
+        floor_max: int = HLC_MAX,
     ) -> list[Statement]:
         """The statements of today, to be written in this order in one transaction; empty: nothing to do.
 
         Args:
             survey: a finished one, else the whole log is looked at now.
+            floor_max: `Fence.floor_max`.
         """
         while survey is None or not survey.done:
-            survey = self.survey(log, me, now_ms, may, survey)
-        limit = self._limit(now_ms)
+            survey = self.survey(log, me, now_ms, may, survey, floor_max=floor_max)
+        limit = self._limit(now_ms, floor_max)
         floor = self.floor(survey, log.author(me).floor, limit)
         out = []
         for slot in survey.todo:
@@ -154,7 +166,10 @@ class Collector:
         if rec.kind == Kind.MV:
             return folds.covered(rec, slots)
         best = folds.winner(slots)
-        return best is not None and best.aid != rec.aid and folds.rank(best) > folds.rank(rec)
+        if best is None or best.aid == rec.aid or folds.rank(best) < folds.rank(rec):
+            return False
+        shown = best.op == Op.PUT and rec.path.startswith(USERS) and not folds.covered(rec, slots)
+        return not shown
 
     def needed(self, log: Log, rec: Record, limit: int, may: May) -> bool:
         """Whether an own delete (or expired value) still beats someone else's slot that would come back."""
@@ -176,8 +191,8 @@ class Collector:
         """The same delete again, under its first stamp."""
         return Statement(rec.path, rec.kind, op=Op.DEL, asof=rec.stamp, sees=rec.sees)
 
-    def _limit(self, now_ms: int) -> int:
-        return hlc_of(max(now_ms - self._keep_ms, 0))
+    def _limit(self, now_ms: int, floor_max: int) -> int:
+        return min(hlc_of(max(now_ms - self._keep_ms, 0)), floor_max)
 
 
 COLLECTOR = Collector()
@@ -251,7 +266,7 @@ def plan_removal(log: Log, me: bytes, gone: bytes, now_ms: int, may: May = every
         if rec.kind == Kind.REG:
             best = folds.winner(slots)
             if best is not None and best.aid == gone:
-                statements.append(again(rec, now_ms, asof=rec.stamp, sees=None))
+                statements.append(again(rec, now_ms, asof=rec.stamp, sees=rec.sees))
         elif folds.speaks(rec) and may(rec) and not folds.covered(rec, slots):
             statements.append(_inherit(rec, slots, me, now_ms))
     items = sorted(counters.items())

@@ -1,11 +1,14 @@
 """The fence: a node whose store was set back must not write over what it no longer remembers saying.
 
-The fence is the own head when the store was opened, kept over restarts until it was checked. On the first
-contact with each peer, before anything newer than the fence is announced on that link, `want(fence)` goes to
-it for our own log. Usually it has nothing new. If it has more (the store came from a backup, or was rolled
-back), then our own writes since opening are set aside, the answer is applied, and they are said again on top:
-under fresh stamps, with `asof` so that other authors' records keep their place, counters as increments.
-Local reads and writes never wait for this.
+The fence is the own head when the store was opened, kept over restarts until it was checked and a day has
+passed. On the first contact with each peer, before anything newer than the fence is announced on that link,
+`want(fence)` goes to it for our own log. Usually it has nothing new. If it has more (the store came from a
+backup, or was rolled back), then our own writes since opening are set aside, the answer is applied, and they
+are said again on top: under fresh stamps, with `asof` so that other authors' records keep their place. In a
+slot where both lives have written, counters are joined by epoch (`core/tally.py`) and `sees` by author.
+
+Local reads and writes never wait for this. Collection does: until the fence has passed, our floor stays at
+or below it, because a floor above what we forgot would delete that at everyone who still has it.
 
 The class of bug it removes: Riak's reused actor after disk loss, where acknowledged writes vanish silently.
 """
@@ -16,50 +19,79 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mesh.core import folds
-from mesh.core.collect import Statement, again, joined
+from mesh.core import folds, tally
+from mesh.core.clock import HLC_MAX
+from mesh.core.collect import KEEP_MS, Statement, again, joined
 from mesh.core.floors import apply_floor, gc_floor, gc_order, gc_slot, immortal, is_gc
 from mesh.core.log import Log
 from mesh.core.receive import own_offered
-from mesh.core.record import GC_PATH, Kind, Record, SlotKey
+from mesh.core.record import GC_PATH, Kind, Op, Record, SlotKey
 
 
 class Fence(msgspec.Struct):
-    """Where our certain memory ends, per durable scope. Persisted in the transactions that change it.
+    """Where our certain memory ends, in one durable scope. Persisted when the store is opened and in the
+    transactions of `recover`.
 
     Attributes:
         hlc: own records up to here were in the store when it was opened, or came back from a peer.
-        bases: own counter totals [plus, minus] at the fence, of counters written since.
-        checked: some peer has answered since the store was opened.
+        set_ms: mesh time at which it was set.
+        epoch: of this life of the store, for counters; never used by another.
+        settled: counter epochs up to here are folded.
+        checked: some peer has answered since it was set.
     """
 
     hlc: int = 0
-    bases: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    set_ms: int = 0
+    epoch: int = 1
+    settled: int = 0
     checked: bool = False
 
     @staticmethod
-    def opened(log: Log, me: bytes, stored: Fence | None) -> Fence:
-        """The fence of a store that is opened now, given the one persisted in it."""
-        head = log.author(me).head
-        if stored is None or stored.checked or stored.hlc > head:
-            return Fence(head)
-        return stored
+    def opened(log: Log, me: bytes, stored: Fence | None, now_ms: int, nonce: int) -> Fence:
+        """The fence of a store that is opened now; to be persisted before the first counter is written.
 
-    def note(self, log: Log, me: bytes, statement: Statement) -> bool:
-        """To be called before an own counter write is stored; returns whether the fence changed."""
-        if statement.kind != Kind.CTR or statement.path in self.bases:
-            return False
+        Args:
+            stored: the one found in the store.
+            now_ms: mesh time, as well as it is known.
+            nonce: random, 16 bits: two lives that begin with the same backup and clock get two epochs.
+        """
+        head = log.author(me).head
+        old = stored if stored is not None else Fence(epoch=0, checked=True)
+        epoch = (max(now_ms, (old.epoch >> 16) + 1) << 16) | nonce
+        if old.hlc > head or old.passed(now_ms):
+            return Fence(head, now_ms, epoch, old.epoch)
+        return msgspec.structs.replace(old, epoch=epoch)
+
+    def passed(self, now_ms: int) -> bool:
+        """Whether whoever could remind us has had a day to do so."""
+        return self.checked and now_ms >= self.set_ms + KEEP_MS
+
+    def floor_max(self, now_ms: int) -> int:
+        """How far our floor may rise."""
+        return HLC_MAX if self.passed(now_ms) else self.hlc
+
+    def rewound(self, log: Log, me: bytes, now_ms: int) -> None:
+        """Our clock was set back (`core/rewind.py`): nothing here may lie in the future."""
+        self.hlc = min(self.hlc, log.author(me).head)
+        self.set_ms = min(self.set_ms, now_ms)
+
+    def counted(self, log: Log, me: bytes, statement: Statement) -> Statement:
+        """An own statement as it is to be signed: the totals of a counter get their epochs."""
+        if statement.kind != Kind.CTR or statement.op != Op.PUT:
+            return statement
         held = log.get(SlotKey(statement.path, Kind.CTR, me))
-        self.bases[statement.path] = list(folds.totals(held))
-        return True
+        plus, minus = folds.totals_of(statement.val)
+        old = held.val if held is not None and held.op == Op.PUT else None
+        value = tally.counted(old, plus, minus, epoch=self.epoch, settled=self.settled)
+        return msgspec.structs.replace(statement, val=value)
 
     def recover(
         self, log: Log, me: bytes, records: Sequence[Record], *, reset: bool, now_ms: int
     ) -> list[Statement]:
-        """Apply a peer's whole answer to `want(fence)` about ourselves; returns what to say on top.
+        """Apply a peer's whole answer to a want for our own log; returns what to say on top.
 
-        To be called inside the writer's transaction, the clock raised above every record of the answer, and
-        the statements written in the same transaction.
+        To be called inside the writer's transaction, the clock raised above every record of the answer; the
+        statements are written in the same transaction, as they are.
 
         Args:
             records: of all parts of the answer.
@@ -67,22 +99,21 @@ class Fence(msgspec.Struct):
         """
         self.checked = True
         own = own_offered(log, me, records, now_ms)
-        lost = own.unknown if own is not None else []
-        if not lost:
+        if own is None or not own.unknown:
             return []
-        aside = {rec.slot: rec for rec in log.since(me, self.hlc)}
-        replaced = self._apply(log, me, lost, records, aside, reset)
-        top = max(rec.hlc for rec in lost)
-        out = []
+        aside = {rec.slot: rec for rec in log.since(me, self.hlc) if not is_gc(rec)}
+        under = self._apply(log, me, own.unknown, records, aside, reset)
+        top = max(rec.hlc for rec in own.unknown)
         for slot, rec in aside.items():
-            under = replaced.get(slot)
-            if is_gc(rec) or (under is None and rec.hlc > top):
-                continue
-            if rec.kind == Kind.LOG:
-                if rec.expired(now_ms):
-                    continue
+            if rec.hlc <= top and not (rec.kind == Kind.LOG and rec.expired(now_ms)):
+                under.setdefault(slot, rec)
+        out = []
+        for slot in sorted(under, key=lambda slot: under[slot].hlc):
+            later = aside.get(slot) or log.get(slot)
+            if later is not None:
+                out.append(self._on_top(later, under[slot], me, now_ms))
+            if slot.kind == Kind.LOG:
                 log.drop(slot)
-            out.append(self._again(rec, under, me, now_ms))
         self.hlc = max(self.hlc, top)
         out.append(Statement(GC_PATH, Kind.REG, log.author(me).floor))
         return out
@@ -96,7 +127,7 @@ class Fence(msgspec.Struct):
         aside: dict[SlotKey, Record],
         reset: bool,
     ) -> dict[SlotKey, Record]:
-        """Store what was lost; returns the lost records under own newer writes."""
+        """Store what was lost; returns lost records whose slots hold another own write that goes on top."""
         state = log.author(me)
         gc = max((rec for rec in records if is_gc(rec)), key=gc_order, default=None)
         floor = max(state.floor, gc_floor(gc))
@@ -106,31 +137,30 @@ class Fence(msgspec.Struct):
                 gone = rec.hlc <= floor and rec.hlc not in named and rec.slot not in aside
                 if gone and rec.kind != Kind.LOG and not immortal(rec.path):
                     log.drop(rec.slot)
-        replaced = {}
+        under = {}
         for rec in lost:
-            if rec.slot in aside and not is_gc(rec):
-                replaced[rec.slot] = rec
-            elif not is_gc(rec) or gc_order(rec) > gc_order(log.get(gc_slot(me))):
+            held = log.peek(rec.slot)
+            if is_gc(rec):
+                if gc_order(rec) > gc_order(log.get(gc_slot(me))):
+                    log.put(rec)
+            elif rec.slot in aside or (held is not None and held[0] > rec.hlc):
+                under[rec.slot] = rec
+            else:
                 log.put(rec)
         if floor > state.floor:
             apply_floor(log, me, floor)
         head = max(state.head, floor, *(rec.hlc for rec in lost))
         log.set_marks(me, head=head, floor=floor)
-        return replaced
+        return under
 
-    def _again(self, rec: Record, under: Record | None, me: bytes, now_ms: int) -> Statement:
-        if rec.kind == Kind.CTR:
-            base = self.bases.get(rec.path, [0, 0])
-            old = folds.totals(under)
-            new = folds.totals(rec)
-            if under is None:
-                return Statement(rec.path, rec.kind, list(new))
-            self.bases[rec.path] = list(old)
-            return Statement(rec.path, rec.kind, [old[i] + max(new[i] - base[i], 0) for i in (0, 1)])
+    def _on_top(self, rec: Record, under: Record, me: bytes, now_ms: int) -> Statement:
+        """An own later write again, knowing now what it was written over."""
+        if rec.kind == Kind.CTR and rec.op == Op.PUT:
+            old = under.val if under.op == Op.PUT else None
+            return Statement(rec.path, rec.kind, tally.joined(rec.val, old))
         if rec.kind == Kind.LOG:
             return again(rec, now_ms, asof=None, sees=None)
-        stamp = rec.stamp if under is None else max(rec.stamp, under.stamp)
         sees = None
-        if rec.kind == Kind.MV:
-            sees = joined(rec.sees, under.sees if under is not None else None, without=me)
-        return again(rec, now_ms, asof=stamp, sees=sees)
+        if rec.sees is not None or under.sees is not None:
+            sees = joined(rec.sees, under.sees, without=me)
+        return again(rec, now_ms, asof=max(rec.stamp, under.stamp), sees=sees)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from mesh.core import tally
 from mesh.core.clock import FUTURE_MS_MAX, HLC_MAX, hlc_of
 from mesh.core.floors import (
     apply_floor,
@@ -401,8 +402,9 @@ def own_offered(log: Log, me: bytes, records: Sequence[Record], now_ms: int) -> 
             continue
         held = log.peek(rec.slot)
         if held is not None and held[0] >= rec.hlc:
-            continue
-        if rec.kind == Kind.LOG:
+            if held[0] > rec.hlc > floor and _forgotten_under(log, rec):
+                unknown.append(rec)
+        elif rec.kind == Kind.LOG:
             if not outlived(rec, now_ms):
                 unknown.append(rec)
         elif rec.hlc > floor:
@@ -410,3 +412,19 @@ def own_offered(log: Log, me: bytes, records: Sequence[Record], now_ms: int) -> 
         elif rec.op == Op.PUT and not collected(rec, floor):
             strays.append(rec)
     return Own(unknown, strays) if unknown or strays else None
+
+
+def _forgotten_under(log: Log, rec: Record) -> bool:
+    """Whether our newer record in the slot was written without knowing an older one of ours: a later write
+    of one life holds all that the slot held before, increments and `sees`."""
+    if rec.kind not in (Kind.CTR, Kind.MV):
+        return False
+    held = log.get(rec.slot)
+    if held is None:
+        return False
+    if rec.kind == Kind.MV:
+        seen = held.sees or {}
+        return any(hlc > seen.get(aid, 0) for aid, hlc in (rec.sees or {}).items() if aid != rec.aid)
+    if held.op != Op.PUT or rec.op != Op.PUT:
+        return False
+    return tally.totals_grow(held.val, rec.val)

@@ -97,7 +97,8 @@ def difference(world: World) -> str:
 
 
 def _parted(left: Any, right: Any) -> str:
-    mine, theirs = ((side or (0, 0, [])) for side in (left, right))
+    mine = left or (0, 0, [])
+    theirs = right or (0, 0, [])
     only = [
         [f"{s[0].path}:{s[0].kind}@{s[1]}" for s in a[2] if s not in b[2]]
         for a, b in ((mine, theirs), (theirs, mine))

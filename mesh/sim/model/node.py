@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mesh.core import folds, sync
-from mesh.core.clock import HybridClock, unix_ms_of
+from mesh.core.clock import HLC_MAX, HybridClock, unix_ms_of
 from mesh.core.collect import (
     COLLECTOR,
     Collector,
@@ -81,6 +81,7 @@ class Context(Protocol):
     def stored(self, node: Node, sender: int, scope: str, old: Record, new: Record) -> None: ...
     def learned(self, node: Node, scope: str, records: list[Record]) -> None: ...
     def call(self, node: Node, to: int, scope: str, since: int) -> list[sync.Part] | None: ...
+    def nonce(self) -> int: ...
     def trace(self, text: Callable[[], str]) -> None: ...
 
 
@@ -174,8 +175,8 @@ class Node:
         for say in statements:
             if not self.certified() and say.path != member_path(self.aid):
                 continue
-            if scope in self.fences:
-                self.fences[scope].note(log, self.aid, say)
+            if scope in self.fences and source is None:
+                say = self.fences[scope].counted(log, self.aid, say)
             rec = self.world.signed(self.aid, self.tags[scope], clock.send(self.now_ms), say)
             limits = self.limits(self.aid) if quota else None
             before = log.get(rec.slot)
@@ -255,7 +256,7 @@ class Node:
             lambda: (
                 f"  {self.index} took {scope} {aid.hex()[:4]} {delta.since}..{delta.upto}"
                 f"{' reset' if delta.reset else ''}{' pull' if delta.pull else ''}"
-                f" stored {[(r.path, r.hlc, r.op) for r in outcome.stored]} dropped {outcome.dropped}"
+                f" stored {[(r.path, r.hlc, r.op) for r in outcome.stored]} dropped {len(outcome.dropped)}"
                 f" head {outcome.state.head} floor {outcome.state.floor} want {outcome.want} {outcome.refused}"
             )
         )
@@ -421,7 +422,14 @@ class Node:
         """The daily duty; returns how many statements it took."""
         count = 0
         for scope in KEPT_SCOPES:
-            says = self.world.policy.collector.plan(self.logs[scope], self.aid, self.now_ms, self.counts)
+            policy, fence = self.world.policy, self.fences[scope]
+            says = policy.collector.plan(
+                self.logs[scope],
+                self.aid,
+                self.now_ms,
+                self.counts,
+                floor_max=fence.floor_max(self.now_ms) if policy.fenced else HLC_MAX,
+            )
             count += len(self.say(scope, says, source=self.aid))
         return count
 
@@ -452,7 +460,9 @@ class Node:
         self.logs[LIVE] = MemoryLog(fingerprints=False)
         self.forget_links()
         for scope in KEPT_SCOPES:
-            self.fences[scope] = Fence.opened(self.logs[scope], self.aid, self.fences[scope])
+            self.fences[scope] = Fence.opened(
+                self.logs[scope], self.aid, self.fences[scope], self.now_ms, self.world.nonce()
+            )
 
     def restore(self, backup: Backup) -> None:
         """The store is set back to a backup."""
@@ -488,8 +498,7 @@ class Node:
         self.logs[LIVE] = MemoryLog(fingerprints=False)
         self.live_clock.last = self.clock.last
         for scope in KEPT_SCOPES:
-            fence = self.fences[scope]
-            fence.hlc = min(fence.hlc, self.logs[scope].author(self.aid).head)
+            self.fences[scope].rewound(self.logs[scope], self.aid, self.now_ms)
             self.say(scope, says[scope], source=self.aid)
 
     def dump(self, scope: str, now_ms: int) -> dict[bytes, Any]:

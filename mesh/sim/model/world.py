@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from mesh.core import folds, sync
 from mesh.core.collect import Statement
+from mesh.core.floors import gc_floor, is_gc
 from mesh.core.record import LIVE, MESH, ZONE, Kind, Op, Record, SlotKey
 from mesh.sim.model.misbehave import Misbehaviour
 from mesh.sim.model.node import KEPT_SCOPES, Backup, Node, Policy
@@ -149,6 +150,10 @@ class World:
     def _told(self, teller: Node, listener: Node, head: tuple[bytes, int, int]) -> bool:
         return self.loss == 0.0 or self.rng.random() >= self.loss
 
+    def nonce(self) -> int:
+        """What a store draws when it is opened."""
+        return self.rng.randrange(1 << 16)
+
     # -- signatures and truth ---------------------------------------------------------------------------
 
     def opened(self, aid: bytes, tag: bytes, body: bytes, sig: bytes) -> Record:
@@ -161,6 +166,8 @@ class World:
 
     def said(self, node: Node, scope: str, say: Statement, rec: Record, source: bytes | None) -> None:
         """A node is about to store an own statement; `source` is whose records it says again."""
+        if is_gc(rec) and node.fences[scope].passed(node.now_ms):
+            self._floor_raised(node, scope, gc_floor(rec))
         if not rec.path.startswith("kv/") or rec.kind == Kind.CTR or not node.counts(rec):
             return
         place = (node.place(scope), rec.path, rec.kind)
@@ -178,6 +185,15 @@ class World:
                 if source != node.aid and rec.kind == Kind.MV:
                     event.exempt = True
         self.learned(node, scope, [rec])
+
+    def _floor_raised(self, node: Node, scope: str, floor: int) -> None:
+        """What a node forgot, and no holder told it of within a day, its floor may take away."""
+        for place, events in self.truth.places.items():
+            if place[0] == node.place(scope):
+                known = node.known.get(place, 0)
+                for event in events:
+                    if event.aid == node.aid and event.stamp <= floor and not known & event.bit:
+                        event.optional = True
 
     def _acknowledged(self, node: Node, scope: str, place: Place, rec: Record) -> None:
         slots = list(node.logs[scope].slots(rec.path)) if rec.kind != Kind.LOG else []
