@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeAlias
 
 import trio
@@ -222,16 +222,21 @@ class Calls:
         await pipe.reset()
         raise PeerError("an answer that does not fit the call")
 
-    async def stream(self, public: bytes, method: str, body: Any, *, deadline_s: float) -> AsyncIterator[Any]:
+    def stream(
+        self, public: bytes, method: str, body: Any, *, deadline_s: float
+    ) -> AsyncGenerator[Any, None]:
         """Ask a node and take its answer in parts; `deadline_s` is between parts. Raises as `request`.
 
         Close the iterator (`aclose`) to give up.
         """
         if public == self._public:
-            async for part in self._stream_self(method, body, deadline_s):
-                yield part
-            return
+            return self._stream_self(method, body, deadline_s)
         self._check_member(public)
+        return self._stream_other(public, method, body, deadline_s)
+
+    async def _stream_other(
+        self, public: bytes, method: str, body: Any, deadline_s: float
+    ) -> AsyncGenerator[Any, None]:
         request = Request(method, int(DEADLINE_S_MAX * 1000), body, stream=True)
         pipe: CallStream | None = None
         over = False
@@ -271,7 +276,7 @@ class Calls:
             raise error_of(outcome)
         return outcome.body
 
-    async def _stream_self(self, method: str, body: Any, deadline_s: float) -> AsyncIterator[Any]:
+    async def _stream_self(self, method: str, body: Any, deadline_s: float) -> AsyncGenerator[Any, None]:
         send, receive = trio.open_memory_channel[Answer | Failure](0)
         scope = trio.CancelScope()
         deadline = trio.current_time() + DEADLINE_S_MAX

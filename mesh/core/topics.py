@@ -6,22 +6,26 @@ A topic is levels joined by "/": `sensors/room 1/temperature`. A pattern may hol
     #    this level and all below, last only: sensors/#    (matches `sensors` itself too)
 
 A topic whose first level begins with "$" is the system's and is not matched by a leading wildcard.
-Topics are carried at record paths under `topic/`, percent-encoded like users' keys.
+Topics are carried at record paths under `topic/`, percent-encoded like users' keys: one log record of the
+live scope holds a batch of messages of one topic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from mesh.core.record import user_key, user_path
-from mesh.errors import UsageError
+from mesh.errors import PeerError, UsageError
 
 ROOM = "topic"
 PREFIX = ROOM + "/"
 PATTERN_CHARS_MAX = 512
 LEVELS_MAX = 64
 CACHE_MAX = 1024
+BATCH_MAX = 1024
+IDENT_CHARS_MAX = 128
+QOS = (0, 1, 2)
 
 T = TypeVar("T", bound=Hashable)
 
@@ -186,3 +190,42 @@ class PatternIndex(Generic[T]):
                 stack.append((one, depth + 1))
             if exact := level.children.get(levels[depth]):
                 stack.append((exact, depth + 1))
+
+
+class TopicEvent(NamedTuple):
+    """One message of a topic as it travels. `number` grows with every message of its publisher; `ident` is
+    the publishing program's own id, or None."""
+
+    number: int
+    qos: int
+    ident: str | None
+    payload: Any
+
+
+def batch_value(events: Sequence[TopicEvent]) -> list[Any]:
+    """The value of the record that carries messages of one topic, in order."""
+    return [any(event.qos for event in events), [list(event) for event in events]]
+
+
+def read_batch(value: Any) -> tuple[bool, list[TopicEvent]]:
+    """Whether the record wants to be acknowledged, and its messages.
+
+    Raises:
+        PeerError: malformed.
+    """
+    if not (isinstance(value, list) and len(value) >= 2 and isinstance(value[0], bool)):
+        raise PeerError("a malformed batch of messages")
+    if not isinstance(value[1], list) or len(value[1]) > BATCH_MAX:
+        raise PeerError("a malformed batch of messages")
+    return value[0], [_event(raw) for raw in value[1]]
+
+
+def _event(raw: Any) -> TopicEvent:
+    if not isinstance(raw, list) or len(raw) < 4:
+        raise PeerError("a malformed message in a batch")
+    number, qos, ident, payload = raw[:4]
+    if not isinstance(number, int) or qos not in QOS or isinstance(qos, bool):
+        raise PeerError("a malformed message in a batch")
+    if ident is not None and not (isinstance(ident, str) and len(ident) <= IDENT_CHARS_MAX):
+        raise PeerError("a malformed message id")
+    return TopicEvent(number, qos, ident, payload)

@@ -1,0 +1,247 @@
+"""Publishing: messages gathered into few records, and their acknowledgements counted.
+
+A message is sent at once when nothing was sent for FLUSH_S; under load, what comes in that time travels in
+one record per topic, signed, verified and stored once. So 500 messages a second are some 40 records.
+
+How long messages stay for late joiners is the publisher's word, as every record's ttl is, and with it the
+memory that the tail takes everywhere. All publishers that are active share TAIL_BYTES: who publishes more
+keeps it for less time, down to TTL_S_MIN, and beyond that has to wait.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import trio
+
+from mesh.agent.author import Statement
+from mesh.agent.subscribers import Subscribers
+from mesh.core.record import Kind, Record
+from mesh.core.topics import BATCH_MAX, TopicEvent, batch_value, topic_path
+from mesh.errors import MeshError, TimedOut, UsageError
+from mesh.observe.counters import Counters
+from mesh.wire import codec
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 0.025
+PAYLOAD_BYTES_MAX = 60 << 10
+BATCH_BYTES_MAX = 60 << 10
+OUTBOX_BYTES_MAX = 1 << 20
+TAIL_BYTES = 16 << 20
+TTL_S_MIN = 5.0
+# What a stored record takes beside its body: objects, indexes, signature.
+RECORD_BYTES = 1024
+EVENT_BYTES = 24
+
+
+class LiveAuthor(Protocol):
+    """The part of the author that messages need."""
+
+    def say_live(self, statements: Sequence[Statement]) -> list[Record]: ...
+
+
+class Batch:
+    """Messages of one topic that travel in one record.
+
+    Attributes:
+        sent: set once it is written, or `error` says why not.
+        done: set when every subscriber's agent has acknowledged it.
+    """
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.events: list[TopicEvent] = []
+        self.bytes = 0
+        self.sent = trio.Event()
+        self.done = trio.Event()
+        self.error: MeshError | None = None
+        self.expected: frozenset[bytes] = frozenset()
+        self.missing: set[bytes] = set()
+
+    @property
+    def wants_ack(self) -> bool:
+        return any(event.qos for event in self.events)
+
+
+class Tail:
+    """What our own messages take of everybody's memory.
+
+    Args:
+        replay_s: the longest that messages stay.
+        publishers: how many nodes publish at present.
+    """
+
+    def __init__(self, replay_s: Callable[[], float], publishers: Callable[[], int]) -> None:
+        self._replay_s = replay_s
+        self._publishers = publishers
+        self._spent: deque[tuple[float, int]] = deque()
+
+    def _share(self) -> float:
+        return TAIL_BYTES / max(self._publishers(), 1)
+
+    def spend(self, size: int, now: float) -> None:
+        """A record of this size was written."""
+        self._spent.append((now, size + RECORD_BYTES))
+
+    def ttl_s(self, now: float) -> float:
+        """How long what is written now may stay."""
+        replay_s = self._replay_s()
+        while self._spent and self._spent[0][0] < now - replay_s:
+            self._spent.popleft()
+        total = sum(size for _, size in self._spent)
+        if total <= self._share():
+            return replay_s
+        return max(min(TTL_S_MIN, replay_s), replay_s * self._share() / total)
+
+    def wait_s(self, now: float) -> float:
+        """How long the next write has to wait: the share is spent within TTL_S_MIN."""
+        room = self._share()
+        for at, size in reversed(self._spent):
+            if at < now - TTL_S_MIN:
+                break
+            room -= size
+            if room < 0:
+                return at + TTL_S_MIN - now
+        return 0.0
+
+
+class Publisher:
+    """Sends messages and waits for acknowledgements.
+
+    Args:
+        me: our aid.
+        now_ms: mesh time; the first message's number comes from it, so that numbers grow over restarts.
+    """
+
+    def __init__(
+        self,
+        me: bytes,
+        author: LiveAuthor,
+        subscribers: Subscribers,
+        tail: Tail,
+        counters: Counters,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._me = me
+        self._author = author
+        self._subscribers = subscribers
+        self._tail = tail
+        self._counters = counters
+        self._number = now_ms() << 16
+        self._pending: dict[str, list[Batch]] = {}
+        self._pending_bytes = 0
+        self._woken = trio.Event()
+        self._room = trio.Event()
+        self._flushed_at = float("-inf")
+        self._unacknowledged: dict[int, Batch] = {}
+        subscribers.on_ack = self._acknowledged
+
+    async def publish(
+        self, topic: str, payload: Any, *, qos: int, ident: str | None, timeout_s: float
+    ) -> tuple[int, Batch]:
+        """Queue a message; for qos 1 and 2, wait until it is acknowledged or time is up.
+
+        Returns:
+            its number, and the batch it travels in, whose `missing` did not acknowledge in time.
+
+        Raises:
+            UsageError: the payload is too large or cannot be carried.
+            TimedOut: it could not even be sent, because too much is being published.
+        """
+        codec.check_user_value(payload)
+        size = len(codec.encode(payload)) + EVENT_BYTES + len(ident or "")
+        if size > PAYLOAD_BYTES_MAX:
+            raise UsageError(
+                f"the message takes {size} bytes, at most {PAYLOAD_BYTES_MAX}", "put it under a key"
+            )
+        batch: Batch | None = None
+        with trio.move_on_after(timeout_s):
+            while self._pending_bytes and self._pending_bytes + size > OUTBOX_BYTES_MAX:
+                await self._room.wait()
+            self._number += 1
+            number = self._number
+            batch = self._queue(topic, TopicEvent(number, qos, ident, payload), size)
+            if qos:
+                await batch.sent.wait()
+                await batch.done.wait()
+        if batch is None or (qos and not batch.sent.is_set()):
+            raise TimedOut(f"the message to {topic[:80]!r} was not sent: too much is being published")
+        if batch.error is not None:
+            raise batch.error
+        await trio.lowlevel.checkpoint()
+        return number, batch
+
+    def _queue(self, topic: str, event: TopicEvent, size: int) -> Batch:
+        batches = self._pending.setdefault(topic, [])
+        if not batches or batches[-1].bytes + size > BATCH_BYTES_MAX or len(batches[-1].events) >= BATCH_MAX:
+            batches.append(Batch(topic))
+        batch = batches[-1]
+        batch.events.append(event)
+        batch.bytes += size
+        self._pending_bytes += size
+        self._counters["topics.published"] += 1
+        self._woken.set()
+        return batch
+
+    async def run(self) -> None:
+        """Send what is queued, until cancelled."""
+        while True:
+            await self._woken.wait()
+            await trio.sleep_until(self._flushed_at + FLUSH_S)
+            while (wait_s := self._tail.wait_s(trio.current_time())) > 0:
+                self._counters["topics.held_back"] += 1
+                await trio.sleep(wait_s)
+            self._woken = trio.Event()
+            self._flush(trio.current_time())
+
+    def _flush(self, now: float) -> None:
+        self._flushed_at = now
+        pending, self._pending = self._pending, {}
+        self._pending_bytes = 0
+        room, self._room = self._room, trio.Event()
+        room.set()
+        ttl_ms = int(self._tail.ttl_s(now) * 1000)
+        for batches in pending.values():
+            for batch in batches:
+                self._send(batch, ttl_ms, now)
+
+    def _send(self, batch: Batch, ttl_ms: int, now: float) -> None:
+        statement = Statement(topic_path(batch.topic), Kind.LOG, batch_value(batch.events), ttl=ttl_ms)
+        batch.expected = frozenset(self._subscribers.of(batch.topic))
+        batch.missing = set(batch.expected) - {self._me}
+        try:
+            (record,) = self._author.say_live([statement])
+        except MeshError as error:
+            self._counters["topics.unsent"] += len(batch.events)
+            log.warning("messages not sent", extra={"topic": batch.topic, "error": error.message})
+            batch.error = error
+            batch.done.set()
+        else:
+            self._tail.spend(batch.bytes, now)
+            if batch.wants_ack and batch.missing:
+                self._unacknowledged[record.hlc] = batch
+                self._forget_old(ttl_ms, record.hlc)
+            else:
+                batch.done.set()
+        batch.sent.set()
+
+    def _forget_old(self, ttl_ms: int, newest: int) -> None:
+        """Nobody can acknowledge a record that has expired."""
+        oldest = newest - (ttl_ms << 16)
+        for hlc in list(self._unacknowledged):
+            if hlc >= oldest:
+                break
+            del self._unacknowledged[hlc]
+
+    def _acknowledged(self, aid: bytes, head: int, more: frozenset[int]) -> None:
+        """An agent has everything of ours up to `head`, and the records `more` above it."""
+        for hlc, batch in list(self._unacknowledged.items()):
+            if hlc <= head or hlc in more:
+                batch.missing.discard(aid)
+                if not batch.missing:
+                    del self._unacknowledged[hlc]
+                    batch.done.set()
