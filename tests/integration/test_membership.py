@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from conftest import Yard, eventually
+from yard import Yard, eventually
 
 
 def test_agents_form_a_mesh_and_agree(yard: Yard) -> None:

@@ -1,0 +1,193 @@
+"""A yard of real agents: real processes, sockets and stores on loopback, gone when the test ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mesh.client import Client
+from mesh.errors import MeshError
+
+PROGRAMS = Path(sys.executable).parent
+# A bound against hanging for ever, not a measure: nothing is asserted about how long a thing takes.
+PATIENCE_S = 60.0
+
+
+def eventually(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
+    """Ask until the answer is true; returns it. A MeshError counts as no."""
+    end = time.monotonic() + patience_s
+    last: object = None
+    while time.monotonic() < end:
+        try:
+            last = condition()
+            if last:
+                return last
+        except MeshError as error:
+            last = error
+        time.sleep(0.02)
+    raise AssertionError(f"never came true: {what}; last answer: {last!r}")
+
+
+class Agent:
+    """One node of a yard."""
+
+    def __init__(self, folder: Path, name: str, seeds: list[str]) -> None:
+        self.data = folder / name
+        self.name = name
+        self.socket = folder / f"{name}.sock"
+        self.log = folder / f"{name}.log"
+        self.seeds = seeds
+        self.process: subprocess.Popen[bytes] | None = None
+        self.listen = "/ip4/127.0.0.1/tcp/0"
+        self.settings: dict[str, str] = {}
+
+    def start(self) -> Agent:
+        """Start the agent and wait until it answers."""
+        words = ["run", "--data-dir", self.data, "--listen", self.listen, "--admin-socket", self.socket]
+        for seed in self.seeds:
+            words += ["--seed", seed]
+        env = {**os.environ, "MESHD_DISCOVERY__MDNS": "false", **self.settings}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(PROGRAMS / "meshd"), *map(str, words)], stdout=log, stderr=log, env=env
+            )
+        eventually(lambda: self.alive() and self.status()["addresses"], f"{self.name} answers: {self.tail()}")
+        # The port chosen by the first start is kept, as a configured one would be.
+        self.listen = self.status()["addresses"][0]
+        return self
+
+    def alive(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"{self.name} ended with {self.process.returncode}: {self.tail()}")
+        return True
+
+    def tail(self) -> str:
+        return self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
+
+    def client(self) -> Client:
+        return Client(str(self.socket))
+
+    def status(self) -> Any:
+        with self.client() as client:
+            return client.status()
+
+    def states(self) -> dict[str, str]:
+        """State of each member by name, as this agent sees it."""
+        with self.client() as client:
+            return {row["name"]: row["state"] for row in client.members()}
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(timeout=PATIENCE_S)
+
+    def ctl(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run meshctl against this agent."""
+        return subprocess.run(
+            [str(PROGRAMS / "meshctl"), "--socket", str(self.socket), *words],
+            capture_output=True,
+            text=True,
+            input=stdin,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+
+
+class Yard:
+    """Agents of one mesh."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.agents: list[Agent] = []
+
+    def first(self, name: str = "n1") -> Agent:
+        """Make the mesh and start its first node."""
+        agent = Agent(self.folder, name, [])
+        self.meshd("init", "--data-dir", agent.data, "--name", name, "--mesh", "yard")
+        self.agents.append(agent)
+        return agent.start()
+
+    def join(self, token: str, name: str | None = None, *, start: bool = True) -> Agent:
+        """Enrol and start one more node."""
+        name = name or f"n{len(self.agents) + 1}"
+        agent = Agent(self.folder, name, [])
+        self.meshd("join", token, "--data-dir", agent.data, "--name", name)
+        self.agents.append(agent)
+        return agent.start() if start else agent
+
+    def form(self, count: int) -> list[Agent]:
+        """A mesh of `count` agents that all see each other alive."""
+        first = self.first()
+        token = self.invite(first, uses=count)
+        for _ in range(count - 1):
+            self.join(token)
+        self.agree()
+        return self.agents
+
+    def invite(self, agent: Agent, *, uses: int = 1) -> str:
+        with agent.client() as client:
+            return str(client.create_invite(uses=uses)["token"])
+
+    def agree(self, agents: list[Agent] | None = None) -> None:
+        """Wait until these agents see each other, and only each other, alive."""
+        chosen = self.agents if agents is None else agents
+        names = {agent.name for agent in chosen}
+        for agent in chosen:
+            eventually(
+                lambda agent=agent: {n for n, s in agent.states().items() if s == "alive"} == names,
+                f"{agent.name} sees {sorted(names)} alive",
+            )
+
+    def same_roots(self, agents: list[Agent] | None = None) -> None:
+        """Wait until the durable scopes of these agents are byte-identical."""
+        chosen = self.agents if agents is None else agents
+
+        def roots() -> bool:
+            found = [
+                {
+                    scope["scope"]: scope["root"]
+                    for scope in agent.status()["scopes"]
+                    if scope["scope"] != "live"
+                }
+                for agent in chosen
+            ]
+            return all(each == found[0] for each in found)
+
+        eventually(roots, "all replicas are the same")
+
+    def meshd(self, *words: object) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [str(PROGRAMS / "meshd"), *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def end(self) -> None:
+        for agent in self.agents:
+            if agent.process is not None and agent.process.poll() is None:
+                agent.process.send_signal(signal.SIGCONT)
+                agent.process.kill()
+                agent.process.wait()
