@@ -4,14 +4,14 @@ A message is sent at once when nothing was sent for FLUSH_S; under load, what co
 one record per topic, signed, verified and stored once. So 500 messages a second are some 40 records.
 
 How long messages stay for late joiners is the publisher's word, as every record's ttl is, and with it the
-memory that the tail takes everywhere. All publishers that are active share TAIL_BYTES: who publishes more
-keeps it for less time, down to TTL_S_MIN, and beyond that has to wait.
+memory that the tail takes everywhere. All publishers that are active share TAIL_BYTES: who has taken half of
+its share keeps what follows for less time, down to TTL_S_MIN, and who has taken all of it has to wait.
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -78,35 +78,33 @@ class Tail:
     def __init__(self, replay_s: Callable[[], float], publishers: Callable[[], int]) -> None:
         self._replay_s = replay_s
         self._publishers = publishers
-        self._spent: deque[tuple[float, int]] = deque()
+        self._kept: list[tuple[float, int]] = []
+        self._bytes = 0
+
+    def spend(self, size: int, ttl_s: float, now: float) -> None:
+        """A record of this size was written, to stay for `ttl_s`."""
+        heapq.heappush(self._kept, (now + ttl_s, size + RECORD_BYTES))
+        self._bytes += size + RECORD_BYTES
+
+    def ttl_s(self, now: float) -> float:
+        """How long what is written now may stay: all the time while half our share is free, then less."""
+        replay_s = self._replay_s()
+        free = 1 - self._taken(now) / self._share()
+        return min(max(2 * free * replay_s, TTL_S_MIN), replay_s)
+
+    def wait_s(self, now: float) -> float:
+        """How long to wait before the next write: until some of a full share is free again."""
+        if self._taken(now) < self._share():
+            return 0.0
+        return self._kept[0][0] - now
 
     def _share(self) -> float:
         return TAIL_BYTES / max(self._publishers(), 1)
 
-    def spend(self, size: int, now: float) -> None:
-        """A record of this size was written."""
-        self._spent.append((now, size + RECORD_BYTES))
-
-    def ttl_s(self, now: float) -> float:
-        """How long what is written now may stay."""
-        replay_s = self._replay_s()
-        while self._spent and self._spent[0][0] < now - replay_s:
-            self._spent.popleft()
-        total = sum(size for _, size in self._spent)
-        if total <= self._share():
-            return replay_s
-        return max(min(TTL_S_MIN, replay_s), replay_s * self._share() / total)
-
-    def wait_s(self, now: float) -> float:
-        """How long the next write has to wait: the share is spent within TTL_S_MIN."""
-        room = self._share()
-        for at, size in reversed(self._spent):
-            if at < now - TTL_S_MIN:
-                break
-            room -= size
-            if room < 0:
-                return at + TTL_S_MIN - now
-        return 0.0
+    def _taken(self, now: float) -> int:
+        while self._kept and self._kept[0][0] <= now:
+            self._bytes -= heapq.heappop(self._kept)[1]
+        return self._bytes
 
 
 class Publisher:
@@ -204,12 +202,13 @@ class Publisher:
         self._pending_bytes = 0
         room, self._room = self._room, trio.Event()
         room.set()
-        ttl_ms = int(self._tail.ttl_s(now) * 1000)
         for batches in pending.values():
             for batch in batches:
-                self._send(batch, ttl_ms, now)
+                self._send(batch, now)
 
-    def _send(self, batch: Batch, ttl_ms: int, now: float) -> None:
+    def _send(self, batch: Batch, now: float) -> None:
+        ttl_s = self._tail.ttl_s(now)
+        ttl_ms = int(ttl_s * 1000)
         statement = Statement(topic_path(batch.topic), Kind.LOG, batch_value(batch.events), ttl=ttl_ms)
         batch.expected = frozenset(self._subscribers.of(batch.topic))
         batch.missing = set(batch.expected) - {self._me}
@@ -221,7 +220,7 @@ class Publisher:
             batch.error = error
             batch.done.set()
         else:
-            self._tail.spend(batch.bytes, now)
+            self._tail.spend(batch.bytes, ttl_s, now)
             if batch.wants_ack and batch.missing:
                 self._unacknowledged[record.hlc] = batch
                 self._forget_old(ttl_ms, record.hlc)

@@ -50,6 +50,7 @@ class Node:
         self.forbidden: set[tuple[bytes, str, str]] = set()
         self.links: list[Node] = []
         self.silent = False
+        self.wire, self.wired = trio.open_memory_channel[Any](100_000)
         self.counters = Counters()
         self.store = Store.open(path, mesh_id=MESH_ID, zone="default", simulated=True)
         self.author = Author(self.store, self.key, MESH_ID, "default", fleet.now_ms)
@@ -80,6 +81,7 @@ class Node:
             await self.nursery.start(self.store.run)
             await self.nursery.start(self.host.run)
             await self.nursery.start(self.messages.run)
+            self.nursery.start_soon(self._carry)
             with trio.CancelScope() as self.scope:
                 task_status.started()
                 await trio.sleep_forever()
@@ -118,27 +120,27 @@ class Node:
         other = self.fleet.by_aid[aid]
         if other not in self.links:
             return False
-        self.nursery.start_soon(self._deliver, other, messages.encode(message))
+        self.wire.send_nowait((other, messages.encode(message)))
         return True
-
-    async def _deliver(self, other: Node, data: bytes) -> None:
-        await trio.lowlevel.checkpoint()
-        message = messages.decode(data)
-        assert isinstance(message, Ask | Reply)
-        if not (other.silent or self.silent):
-            other.messages.queries.receive(self.key.aid, message)
 
     def _changed(self, changes: list[Change]) -> None:
         self.messages.changed(changes)
         for change in changes:
-            if change.record is not None and change.scope == LIVE and not self.silent:
+            if change.record is not None and change.scope == LIVE:
                 for other in self.links:
-                    self.nursery.start_soon(self._push, other, change.record)
+                    self.wire.send_nowait((other, change.record))
 
-    async def _push(self, other: Node, record: Any) -> None:
-        await trio.lowlevel.checkpoint()
-        if not other.silent:
-            other.take([record])
+    async def _carry(self) -> None:
+        """Bring what was sent to the others, in order."""
+        async for other, what in self.wired:
+            if other.silent or self.silent:
+                continue
+            if isinstance(what, bytes):
+                message = messages.decode(what)
+                assert isinstance(message, Ask | Reply)
+                other.messages.queries.receive(self.key.aid, message)
+            else:
+                other.take([what])
 
     def take(self, records: Iterable[Any]) -> None:
         for record in records:
