@@ -70,6 +70,7 @@ class HttpConnection:
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
+        self._head_only = False
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_BYTES_MAX)
 
     async def next_request(self) -> Request | None:
@@ -92,7 +93,10 @@ class HttpConnection:
                 started = True
                 scope.deadline = trio.current_time() + HEADER_S
             event = await self._event()
-            return _request(event) if isinstance(event, h11.Request) else None
+            if not isinstance(event, h11.Request):
+                return None
+            self._head_only = event.method == b"HEAD"
+            return _request(event)
         if not started:
             return None
         raise HttpError(408, TimedOut(f"no complete request within {HEADER_S:g} s"))
@@ -143,7 +147,8 @@ class HttpConnection:
         """Send a whole answer; waits while the client does not read, so the caller sets a deadline."""
         head = self._head(status, content_type, headers, ("Content-Length", str(len(body))))
         data = self._h11.send(head) or b""
-        data += self._h11.send(h11.Data(body)) or b""
+        if not self._head_only:
+            data += self._h11.send(h11.Data(body)) or b""
         data += self._h11.send(h11.EndOfMessage()) or b""
         await self._stream.send_all(data)
 

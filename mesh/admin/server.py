@@ -25,6 +25,7 @@ from mesh.admin.values import dumps
 from mesh.errors import Denied, Failed, MeshError, UsageError
 
 GRACE_S = 1.0
+STRANGER_S = 1.0
 _BINARY_TYPES = ("application/octet-stream", "text/plain")
 
 log = logging.getLogger("mesh.admin")
@@ -118,7 +119,7 @@ class AdminServer:
 
     async def _converse(self, conn: HttpConnection, sock: trio.socket.SocketType) -> None:
         try:
-            self._check_peer(sock)
+            await self._check_peer(conn, sock)
             while request := await conn.next_request():
                 try:
                     await self._answer(conn, request)
@@ -127,7 +128,7 @@ class AdminServer:
         except HttpError as error:
             await conn.refuse(error.status, error.error, {**error.headers, "Connection": "close"})
 
-    def _check_peer(self, sock: trio.socket.SocketType) -> None:
+    async def _check_peer(self, conn: HttpConnection, sock: trio.socket.SocketType) -> None:
         peer = door.peer_of(sock)
         if not door.may_enter(peer, owner=os.geteuid(), group=self._group):
             log.warning("admin socket: user %d (process %d) refused", peer.uid, peer.pid)
@@ -135,6 +136,8 @@ class AdminServer:
                 f"user {peer.uid} may not use this agent's admin socket",
                 "run it as the agent's user or root, or set admin.group",
             )
+            with trio.move_on_after(STRANGER_S):
+                await conn.next_request()  # an answer before the question would not be read
             raise HttpError(403, error)
 
     async def _answer(self, conn: HttpConnection, request: Request) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import trio
@@ -11,7 +12,7 @@ import trio
 from mesh.admin.features import Json
 from mesh.admin.memory.clock import ID, Clock
 from mesh.admin.memory.node import MemoryMembers
-from mesh.errors import Conflict, Failed, MeshError, NotFound, TimedOut, Unreachable
+from mesh.errors import Conflict, Denied, Failed, MeshError, NotFound, TimedOut, Unreachable
 
 KEPT = 64
 TIMEOUT_S = 10.0
@@ -89,26 +90,21 @@ class MemoryMessages:
         return {"call": call}
 
     async def request(self, node: str, name: str, payload: Any, *, timeout_s: float | None) -> Json:
-        async for part in self._ask(node, name, payload, timeout_s, stream=False):
-            return part
+        async with aclosing(self._ask(node, name, payload, timeout_s, stream=False)) as parts:
+            async for part in parts:
+                return part
         raise Failed(f"{name!r} gave no answer")
 
     async def request_stream(
         self, node: str, name: str, payload: Any, *, timeout_s: float | None
     ) -> AsyncIterator[Json]:
-        async for part in self._ask(node, name, payload, timeout_s, stream=True):
-            yield part
+        async with aclosing(self._ask(node, name, payload, timeout_s, stream=True)) as parts:
+            async for part in parts:
+                yield part
 
     async def _ask(
-        self,
-        node: str,
-        name: str,
-        payload: Any,
-        timeout_s: float | None,
-        *,
-        stream: bool,
-        query: bool = False,
-    ) -> AsyncIterator[Json]:
+        self, node: str, name: str, payload: Any, timeout_s: float | None, *, stream: bool
+    ) -> AsyncGenerator[Json, None]:
         if node != ID:
             raise Unreachable(f"{(await self._members.show(node))['name']} has no link to this node")
         if name not in self._servers:
@@ -117,20 +113,16 @@ class MemoryMessages:
         call = f"c{self._number}"
         send, receive = trio.open_memory_channel[Json](64)
         self._calls[call] = send
+        patience_s = timeout_s or TIMEOUT_S
         started = trio.current_time()
         line: Json = {"call": call, "name": name, "payload": payload, "node": ID, "node_name": "alpha"}
-        line |= {"deadline_s": timeout_s or TIMEOUT_S, "stream": stream, "query": query}
         try:
-            self._servers[name].send_nowait(line)
+            self._servers[name].send_nowait(
+                {**line, "deadline_s": patience_s, "stream": stream, "query": False}
+            )
             more = True
             while more:
-                part = None
-                with trio.move_on_after(timeout_s or TIMEOUT_S):
-                    part = await receive.receive()
-                if part is None:
-                    raise TimedOut(f"{name!r} gave no answer within {timeout_s or TIMEOUT_S:g} s")
-                if part["error"] is not None:
-                    raise _error(part["error"])
+                part = await _within(patience_s, receive, name)
                 more = part["more"]
                 rtt_ms = (trio.current_time() - started) * 1000
                 yield {"node": ID, "node_name": "alpha", "payload": part["payload"], "rtt_ms": rtt_ms}
@@ -142,17 +134,22 @@ class MemoryMessages:
     ) -> AsyncIterator[Json]:
         alive = [member for member in await self._members.list() if member["state"] == "alive"]
         asked = [member["id"] for member in alive if labels.items() <= _labels(member).items()]
-        answered = []
         if ID in asked:
             try:
-                async for part in self._ask(ID, name, payload, timeout_s, stream=False, query=True):
-                    answered.append(ID)
-                    yield part
+                yield await self.request(ID, name, payload, timeout_s=timeout_s)
             except MeshError as error:
-                answered.append(ID)
                 yield {"node": ID, "node_name": "alpha", "payload": None, "rtt_ms": 0.0, **error.body()}
-        missing = [node for node in asked if node not in answered]
-        yield {"asked": len(asked), "answered": answered, "missing": missing}
+        missing = [node for node in asked if node != ID]
+        yield {"asked": len(asked), "answered": [node for node in asked if node == ID], "missing": missing}
+
+
+async def _within(patience_s: float, receive: trio.MemoryReceiveChannel[Json], name: str) -> Json:
+    with trio.move_on_after(patience_s):
+        part = await receive.receive()
+        if part["error"] is not None:
+            raise _error(part["error"])
+        return part
+    raise TimedOut(f"{name!r} gave no answer within {patience_s:g} s")
 
 
 def _labels(member: Json) -> dict[str, str]:
@@ -160,5 +157,5 @@ def _labels(member: Json) -> dict[str, str]:
 
 
 def _error(found: Json) -> MeshError:
-    kinds = {kind.code: kind for kind in (Conflict, NotFound, TimedOut, Unreachable)}
+    kinds = {kind.code: kind for kind in (Conflict, Denied, NotFound, TimedOut, Unreachable)}
     return kinds.get(found["code"], Failed)(found["message"], found.get("hint", ""))
