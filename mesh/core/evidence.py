@@ -7,6 +7,7 @@ All in scope mesh. `<aid>` is a key's aid in hexadecimal; values are maps, unkno
     cert/<aid>      REG  by an admin       {cert: a newer chain, authority?: its right to certify others}
     invite/<aid>    REG  by an admin       {cert: the invite's chain, revoked?: true, purge?: true}
     removed/<aid>   ALL  by an admin       {by: the remover's chain, keep: [link digests], name, why …}
+    removed/<aid>/N ALL  by an admin       {keep: further digests, counters …}: what did not fit
     fork/<aid>      ALL  by anyone         a proof, see `mesh/core/forks.py`
 
 Certificates prove themselves, whoever relays them. A removal counts whatever is later written over it.
@@ -38,7 +39,8 @@ ROOMS = {
 }
 PREFIXES = tuple(f"{room}/" for room in ROOMS)
 _PATH = re.compile(r"(member|admit|cert|invite|removed|fork)/([0-9a-f]{32})", re.ASCII)
-_KEEP_MAX = 4096
+_PIECE = re.compile(r"removed/([0-9a-f]{32})/(0|[1-9][0-9]{0,2})", re.ASCII)
+KEEP_MAX = 2048
 LEARNED_MAX = 4096
 LEARNED = "learned"
 
@@ -52,6 +54,11 @@ def subject_of(path: str) -> tuple[str, bytes] | None:
     """(room, aid) of a path in one of the rooms above, or None."""
     match = _PATH.fullmatch(path)
     return (match[1], bytes.fromhex(match[2])) if match else None
+
+
+def piece_path(aid: bytes, number: int) -> str:
+    """The record path of a further piece of a removal, numbered from 0 to 999."""
+    return f"{path_of(REMOVED, aid)}/{number}"
 
 
 class Admit(msgspec.Struct, frozen=True):
@@ -91,6 +98,7 @@ class Evidence:
         claims: per key, certificates by (room, author) they were found at.
         admits: per author, the countersignatures it gave: subject to Admit.
         notices, removals: per invite or key, by author.
+        pieces: per removed key, further digests to keep by (author, number).
         forked: per key, the authors of valid proofs.
         authorities: per key, an admin's right to certify as published for it.
         admins: per key, certificates that make it an admin confirmed by an authority or the root.
@@ -103,6 +111,7 @@ class Evidence:
         self.admits: dict[bytes, dict[bytes, Admit]] = {}
         self.notices: dict[bytes, dict[bytes, Notice]] = {}
         self.removals: dict[bytes, dict[bytes, Removal]] = {}
+        self.pieces: dict[bytes, dict[tuple[bytes, str], frozenset[bytes]]] = {}
         self.forked: dict[bytes, set[bytes]] = {}
         self.authorities: dict[bytes, dict[bytes, Certificate]] = {}
         self.admins: dict[bytes, Claims] = {}
@@ -111,11 +120,11 @@ class Evidence:
 
     def take(self, record: Record) -> bool:
         """Note a record; returns whether anything that is judged changed."""
+        value = record.val if record.op == Op.PUT and isinstance(record.val, dict) else {}
         found = subject_of(record.path)
         if found is None or record.kind != ROOMS[found[0]]:
-            return False
+            return self._take_piece(record.path, record.kind, record.aid, value)
         room, subject = found
-        value = record.val if record.op == Op.PUT and isinstance(record.val, dict) else {}
         if room == MEMBER:
             return record.aid == subject and self._take_member(subject, value)
         if room == CERT:
@@ -132,7 +141,7 @@ class Evidence:
         """A slot is gone; returns whether anything that is judged changed."""
         found = subject_of(slot.path)
         if found is None or slot.kind != ROOMS[found[0]]:
-            return False
+            return self._take_piece(slot.path, slot.kind, slot.aid, {})
         room, subject = found
         if room == MEMBER:
             self.faults.pop(subject, None)
@@ -168,6 +177,14 @@ class Evidence:
         certs = self.admins.get(aid)
         return certs is not None and any(
             cert.nbf_ms - SKEW_MS <= at_ms <= cert.exp_ms for cert in certs.values()
+        )
+
+    def kept(self, subject: bytes) -> frozenset[bytes]:
+        """The links that a removed key had signed and its removers let stand. It cannot keep any itself."""
+        authors = {author: removal.keep for author, removal in self.removers(subject) if author != subject}
+        pieces = self.pieces.get(subject, {}).items()
+        return frozenset[bytes]().union(
+            *authors.values(), *(keep for (author, _), keep in pieces if author in authors)
         )
 
     def removers(self, subject: bytes) -> Iterator[tuple[bytes, Removal]]:
@@ -220,18 +237,22 @@ class Evidence:
 
     def _take_removal(self, record: Record, subject: bytes, value: dict[str, Any]) -> bool:
         by = self._try(value.get("by"), record.aid)
-        keep = value.get("keep")
-        digests = keep[:_KEEP_MAX] if isinstance(keep, list) else []
         name, why = (value.get(key) if isinstance(value.get(key), str) else "" for key in ("name", "why"))
         removal = Removal(
             record.hlc,
             by,
-            frozenset(digest for digest in digests if isinstance(digest, bytes)),
+            _digests(value),
             str(name)[:64],
             str(why)[:256],
         )
         self._confirm(record.aid, (REMOVED, subject), by)
         return self._put(self.removals, subject, record.aid, removal)
+
+    def _take_piece(self, path: str, kind: int, author: bytes, value: dict[str, Any]) -> bool:
+        match = _PIECE.fullmatch(path) if kind == Kind.ALL else None
+        if match is None:
+            return False
+        return self._put(self.pieces, bytes.fromhex(match[1]), (author, match[2]), _digests(value) or None)
 
     def _take_fork(self, record: Record, subject: bytes, value: dict[str, Any]) -> bool:
         if forks.proven(value, self._mesh.mesh_id) != subject:
@@ -293,3 +314,10 @@ class Evidence:
         changed = bool(row.get(inner) != value)
         row[inner] = value
         return changed
+
+
+def _digests(value: dict[str, Any]) -> frozenset[bytes]:
+    keep = value.get("keep")
+    if not isinstance(keep, list):
+        return frozenset()
+    return frozenset(digest for digest in keep[:KEEP_MAX] if isinstance(digest, bytes))

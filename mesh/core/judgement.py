@@ -84,13 +84,11 @@ def judge(evidence: Evidence) -> Judgement:
 
 def removed_keys(evidence: Evidence) -> Kept:
     """Removed keys; for each the digests of the links it signed that stay valid."""
-    removed: Kept = {}
-    for subject in evidence.removals:
-        removals = list(evidence.removers(subject))
-        if removals:
-            lists = (removal.keep for author, removal in removals if author != subject)
-            removed[subject] = frozenset[bytes]().union(*lists)
-    return removed
+    return {
+        subject: evidence.kept(subject)
+        for subject in evidence.removals
+        if next(evidence.removers(subject), None) is not None
+    }
 
 
 def void_by(cert: Certificate, removed: Kept) -> bytes | None:

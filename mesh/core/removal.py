@@ -1,0 +1,103 @@
+"""Removing a node: everything an admin writes, in its order, so that nothing else falls with it.
+
+    1  what the node's records decide is said again (`core/collect.py`), and what its counters hold noted
+    2  the keys it let in are countersigned again, as of the same stamp
+    3  invites it made take no further use: their keys may be in wrong hands
+    4  `removed/<aid>`, listing the links it signed that stay valid: members, admins and invites it certified
+
+The record of 4 has the largest stamp and travels after the others, so a replica that has heard of the
+removal knows what was saved before it drops the node's slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mesh.core.admission import Directory
+from mesh.core.collect import Removal, Statement
+from mesh.core.evidence import ADMIT, INVITE, KEEP_MAX, REMOVED, path_of, piece_path
+from mesh.core.judgement import removed_keys, void_by
+from mesh.core.record import AID_BYTES, Kind
+from mesh.identity.certs import Certificate
+
+PIECES_MAX = 1000
+
+
+def statements(
+    directory: Directory,
+    gone: bytes,
+    saved: Removal,
+    *,
+    by: Certificate,
+    now_ms: int,
+    why: str = "",
+    own: Sequence[Certificate] = (),
+) -> list[Statement]:
+    """What to write in scope mesh, in this order and one transaction.
+
+    Args:
+        saved: `collect.plan_removal` of scope mesh.
+        by: our own certificate, settled and with role admin: it proves that the removal counts.
+        own: further certificates to keep valid: our authority, and one not published yet.
+    """
+    out = [*saved.statements, *_admits(directory, gone), *_revocations(directory, gone, now_ms)]
+    keep = sorted(_links_signed_by(directory, gone, own))
+    cert = directory.standing(gone).cert
+    value: dict[str, Any] = {"by": by.data, "keep": keep[:KEEP_MAX], "why": why[:256]}
+    value["name"] = cert.name if cert is not None else ""
+    pieces: list[dict[str, Any]] = [{"counters": piece} for piece in saved.counters if piece]
+    pieces += [{"keep": keep[at : at + KEEP_MAX]} for at in range(KEEP_MAX, len(keep), KEEP_MAX)]
+    for number, piece in enumerate(pieces[:PIECES_MAX]):
+        out.append(Statement(piece_path(gone, number), Kind.ALL, piece))
+    out.append(Statement(path_of(REMOVED, gone), Kind.ALL, value))
+    return out
+
+
+def counters(gone: bytes, saved: Removal) -> list[Statement]:
+    """What to write in a zone before the removal: its values said again, its counters noted."""
+    pieces = [piece for piece in saved.counters if piece]
+    noted = [
+        Statement(piece_path(gone, number), Kind.ALL, {"counters": piece})
+        for number, piece in enumerate(pieces[:PIECES_MAX])
+    ]
+    return [*saved.statements, *noted]
+
+
+def _admits(directory: Directory, gone: bytes) -> Iterator[Statement]:
+    """Countersign again whom it let in."""
+    for subject, admit in sorted(directory.evidence.admits.get(gone, {}).items()):
+        standing = directory.standing(subject)
+        if directory.is_member(subject) and standing.by == gone and not _settled(standing.cert):
+            value = {"cert": admit.cert.data}
+            yield Statement(path_of(ADMIT, subject), Kind.ALL, value, asof=standing.stamp)
+
+
+def _settled(cert: Certificate | None) -> bool:
+    return cert is not None and cert.settled
+
+
+def _revocations(directory: Directory, gone: bytes, now_ms: int) -> Iterator[Statement]:
+    for invite, notices in sorted(directory.evidence.notices.items()):
+        cert = next((notice.cert for _, notice in sorted(notices.items()) if notice.cert is not None), None)
+        if cert is None or cert.links[-1].issuer[:AID_BYTES] != gone or directory.revocation(invite):
+            continue
+        if cert.terms is not None and cert.terms.exp_ms >= now_ms:
+            yield Statement(path_of(INVITE, invite), Kind.REG, {"cert": cert.data, "revoked": True})
+
+
+def _links_signed_by(directory: Directory, gone: bytes, own: Sequence[Certificate]) -> set[bytes]:
+    """Digests of the links that members, admins and invites rest on and that this key signed."""
+    removed = removed_keys(directory.evidence)
+    evidence = directory.evidence
+    found = list(own)
+    for aid in directory.members():
+        found += [*evidence.claims[aid].values(), *evidence.authorities.get(aid, {}).values()]
+    found += [notice.cert for row in evidence.notices.values() for notice in row.values() if notice.cert]
+    return {
+        link.digest
+        for cert in found
+        if void_by(cert, removed) is None and cert.aid != gone
+        for link in cert.links
+        if link.issuer[:AID_BYTES] == gone
+    }
