@@ -3,11 +3,11 @@
 Once a day an author says how far its deletes and expiries may be forgotten (`core/floors.py`). It must not
 forget what others still need, so before that, among its own records at least a day old:
 
-    re-issue   a delete (or expired value) that still beats someone else's live slot is said again, `asof` its
-               first stamp: replicas get it anew, folds place it where it was
+    re-issue   a delete (or void, or expired value) that still beats someone else's live slot is said again,
+               `asof` its first stamp: replicas get it anew, folds place it where it was
     void       its own value that another author's record beats is withdrawn, so that the other's delete is
-               not needed for ever
-               (a user's reg that the winning value had not seen stays: it is shown as a conflict)
+               not needed for ever (but a user's reg that the winning value had not seen stays: it is shown
+               as a conflict)
     floor      the newest end among what this really frees; nothing to free, no `~gc`, else every idle author
                would be sent again each day; never above the fence of a store that may have been set back
 
@@ -138,7 +138,7 @@ class Collector:
             if rec is None or verdict == "keep":
                 continue
             if verdict == "void":
-                out.append(Statement(rec.path, rec.kind, op=Op.VOID, sees=rec.sees))
+                out.append(void(rec))
             elif verdict == "reissue" and _freed_at(rec) <= floor:
                 out.append(self.reissue(rec))
         if floor:
@@ -147,49 +147,45 @@ class Collector:
 
     def judge(self, log: Log, rec: Record, limit: int, may: May) -> str:
         """What is due for one own record: "keep", "free", "reissue" or "void"."""
-        freed_at = _freed_at(rec)
-        if rec.op == Op.PUT and freed_at > limit:
-            return "void" if self.beaten(log, rec, may) else "keep"
-        if rec.op == Op.VOID or rec.kind not in (Kind.REG, Kind.MV):
-            return "free"
+        if rec.op == Op.PUT and _freed_at(rec) > limit:
+            return "void" if self.beaten(log, rec, limit, may) else "keep"
         return "reissue" if self.needed(log, rec, limit, may) else "free"
 
     def floor(self, survey: Survey, held: int, limit: int) -> int:
         """The floor to say, or 0 for none."""
         return survey.floor if survey.floor > held else 0
 
-    def beaten(self, log: Log, rec: Record, may: May) -> bool:
-        """Whether an own value is dominated by another author's record."""
+    def beaten(self, log: Log, rec: Record, limit: int, may: May) -> bool:
+        """Whether an own value is dominated by another author's record, and not shown as a conflict."""
         if rec.kind not in (Kind.REG, Kind.MV) or not may(rec):
             return False
         slots = _slots(log, rec, may)
-        if rec.kind == Kind.MV:
+        if rec.kind == Kind.MV or folds.covered(rec, slots):
             return folds.covered(rec, slots)
         best = folds.winner(slots)
-        if best is None or best.aid == rec.aid or folds.rank(best) < folds.rank(rec):
+        if best is None or folds.rank(best) <= folds.rank(rec):
             return False
-        shown = best.op == Op.PUT and rec.path.startswith(USERS) and not folds.covered(rec, slots)
-        return not shown
+        return not (rec.path.startswith(USERS) and best.op == Op.PUT and _freed_at(best) > limit)
 
     def needed(self, log: Log, rec: Record, limit: int, may: May) -> bool:
-        """Whether an own delete (or expired value) still beats someone else's slot that would come back."""
-        if not may(rec):
+        """Whether something of another author would come back without an own delete, void or ended value."""
+        if rec.kind not in (Kind.REG, Kind.MV) or not may(rec):
             return False
         slots = _slots(log, rec, may)
         others = [other for other in slots if other.aid != rec.aid and self.pins(other, limit)]
-        if rec.kind == Kind.REG:
-            best = folds.winner(slots)
-            return best is not None and best.aid == rec.aid and bool(others)
+        if rec.kind == Kind.REG and others and folds.speaks(rec) and folds.winner(slots) == rec:
+            return True
         sees = rec.sees or {}
-        return not folds.covered(rec, slots) and any(sees.get(o.aid, 0) >= o.stamp for o in others)
+        return any(sees.get(o.aid, 0) >= o.stamp for o in others) and not folds.covered(rec, slots)
 
     def pins(self, other: Record, limit: int) -> bool:
         """Whether another author's slot is live, or was until lately."""
         return other.hlc > limit or (other.op == Op.PUT and end_hlc(other) > limit)
 
     def reissue(self, rec: Record) -> Statement:
-        """The same delete again, under its first stamp."""
-        return Statement(rec.path, rec.kind, op=Op.DEL, asof=rec.stamp, sees=rec.sees)
+        """The same delete or void again, under its first stamp."""
+        op = Op.VOID if rec.op == Op.VOID else Op.DEL
+        return Statement(rec.path, rec.kind, op=op, asof=rec.stamp, sees=rec.sees)
 
     def _limit(self, now_ms: int, floor_max: int) -> int:
         return min(hlc_of(max(now_ms - self._keep_ms, 0)), floor_max)
@@ -209,7 +205,12 @@ def _slots(log: Log, rec: Record, may: May) -> list[Record]:
 
 def answer_strays(own: Own) -> list[Statement]:
     """Withdraw own values that some replica still holds although we deleted and collected them."""
-    return [Statement(rec.path, rec.kind, op=Op.VOID, sees=rec.sees) for rec in own.strays]
+    return [void(rec) for rec in own.strays]
+
+
+def void(rec: Record) -> Statement:
+    """Withdraw an own value. It keeps its `sees`, and its stamp, by which others had seen it."""
+    return Statement(rec.path, rec.kind, op=Op.VOID, asof=rec.stamp, sees=rec.sees)
 
 
 # -- saying again -------------------------------------------------------------------------------------------
@@ -284,18 +285,21 @@ def _inherit(rec: Record, slots: list[Record], me: bytes, now_ms: int) -> Statem
 
 
 def voids_before_drop(log: Log, me: bytes, gone: bytes, may: May = everything) -> list[Statement]:
-    """Withdraw own values that a removed author's records beat, before those records are dropped."""
+    """Withdraw own values that a removed author's records beat, before those records are dropped.
+
+    Not what we say in its stead, as of the same stamp: the two are one statement, whoever's id is larger.
+    """
     out = []
     for rec in log.since(gone, 0):
         mine = log.get(SlotKey(rec.path, rec.kind, me)) if rec.kind in (Kind.REG, Kind.MV) else None
         if mine is None or mine.op != Op.PUT or not may(rec):
             continue
         if rec.kind == Kind.REG:
-            beaten = folds.speaks(rec) and folds.rank(rec) > folds.rank(mine)
+            beaten = folds.speaks(rec) and folds.rank(rec) > folds.rank(mine) and mine.asof != rec.stamp
         else:
             beaten = folds.covered(mine, [rec])
         if beaten:
-            out.append(Statement(mine.path, mine.kind, op=Op.VOID, sees=mine.sees))
+            out.append(void(mine))
     return out
 
 

@@ -66,6 +66,10 @@ class Fence(msgspec.Struct):
         """Whether whoever could remind us has had a day to do so."""
         return self.checked and now_ms >= self.set_ms + KEEP_MS
 
+    def alone(self) -> None:
+        """There is no other member in this scope who could know more of us."""
+        self.checked = True
+
     def floor_max(self, now_ms: int) -> int:
         """How far our floor may rise."""
         return HLC_MAX if self.passed(now_ms) else self.hlc

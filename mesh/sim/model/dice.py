@@ -129,13 +129,15 @@ class Dice:
     def _number(self) -> int:
         return len(self.world.truth.events)
 
-    def _register(self, node: Node, scope: str) -> None:
-        path = self.rng.choice(REGISTERS)
+    def _register(self, node: Node, scope: str, path: str | None = None) -> None:
+        path = path or self.rng.choice(REGISTERS)
+        slots = [rec for rec in node.logs[scope].slots(path) if rec.kind == Kind.REG]
+        sees = self.world.policy.sees(slots, node.aid, node.now_ms)
         if self.rng.random() < 0.35:
             if folds.register(node.read(scope, path, Kind.REG), node.now_ms) is not None:
-                self._say(node, scope, Statement(path, Kind.REG, op=Op.DEL))
+                self._say(node, scope, Statement(path, Kind.REG, op=Op.DEL, sees=sees))
         else:
-            self._say(node, scope, Statement(path, Kind.REG, self._number(), ttl=self._ttl()))
+            self._say(node, scope, Statement(path, Kind.REG, self._number(), ttl=self._ttl(), sees=sees))
 
     def _siblings(self, node: Node, scope: str, path: str | None = None) -> None:
         path = path or self.rng.choice(SIBLINGS)
@@ -181,13 +183,7 @@ class Dice:
         )
 
     def _bulk(self, node: Node, scope: str) -> None:
-        path = f"kv/b{self.rng.randrange(QUOTA_SLOTS + 12)}"
-        if self.rng.random() < 0.5:
-            present = folds.register(node.read(scope, path, Kind.REG), node.now_ms)
-            if present is not None:
-                self._say(node, scope, Statement(path, Kind.REG, op=Op.DEL))
-            return
-        self._say(node, scope, Statement(path, Kind.REG, self._number()))
+        self._register(node, scope, f"kv/b{self.rng.randrange(QUOTA_SLOTS + 12)}")
 
     # -- spreading --------------------------------------------------------------------------------------
 

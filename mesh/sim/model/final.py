@@ -97,8 +97,8 @@ def difference(world: World) -> str:
 
 
 def _parted(left: Any, right: Any) -> str:
-    mine = left or (0, 0, [])
-    theirs = right or (0, 0, [])
+    none: tuple[int, int, list[Any]] = (0, 0, [])
+    mine, theirs = left or none, right or none
     only = [
         [f"{s[0].path}:{s[0].kind}@{s[1]}" for s in a[2] if s not in b[2]]
         for a, b in ((mine, theirs), (theirs, mine))

@@ -50,7 +50,7 @@ class Policy:
 
     def sees(self, slots: list[Record], me: bytes, now_ms: int) -> dict[bytes, int]:
         """The `sees` of a new multi-value write."""
-        return folds.sees_of(slots, me)
+        return folds.sees_of(slots, me, slots[0].kind if slots else Kind.MV)
 
     def readable(self, records: list[Record], now_ms: int) -> list[Record]:
         """The slots of one path as folds get them."""
@@ -82,6 +82,7 @@ class Context(Protocol):
     def learned(self, node: Node, scope: str, records: list[Record]) -> None: ...
     def call(self, node: Node, to: int, scope: str, since: int) -> list[sync.Part] | None: ...
     def nonce(self) -> int: ...
+    def company(self, node: Node, scope: str) -> bool: ...
     def trace(self, text: Callable[[], str]) -> None: ...
 
 
@@ -423,6 +424,8 @@ class Node:
         count = 0
         for scope in KEPT_SCOPES:
             policy, fence = self.world.policy, self.fences[scope]
+            if not self.world.company(self, scope):
+                fence.alone()
             says = policy.collector.plan(
                 self.logs[scope],
                 self.aid,

@@ -137,10 +137,13 @@ class Truth:
         return out
 
     def _shown(self, kind: int, records: list[Record], now_ms: int) -> list[Record]:
+        """Values that users see: those of a reg's conflicts too, behind its value."""
         match kind:
             case Kind.REG:
                 best = folds.register(records, now_ms)
-                return [] if best is None else [best]
+                others = folds.visible(records, Kind.REG) if best is not None else []
+                beside = [rec for rec in others if folds.live(rec, now_ms) and rec != best]
+                return [] if best is None else [best, *beside]
             case Kind.MV:
                 return folds.siblings(records, now_ms)
             case Kind.LOG:
@@ -176,8 +179,15 @@ class Truth:
         if not firm:
             return []
         best = max(firm, key=lambda event: (event.stamp, event.aid))
-        if any(event.optional and event.stamp >= best.stamp for event in spoken):
+        above = [event for event in spoken if event.optional and event.stamp >= best.stamp]
+        if best.value(now_ms) and not above and next(iter(shown), None) != best.number:
+            return [f"lost: {best} is the newest and not visible"]
+        if not best.value(now_ms) or any(event.optional for event in spoken):
             return []
-        if best.number in shown or not best.value(now_ms):
-            return []
-        return [f"lost: {best} is the newest and not visible"]
+        out = []
+        for event in firm:
+            unseen = not any(w.seen & event.bit for w in spoken)
+            kept = all(w.op == Op.PUT and w.expiry_ms is None for w in spoken if w.stamp >= event.stamp)
+            if unseen and kept and not event.exempt and event.number not in shown:
+                out.append(f"lost: {event} is beaten by {best}, which had not seen it, and not shown")
+        return out

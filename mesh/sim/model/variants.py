@@ -12,7 +12,7 @@ from mesh.core import folds
 from mesh.core.collect import Collector, Statement, Survey
 from mesh.core.log import Log
 from mesh.core.receive import Judge, Outcome
-from mesh.core.record import Op, Record
+from mesh.core.record import Kind, Op, Record
 from mesh.sim.model.node import Policy
 from mesh.wire.messages import Delta
 
@@ -70,7 +70,7 @@ class TrustsFloor(Policy):
 
 class _FreshStamp(Collector):
     def reissue(self, rec: Record) -> Statement:
-        return Statement(rec.path, rec.kind, op=Op.DEL, sees=rec.sees)
+        return msgspec.structs.replace(super().reissue(rec), asof=None)
 
 
 class ReissuesFresh(Policy):
@@ -107,8 +107,9 @@ class SeesOnlyVisible(Policy):
     """`sees` lists the visible siblings only."""
 
     def sees(self, slots: list[Record], me: bytes, now_ms: int) -> dict[bytes, int]:
-        shown = folds.siblings(slots, now_ms)
-        return folds.sees_of(shown, me)
+        kind = slots[0].kind if slots else Kind.MV
+        shown = [rec for rec in folds.visible(slots, kind) if folds.live(rec, now_ms)]
+        return folds.sees_of(shown, me, kind)
 
 
 class _HeadAfterList(Judge):

@@ -150,6 +150,14 @@ class World:
     def _told(self, teller: Node, listener: Node, head: tuple[bytes, int, int]) -> bool:
         return self.loss == 0.0 or self.rng.random() >= self.loss
 
+    def company(self, node: Node, scope: str) -> bool:
+        """Whether another member replicates a scope, as far as the node knows."""
+        return any(
+            self.shares(node, other, scope) and not other.dead and other.aid not in node.removed
+            for other in self.nodes
+            if other is not node
+        )
+
     def nonce(self) -> int:
         """What a store draws when it is opened."""
         return self.rng.randrange(1 << 16)
