@@ -23,6 +23,7 @@ from mesh.core.collect import Statement
 from mesh.core.fence import Fence
 from mesh.core.log import Log
 from mesh.core.record import LIVE, MESH, ZONE, Record
+from mesh.core.rewind import rewind
 from mesh.errors import MeshError, PeerError, StoreFull
 from mesh.identity.keys import NodeKey
 from mesh.store.store import Damaged, Store, Txn
@@ -143,6 +144,28 @@ class Author:
 
         self.fences[scope], said = await self.store.write(job)
         return said
+
+    async def rewind(self) -> int:
+        """Our clock was ahead: drop the future and say our own part of it again; returns how many records."""
+
+        def job(txn: Txn) -> int:
+            now_ms = self._wall_ms()
+            said = {scope: rewind(txn.log(scope), self.aid, now_ms) for scope in DURABLE}
+            self.clock.last = max(txn.log(scope).author(self.aid).head for scope in DURABLE)
+            for scope, statements in said.items():
+                log = txn.log(scope)
+                self.fences[scope].rewound(log, self.aid, now_ms)
+                txn.put_meta(FENCE_META + scope, codec.encode(msgspec.to_builtins(self.fences[scope])))
+                self._write(txn, scope, log, statements, None)
+            return sum(map(len, said.values()))
+
+        again = await self.store.write(job)
+        live = self.store.live
+        with live.together():
+            for aid, _ in list(live.authors()):
+                live.drop_author(aid)
+        self.live_clock.last = 0
+        return again
 
     def _build(self, txn: Txn, scope: str, build: Build, limits: sync.Limits | None) -> list[Record]:
         log, fence = txn.log(scope), self.fences[scope]

@@ -62,6 +62,7 @@ class Spread:
     Args:
         wall_ms: mesh time, unix milliseconds.
         alarm: called with (kind, aid, text) when an author or a neighbour misbehaves.
+        clash: called with (scope, one, other): two records of an author under one stamp.
         recover: takes back what a neighbour's whole answer about ourselves holds and we forgot.
         own_offered: called with (scope, records) when a neighbour knows of ourselves what we do not hold.
     """
@@ -76,6 +77,7 @@ class Spread:
         wall_ms: Callable[[], int],
         alarm: Callable[[str, bytes, str], None],
         own_offered: Callable[[str, sync.Own], None],
+        clash: Callable[[str, Record, Record], None],
         recover: Callable[[str, list[Record], bool], Awaitable[object]],
         fences: Mapping[str, int],
         rng: random.Random,
@@ -88,6 +90,7 @@ class Spread:
         self._wall_ms = wall_ms
         self._alarm = alarm
         self._own_offered = own_offered
+        self._clash = clash
         self._recover = recover
         self._own_parts: dict[tuple[bytes, str], list[Record]] = {}
         self._tags = {scope: record.scope_tag(scope, zone) for scope in record.SCOPES}
@@ -307,7 +310,7 @@ class Spread:
             self.counts["refused"] += 1
             self._alarm("refused_records", delta.aid, outcome.refused)
         if outcome.clash is not None:
-            self._alarm("equivocation", delta.aid, "two records under one stamp: its key is in use twice")
+            self._clash(delta.scope, *outcome.clash)
         if outcome.own is not None:
             self._own_offered(delta.scope, outcome.own)
         urgent = delta.scope == LIVE and any(self._gate.urgent(rec) for rec in outcome.stored)

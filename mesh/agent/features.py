@@ -24,6 +24,7 @@ from mesh.agent.programs import Programs
 from mesh.agent.query import Queries
 from mesh.agent.renewal import Keeper
 from mesh.agent.status import Logs, Status
+from mesh.agent.summary import Summary
 from mesh.agent.table import Table
 from mesh.agent.topics import Topics
 from mesh.config import Config
@@ -78,6 +79,7 @@ class Features:
         self._keeper = Keeper(node, self.certs, self._moved)
         self._discovery = Discovery(node)
         self._duties = Duties(node)
+        self._summary = Summary(node)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the features' tasks until cancelled."""
@@ -87,6 +89,7 @@ class Features:
             nursery.start_soon(self.metrics.run)
             nursery.start_soon(self._duties.run)
             nursery.start_soon(self._keeper.run)
+            nursery.start_soon(self._summary.run)
             await nursery.start(self.messages.run)
             assert self._node.host is not None
             self._node.host.handle(protocols.CALL, self.messages.calls.accept)

@@ -50,6 +50,7 @@ class Vitality:
         public_of: public key of a member.
         capacity: load (0 to 1, or None) and free resources, for the lease.
         on_state: told of every change of a member's state.
+        on_lease: told of every lease of another member: (aid, hlc, incarnation).
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Vitality:
         public_of: Callable[[bytes], bytes | None],
         capacity: Callable[[], tuple[float | None, dict[str, float]]],
         on_state: Callable[[vitals.StateChanged], None],
+        on_lease: Callable[[bytes, int, int], None],
     ) -> None:
         self._me = me
         self._store = store
@@ -76,6 +78,7 @@ class Vitality:
         self._public_of = public_of
         self._capacity = capacity
         self._on_state = on_state
+        self._on_lease = on_lease
         self._datagrams: Datagrams | None = None
         self._waiting: deque[vitals.Action] = deque(maxlen=QUEUE_MAX)
         self._persisting = False
@@ -147,7 +150,9 @@ class Vitality:
                 self.drive.handle(vitals.AccusationWithdrawn(subject, change.aid))
         elif subject == change.aid:
             if subject != self._me:
-                self.drive.handle(vitals.LeaseArrived(subject, words.decode_lease(rec.val), rec.hlc))
+                lease = words.decode_lease(rec.val)
+                self._on_lease(subject, rec.hlc, lease.inc)
+                self.drive.handle(vitals.LeaseArrived(subject, lease, rec.hlc))
         else:
             charge = words.decode_accusation(rec.val)
             self.drive.handle(vitals.AccusationArrived(subject, change.aid, charge.inc, charge.evidence))

@@ -21,6 +21,7 @@ import mesh
 from mesh.agent import card as cards
 from mesh.agent.author import Author, Statement
 from mesh.agent.dissemination import Gate, Spread
+from mesh.agent.forks import Forks
 from mesh.agent.links import DENIED, Links
 from mesh.agent.liveness import Vitality
 from mesh.agent.query import Queries
@@ -29,6 +30,7 @@ from mesh.agent.sight import Sight
 from mesh.config import Config, timing
 from mesh.core import policy, sync, vitals
 from mesh.core.admission import Directory
+from mesh.core.clock import FUTURE_MS_MAX
 from mesh.core.collect import answer_strays, drop_removed, voids_before_drop
 from mesh.core.evidence import ADMIT, PREFIXES, path_of
 from mesh.core.judgement import Verdict
@@ -111,6 +113,7 @@ class Node:
             for path in slots.paths("member/"):
                 for rec in slots.slots(path):
                     self._take_card(rec)
+        self.forks = Forks(self.author, self.zone, self.directory.public_of, self.alarm)
         self.links = Links(self.me, self, self._addresses_of, self.directory.public_of, self.rng)
         self.vitality = Vitality(
             _liveness_config(config),
@@ -125,6 +128,7 @@ class Node:
             public_of=self.directory.public_of,
             capacity=lambda: self._capacity(),
             on_state=self._state_changed,
+            on_lease=self.forks.lease,
         )
         gate = Gate(
             self.directory.public_of,
@@ -141,6 +145,7 @@ class Node:
             self.now_ms,
             self.alarm,
             self._own_offered,
+            self._clash,
             self._recover,
             {scope: fence.hlc for scope, fence in self.author.fences.items()},
             self.rng,
@@ -187,7 +192,10 @@ class Node:
         """Once a second: adjust the mesh clock, tell watches what expired, say whom we see."""
         while True:
             now = trio.current_time()
+            before_ms = self.clock.offset_ms
             self.clock.adjust(self.wall_ms(), now)
+            if self.clock.offset_ms < before_ms - FUTURE_MS_MAX:
+                await self._take_back_the_future()
             now_ms = self.now_ms()
             self.store.expire(now_ms)
             with self.store.live.together():
@@ -195,6 +203,14 @@ class Node:
             on_streams = {aid: session.rtt_s for aid, session in self.links.sessions.items()}
             self.sight.update(self.vitality.machine.links(now), on_streams)
             await trio.sleep(SECOND_S)
+
+    async def _take_back_the_future(self) -> None:
+        """Our clock was ahead, beyond what others accept: `core/rewind.py`."""
+        again = await self.author.rewind()
+        self.spread.machine.reload()
+        self.alarm("clock", self.me, f"the clock was ahead; {again} own records were said again")
+        for session in list(self.links.sessions.values()):
+            await self.links.close(session.aid, "our clock was corrected")
 
     async def _ping(self) -> None:
         """Ask neighbours for the time, every PING_S; the answers also show the stream's round trip."""
@@ -431,10 +447,14 @@ class Node:
         if scope == LIVE:
             for rec in own.unknown:
                 self.author.live_clock.receive(rec.hlc)
-            self.vitality.say_again()
+            if self.forks.own_lease():
+                self.vitality.say_again()
         elif own.strays:
             strays = Own([], own.strays)
             self.nursery.start_soon(self.author.say, scope, lambda _: answer_strays(strays))
+
+    def _clash(self, scope: str, one: Record, other: Record) -> None:
+        self.nursery.start_soon(self.forks.clash, scope, one, other)
 
     async def _recover(self, scope: str, records: list[Record], reset: bool) -> None:
         said = await self.author.recover(scope, records, reset=reset)

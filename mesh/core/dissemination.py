@@ -89,8 +89,14 @@ class Dissemination:
         self._changed_at: dict[Key, float] = {}
         self._listed_at: dict[tuple[bytes, Key], float] = {}
         self.duplicates = 0
+        self.reload()
+
+    def reload(self) -> None:
+        """Take the heads from the logs anew: at the start, and after records were taken back."""
         for scope in self.scopes:
-            with read(scope) as log:
+            self.heads[scope].clear()
+            self.digests[scope] = Digest(with_fp=scope != LIVE)
+            with self._read(scope) as log:
                 for aid, state in log.authors():
                     self._set_head(scope, aid, state)
 

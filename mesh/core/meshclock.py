@@ -1,7 +1,7 @@
 """The mesh clock: this node's wall clock, corrected by what its neighbours' clocks say.
 
     no neighbour's clock known    the wall clock (status `alone`)
-    exactly one other             the later of the two, with an alarm when they differ beyond the bound (`two`)
+    exactly one other             the later of the two; an alarm when they differ beyond the bound (`two`)
     two or more others            wall clock + median offset, the own offset 0 included (`agreed`)
 
 Per neighbour the sample with the smallest round trip of the last 8 counts: it bounds the error by half
@@ -43,7 +43,7 @@ class MeshClock:
         self._moved_at: float | None = None
 
     def sample(self, aid: bytes, sent_ms: int, clock_ms: int, received_ms: int, now: float) -> None:
-        """A ping sent at `sent_ms` came back at `received_ms` (own wall clock) naming the peer's `clock_ms`."""
+        """A ping of `sent_ms` came back at `received_ms` (own wall clock) with the peer's `clock_ms`."""
         rtt = float(received_ms - sent_ms)
         if rtt < 0 or rtt > 10_000 or clock_ms < BUILT_MS:
             return

@@ -108,6 +108,10 @@ class Board:
                 if near in self._open:
                     self._stirred[near] = None
 
+    def gateways(self, zone: str) -> list[bytes]:
+        """The members that speak for a zone, rank 1 first; dead ones are passed over."""
+        return self._near.gateways(zone)
+
     def remote(self, member: Member) -> bool:
         """Whether a member lives in another zone, so that its gateways judge it and we do not."""
         return member.place.zone != self._zone

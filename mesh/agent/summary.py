@@ -1,0 +1,113 @@
+"""Between zones: the gateways of a zone tell the whole mesh how its members are.
+
+One record per gateway at `zone/<zone>` in scope mesh, {states: {aid: state}}. The gateway that ranks first
+among those alive says it, at most every EVERY_S and only when something changed; the others hold theirs
+back. Readers in other zones take the newest word of a member of that zone. So a member's lease and the
+accusations against it stay inside its zone, and the mesh pays one small write per change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+
+from mesh.agent.author import Statement
+from mesh.agent.node import Node
+from mesh.core import vitals
+from mesh.core.log import Log
+from mesh.core.record import AID_BYTES, MESH, Kind, Op
+from mesh.store.store import Change
+
+PREFIX = "zone/"
+EVERY_S = 2.0
+MEMBERS_MAX = 2000
+STATES = {str(state): state for state in vitals.State}
+
+
+class Summary:
+    """The word of our zone, if we are its first gateway, and the words of the others."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._path = PREFIX + node.zone
+        self._moved = trio.Event()
+        node.on_state.append(lambda _: self._moved.set())
+        node.on_members.append(lambda joined, gone: self._moved.set())
+        node.store.add_listener(self._changed)
+
+    async def run(self) -> None:
+        """Speak for the zone while it is ours to do, until cancelled."""
+        self._read_all()
+        while True:
+            self._moved = trio.Event()
+            if self._ours():
+                await self._say()
+            await trio.sleep(EVERY_S)
+            await self._moved.wait()
+            self._read_all()
+
+    def _ours(self) -> bool:
+        node, machine = self._node, self._node.vitality.machine
+        zones = {cert.zone for aid in node.directory.members() if (cert := node.directory.certificate(aid))}
+        if len(zones) < 2:
+            return False
+        ranked = machine.board.gateways(node.zone)
+        alive = [aid for aid in ranked if aid == node.me or machine.state(aid) == vitals.State.ALIVE]
+        return bool(alive) and alive[0] == node.me
+
+    async def _say(self) -> None:
+        node = self._node
+        states = {}
+        for aid in node.directory.members()[:MEMBERS_MAX]:
+            cert = node.directory.certificate(aid)
+            if cert is not None and cert.zone == node.zone:
+                state = "alive" if aid == node.me else str(node.vitality.machine.state(aid) or "registering")
+                states[aid] = state
+        value = {"states": states}
+
+        def build(slots: Log) -> list[Statement]:
+            held = next((rec for rec in slots.slots(self._path) if rec.aid == node.me), None)
+            return [] if held is not None and held.val == value else [Statement(self._path, Kind.ALL, value)]
+
+        await node.author.say(MESH, build)
+
+    # -- reading ----------------------------------------------------------------------------------------
+
+    def _changed(self, changes: list[Change]) -> None:
+        paths = {change.path for change in changes if change.scope == MESH and change.path.startswith(PREFIX)}
+        for path in sorted(paths):
+            self._read(path)
+
+    def _read_all(self) -> None:
+        with self._node.store.read(MESH) as slots:
+            paths = list(slots.paths(PREFIX))
+        for path in paths:
+            self._read(path)
+
+    def _read(self, path: str) -> None:
+        zone, node = path.removeprefix(PREFIX), self._node
+        if zone == node.zone:
+            return
+        with node.store.read(MESH) as slots:
+            words = [rec for rec in slots.slots(path) if rec.op == Op.PUT and self._of(rec.aid, zone)]
+        if words:
+            newest = max(words, key=lambda rec: rec.order)
+            for aid, state in _states(newest.val):
+                if self._of(aid, zone):
+                    node.vitality.drive.handle(vitals.RemoteReported(aid, state))
+
+    def _of(self, aid: bytes, zone: str) -> bool:
+        cert = self._node.directory.certificate(aid)
+        return cert is not None and cert.zone == zone
+
+
+def _states(value: Any) -> list[tuple[bytes, vitals.State]]:
+    states = value.get("states") if isinstance(value, dict) else None
+    if not isinstance(states, dict) or len(states) > MEMBERS_MAX:
+        return []
+    return [
+        (aid, STATES[state])
+        for aid, state in sorted(states.items())
+        if isinstance(aid, bytes) and len(aid) == AID_BYTES and isinstance(state, str) and state in STATES
+    ]
