@@ -78,6 +78,7 @@ class Calls:
         self._fallback: Callable[[str], Handler | None] = lambda method: None
         self._kept: dict[bytes, deque[CallStream]] = {}
         self._serving: Counter[bytes] = Counter()
+        self._opening: dict[bytes, trio.Lock] = {}
 
     # -- serving ----------------------------------------------------------------------------------------
 
@@ -330,7 +331,14 @@ class Calls:
                 return pipe
             except Unreachable:
                 await pipe.reset()
-        pipe = CallStream(await self._opener(public, protocols.CALL, deadline_s))
+        # One at a time: of two dials to one peer the second would replace the first under its streams.
+        lock = self._opening.setdefault(public, trio.Lock())
+        try:
+            async with lock:
+                pipe = CallStream(await self._opener(public, protocols.CALL, deadline_s))
+        finally:
+            if not lock.locked():
+                self._opening.pop(public, None)
         try:
             await pipe.send(data)
         except BaseException:

@@ -19,7 +19,6 @@ from mesh.agent.calls import Calls
 from mesh.agent.messages import Messages
 from mesh.agent.programs import Programs
 from mesh.agent.query import Queries
-from mesh.agent.reach import Reach
 from mesh.agent.topics import Topics
 from mesh.config import Messages as Settings
 from mesh.core import sync
@@ -66,8 +65,7 @@ class Node:
             self.counters,
             fleet.now_ms,
         )
-        self.reach = Reach(lambda: self.host, self._connect)
-        calls = Calls(self.key.public, self, self.reach.open, self.counters)
+        calls = Calls(self.key.public, self, self.open, self.counters)
         programs = Programs(self.key.aid, self, fleet.now_ms)
         queries = Queries(
             self.key, MESH_ID, self, self, programs, self.counters, fleet.now_ms, fleet.rng.randbytes
@@ -88,9 +86,11 @@ class Node:
             self.nursery.cancel_scope.cancel()
         self.store.close()
 
-    async def _connect(self, public: bytes) -> None:
-        other = self.fleet.by_public[public]
-        await self.host.dial(other.host.addresses[0], public, deadline_s=20)
+    async def open(self, public: bytes, protocol: str, deadline_s: float) -> Any:
+        if self.host.connection(public) is None:
+            other = self.fleet.by_public[public]
+            await self.host.dial(other.host.addresses[0], public, deadline_s=20)
+        return await self.host.open(public, protocol, deadline_s=deadline_s)
 
     # -- member table -----------------------------------------------------------------------------------
 

@@ -295,7 +295,7 @@ async def test_one_peer_cannot_take_all_places(line: Any, monkeypatch: pytest.Mo
 async def test_nonsense_on_a_call_stream_costs_that_stream_only(line: Any, data: bytes) -> None:
     a, b = await line(2)
     b.messages.calls.handle("sys/double", double)
-    stream = await a.reach.open(b.key.public, protocols.CALL, 20)
+    stream = await a.open(b.key.public, protocols.CALL, 20)
     await stream.send(data)
     with trio.fail_after(20), contextlib.suppress(Unreachable):
         while await stream.receive():
