@@ -33,7 +33,8 @@ _WHY = {
 _TRY = {
     "failed": "meshctl doctor",
     "unreachable": "meshctl doctor, and `meshd run` if the agent is not running",
-    "timeout": "meshctl status; it may be busy or cut off",
+    "timeout": "meshctl reachability, and meshctl links",
+    "partial": "meshctl reachability, and meshctl links",
     "store": "meshctl doctor",
 }
 

@@ -54,7 +54,9 @@ Commands = dict[str, Verb | tuple[Verb, ...]]
 
 
 def arg(*names: str, **how: Any) -> Arg:
-    """Shorthand."""
+    """Shorthand; choices are shown as they are to be typed."""
+    if "choices" in how:
+        how.setdefault("metavar", "|".join(map(str, how["choices"])))
     return Arg(names, how)
 
 

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
-from mesh.errors import TimedOut, Unreachable, UsageError
+from mesh.errors import Partial, TimedOut, Unreachable, UsageError
 from meshctl import parse, words
 from meshctl.command import Commands, Verb, arg
 from meshctl.context import Context
@@ -58,7 +58,7 @@ _LINKS = (
 )
 
 
-def ping(context: Context, args: Namespace) -> int:
+def ping(context: Context, args: Namespace) -> None:
     if args.count < 1:
         raise UsageError("--count must be at least 1", "-c 4")
     answered: list[float] = []
@@ -67,7 +67,8 @@ def ping(context: Context, args: Namespace) -> int:
         lost = args.count - len(answered)
         times = f", {words.ms(min(answered))} to {words.ms(max(answered))}" if answered else ""
         note(f"{args.count} sent, {lost} lost{times}")
-    return 0 if len(answered) == args.count else 7
+    if len(answered) < args.count:
+        raise Partial(f"{args.count - len(answered)} of {args.count} pings to {args.node} were lost")
 
 
 def _pings(context: Context, args: Namespace, answered: list[float]) -> Iterator[dict[str, Any]]:

@@ -36,7 +36,7 @@ class Base:
         return self._ask(Request("GET", path, query))
 
     def _post(self, path: str, answer_s: float | None = None, **body: Any) -> Any:
-        return self._ask(Request("POST", path, body=body, answer_s=answer_s))
+        return self._ask(Request("POST", path, body=body or None, answer_s=answer_s))
 
     def _on(self, node: str, word: str, answer_s: float | None = None, **body: Any) -> Any:
         path = f"/v1/members/{segment(node)}/{word}"

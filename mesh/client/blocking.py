@@ -23,11 +23,10 @@ START_HINT = "start it (`meshd run`), or name its socket with --socket or MESHCT
 
 def default_socket() -> str:
     """$MESHCTL_SOCKET, else the first of the usual places that exists, else where it is expected."""
+    if named := os.environ.get("MESHCTL_SOCKET"):
+        return named
     from mesh.places import places, socket_in
 
-    named = os.environ.get("MESHCTL_SOCKET")
-    if named:
-        return named
     usual = places()
     inside = socket_in(usual.data_dir)
     return inside if not os.path.exists(usual.socket) and os.path.exists(inside) else usual.socket

@@ -18,7 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.admin.memory import Features, running
+from mesh.admin.router import Router, parse_body, parse_query
+from mesh.admin.routes import ROUTES
 from mesh.client import AsyncClient, Client, default_socket
+from mesh.client.calls import Calls
 from mesh.client.http import Lines, Reply, Request, error_of, replies
 from mesh.errors import (
     Conflict,
@@ -411,6 +414,112 @@ def test_lines_are_the_same_however_they_are_cut(pieces: list[bytes]) -> None:
     wire = b"".join(piece.hex().encode() + b"\n" for piece in pieces)
     found = [item for at in range(len(wire)) for item in lines.feed([wire[at : at + 1]])]
     assert "".join(found).encode() == text
+
+
+EVERY_CALL: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+    ("status", (), {}),
+    ("doctor", (), {}),
+    ("version", (), {}),
+    ("config", (), {}),
+    ("log_level", (), {}),
+    ("log_level", ("debug",), {}),
+    ("debug_bundle", (), {}),
+    ("backup", (), {}),
+    ("restore", ([b"x"],), {"force": True}),
+    ("metrics", (), {}),
+    ("metric_history", ("cpu.usage_percent",), {"last_s": 60.0}),
+    ("events", (), {"type": "node_*", "node": "beta", "last_s": 60.0, "limit": 5}),
+    ("watch_events", (), {"type": "x", "node": "beta", "cursor": "1"}),
+    ("members", (), {}),
+    ("watch_members", (), {}),
+    ("member", ("a/b",), {}),
+    *((verb, ("beta",), {}) for verb in ("drain", "undrain", "cordon", "uncordon", "force_leave", "forget")),
+    ("label", ("beta", {"a": "b", "c": None}), {}),
+    ("prune", (), {"older_than_s": 60.0, "dry_run": True}),
+    ("move_zone", ("beta", "berlin"), {}),
+    ("leave", (), {}),
+    ("ping", ("beta",), {"timeout_s": 1.0}),
+    ("rtt", ("beta", "gamma"), {}),
+    ("reachability", (), {}),
+    ("links", (), {}),
+    (
+        "create_invite",
+        (),
+        {"roles": ["admin"], "zone": "z", "tier": "edge", "labels": {"a": "b"}, "uses": 2, "ttl_s": 5.0},
+    ),
+    ("invites", (), {}),
+    ("revoke_invite", ("id",), {"remove_admitted": True}),
+    ("certificate", (), {}),
+    ("certificate", ("beta",), {}),
+    ("revoke", ("beta",), {"reason": "stolen"}),
+    ("get", ("k",), {"type": "reg", "scope": "zone"}),
+    ("put", ("k", 1), {"type": "mv", "scope": "zone", "ttl_ms": 5, "durable": 2, "if_hlc": "5"}),
+    ("put", ("k", 1), {"if_value": None}),
+    ("put", ("k", 1), {"if_absent": True}),
+    (
+        "put_many",
+        ([{"key": "a", "value": None, "type": "reg", "ttl_ms": 5}, {"key": "b", "delete": True}],),
+        {"dry_run": True, "durable": "queued"},
+    ),
+    ("delete", ("k",), {"type": "reg", "scope": "zone", "durable": 3}),
+    ("scan", ("p",), {"type": "reg", "scope": "zone", "after": "x", "limit": 5, "values": False}),
+    ("watch", ("p",), {"scope": "zone", "cursor": "7", "initial": True}),
+    ("export", ("p",), {"scope": "zone"}),
+    ("history", ("k",), {"type": "reg", "scope": "zone"}),
+    ("counter_add", ("k", -5), {"scope": "zone", "durable": 1}),
+    ("set_change", ("k",), {"add": [1], "remove": ["a"], "scope": "zone", "durable": 1}),
+    ("map_change", ("k",), {"set": {"a": 1}, "delete": ["b"], "scope": "zone", "durable": 1}),
+    ("log_append", ("k", "v"), {"ttl_ms": 5, "scope": "zone", "durable": 1}),
+    ("log_read", ("k",), {"scope": "zone", "after": "5", "limit": 5}),
+    ("publish", ("t", 1), {"qos": 2, "id": "i", "timeout_s": 1.0}),
+    ("subscribe", ("t/#",), {"replay": 3}),
+    ("request", ("beta", "echo", 1), {"timeout_s": 1.0}),
+    ("request_stream", ("beta", "echo", 1), {"timeout_s": 1.0}),
+    ("serve", ("echo",), {}),
+    ("answer", ("c1", 1), {"more": True}),
+    ("answer", ("c1",), {"error": {"code": "failed", "message": "m", "hint": ""}}),
+    ("query", ("echo", 1), {"labels": {"zone": "z"}, "timeout_s": 1.0}),
+    ("query_stream", ("echo", 1), {"labels": {"zone": "z"}, "timeout_s": 1.0}),
+]
+
+
+class Recorder(Calls):
+    """Says what would be asked, and of which kind the answer is."""
+
+    def _ask(self, request: Request) -> Any:
+        return request, "object"
+
+    def _lines(self, request: Request) -> Any:
+        return request, "lines"
+
+    def _bytes(self, request: Request) -> Any:
+        return request, "bytes"
+
+
+@pytest.mark.parametrize(("name", "args", "how"), EVERY_CALL, ids=lambda value: str(value)[:40])
+def test_every_call_fits_the_route_that_it_asks(name: str, args: Any, how: Any) -> None:
+    request, kind = getattr(Recorder(), name)(*args, **how)
+    head, _, body = b"".join(request.wire()).partition(b"\r\n\r\n")
+    path, _, query = head.split()[1].decode().partition("?")
+    route, _ = Router(ROUTES).find(request.method, path)
+    assert route.kind == kind
+    parse_query(query, route.query)
+    assert (route.body is not None) == (request.body is not None)
+    if route.body is not None:
+        parse_body(body, route.body)
+
+
+def test_every_call_is_tried_above() -> None:
+    known = {name for name in dir(Calls) if not name.startswith("_")}
+    assert {name for name, _, _ in EVERY_CALL} == known
+
+
+def test_every_route_has_a_call() -> None:
+    asked = set()
+    for name, args, how in EVERY_CALL:
+        request, _ = getattr(Recorder(), name)(*args, **how)
+        asked.add(Router(ROUTES).find(request.method, request.path)[0].summary)
+    assert {route.summary for route in ROUTES} - asked == {"This document."}
 
 
 def test_an_upload_is_sent_in_chunks() -> None:

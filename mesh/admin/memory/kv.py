@@ -204,7 +204,9 @@ class MemoryKv:
         self, key: str, *, add: Sequence[Any], remove: Sequence[Any], scope: Scope, durable: Durable
     ) -> Json:
         there = [item for item in self._value(key, "set", scope, []) if item not in remove]
-        there += [item for item in add if item not in there]
+        for item in add:
+            if item not in there:
+                there.append(item)
         return self._store(key, "set", sorted(there, key=repr), scope)
 
     async def map_change(
