@@ -1,3 +1,5 @@
+"""The socket file, and who may connect."""
+
 from __future__ import annotations
 
 import os

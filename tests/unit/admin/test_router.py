@@ -1,3 +1,5 @@
+"""The table of routes and the document made from it."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Routes, errors and streams of a running server."""
+
 from __future__ import annotations
 
 import json

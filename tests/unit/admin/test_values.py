@@ -1,3 +1,5 @@
+"""JSON at the door, and which node a word means."""
+
 from __future__ import annotations
 
 import json

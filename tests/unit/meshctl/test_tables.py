@@ -100,10 +100,10 @@ def test_times_are_relative_and_nonsense_is_shown_escaped() -> None:
 
 
 def test_every_unprintable_character_is_escaped() -> None:
-    for code in range(sys.maxunicode + 1):
-        char = chr(code)
-        assert plain(char).isprintable()
-        assert json_safe(char).isprintable() or char == "\n"
+    for start in range(0, sys.maxunicode + 1, 4096):
+        text = "".join(map(chr, range(start, start + 4096)))
+        assert plain(text).isprintable()
+        assert json_safe(text).replace("\n", "").isprintable()
 
 
 def test_escaped_json_is_the_same_json() -> None:
