@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+
+import lmdb
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def size(path: str) -> int:
@@ -45,3 +50,8 @@ def _lay(path: str, wanted: int) -> None:
         os.posix_fallocate(fd, 0, wanted)
     finally:
         os.close(fd)
+
+
+def is_disk_full(error: lmdb.Error) -> bool:
+    """Whether LMDB failed for want of room: no space, a quota, or a limit on file sizes."""
+    return isinstance(error, lmdb.DiskError) or any(os.strerror(number) in str(error) for number in NO_ROOM)

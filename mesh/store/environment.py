@@ -5,6 +5,8 @@
     <data-dir>/store/ballast     freed when the disk is full
     <data-dir>/store/clean       there only after a clean stop: what data.mdb looked like then
     <data-dir>/store-damaged-N   what was found damaged, the newest two
+    <data-dir>/store-restore     a checked backup, put in place by the next start
+    <data-dir>/store-replaced    what a backup took the place of
 
 LMDB maps its file, and a damaged one ends the process that reads it (a truncation by SIGBUS). So unless the
 last stop was clean and the file is as it was left, a child process reads everything first; if the child finds
@@ -35,6 +37,7 @@ from mesh.store.log import Tables
 SCHEMA = b"1"
 RISING_META = ("hlc_ceiling", "incarnation")
 DAMAGED_KEPT = 2
+STAGED = "-restore"
 READERS_MAX = 16
 _CHECK_FLOOR_S = 60.0
 _CHECK_BYTES_PER_S = 2 << 20
@@ -48,12 +51,14 @@ class Opened(msgspec.Struct):
         damaged: why the old file was put aside, or "".
         put_aside: where it is now, or "".
         checked: whether a child process read the file through.
+        restored: whether a backup was put in place.
     """
 
     created: bool = False
     damaged: str = ""
     put_aside: str = ""
     checked: bool = False
+    restored: bool = False
 
 
 # -- one process --------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import lmdb
+
 from mesh.core.log import NO_AUTHOR, AuthorState
 from mesh.core.record import Kind, Record, SlotKey, fingerprint
 from mesh.store import rows
@@ -246,3 +248,11 @@ class LmdbLog:
         return [
             rows.unpack_replaced(key, value) for key, value in self._scan(self._tables.hist, prefix, prefix)
         ]
+
+
+def sizes(env: lmdb.Environment, tables: Tables) -> dict[str, int]:
+    """Rows of each table, bytes used, bytes mapped."""
+    info, page = env.info(), env.stat()["psize"]
+    with env.begin() as txn:
+        found = {f"{name}_rows": txn.stat(table)["entries"] for name, table in tables._asdict().items()}
+    return {**found, "map_bytes": info["map_size"], "used_bytes": (info["last_pgno"] + 1) * page}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar, overload
 
 import lmdb
@@ -20,11 +20,13 @@ from mesh.core import sync
 from mesh.core.record import LIVE, Record
 from mesh.core.sync import Outcome
 from mesh.errors import StoreError
-from mesh.store import addresses, environment, identity, rows
+from mesh.store import addresses, backup, environment, identity, rows
 from mesh.store.addresses import Known
+from mesh.store.backup import Manifest
 from mesh.store.environment import Opened
 from mesh.store.live import LiveLog
-from mesh.store.log import LmdbLog, Tables
+from mesh.store.log import Tables, sizes
+from mesh.store.reading import Reading, ReadingLive
 from mesh.store.rows import Damaged
 from mesh.store.tender import Tender
 from mesh.store.txn import Txn
@@ -35,44 +37,7 @@ from mesh.wire.messages import Delta
 __all__ = ["Change", "Cursor", "Damaged", "Known", "Opened", "Store", "Txn", "Watch"]
 
 T = TypeVar("T")
-_NAMES = [name.decode() for name in rows.NAMES]
 DURABLE_SCOPES = ("m", "z")
-
-
-class _Reading:
-    """A read snapshot of one durable scope, as a context manager."""
-
-    __slots__ = ("_scope", "_store", "_txn")
-
-    def __init__(self, store: Store, scope: str) -> None:
-        self._store = store
-        self._scope = scope
-
-    def __enter__(self) -> LmdbLog:
-        store = self._store
-        self._txn = store._begin_read()
-        return LmdbLog(self._txn, store._tables, self._scope)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._txn.abort()
-        self._store._end_read(value)
-
-
-class _ReadingLive:
-    """The live scope, as a context manager like the others."""
-
-    __slots__ = ("_log",)
-
-    def __init__(self, log: LiveLog) -> None:
-        self._log = log
-
-    def __enter__(self) -> LiveLog:
-        return self._log
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 class Store:
@@ -104,7 +69,7 @@ class Store:
         self._settings = settings
         self._closed = False
         self._listeners: list[Callable[[list[Change]], None]] = []
-        self.on_full: Callable[[bool], None] | None = None
+        self.on_full: Callable[[bool], None] = lambda full: None
         self._suspect = False
         self._writer = Writer(
             env,
@@ -113,13 +78,13 @@ class Store:
             str(path / "ballast"),
             threaded=threaded,
             committed=self._committed,
-            damaged=self._damage_met,
-            full_changed=self._full_changed,
+            damaged=lambda error: self.tender.note(error),
+            full_changed=lambda full: self.on_full(full),
         )
         names = ("schema", "mesh", "zone", "generation")
-        known = {name: value for name in names if (value := self.meta(name)) is not None}
-        self.tender = Tender(env, tables, self.write, known, settings.scrub_interval_s)
-        self.generation = known.get("generation", b"")
+        self._identity = {name: value for name in names if (value := self.meta(name)) is not None}
+        self.tender = Tender(env, tables, self.write, self._identity, settings.scrub_interval_s)
+        self.generation = self._identity.get("generation", b"")
         self._rounds = new_rounds(self.generation, settings.watch_commits_max)
         self._expired_ms = dict.fromkeys((*DURABLE_SCOPES, LIVE), -1)
         self.live = LiveLog(self._tell)
@@ -161,7 +126,9 @@ class Store:
                 "zone": zone.encode(),
                 "generation": os.urandom(16),
             }
+            restored = backup.put_in_place(place, settings.map_bytes)
             opened = environment.prepare(place, meta, settings.map_bytes)
+            opened.restored = restored
             env, tables = environment.open_env(place, settings.map_bytes, sync=not simulated)
             try:
                 identity.check(place, env, tables, meta, new_zone)
@@ -205,13 +172,16 @@ class Store:
 
     # -- reading ----------------------------------------------------------------------------------------
 
-    def read(self, scope: str) -> _Reading | _ReadingLive:
+    def read(self, scope: str) -> Reading | ReadingLive:
         """A snapshot of one scope: `with store.read("m") as log`. Never keep it across an await.
 
         Raises (on use):
             Damaged: a row that was needed is damaged; it is noted and mended soon.
         """
-        return _ReadingLive(self.live) if scope == LIVE else _Reading(self, scope)
+        return ReadingLive(self.live) if scope == LIVE else self._read(scope)
+
+    def _read(self, scope: str) -> Reading:
+        return Reading(scope, self._tables, self._begin_read, self._end_read)
 
     def _begin_read(self) -> Any:
         if self._closed:
@@ -246,7 +216,7 @@ class Store:
 
     def replaced(self, scope: str, path: str) -> list[Record]:
         """Values under `kv/` that were replaced here, oldest first; a bounded few."""
-        with _Reading(self, scope) as log:
+        with self._read(scope) as log:
             return log.replaced(path)
 
     # -- writing ----------------------------------------------------------------------------------------
@@ -338,7 +308,7 @@ class Store:
         """Mesh time at which the next record expires, or None."""
         times = []
         for scope in DURABLE_SCOPES:
-            with _Reading(self, scope) as log:
+            with self._read(scope) as log:
                 times += [at for at, _ in _first(log.expiries(now_ms + 1, rows.U64_MAX))]
         times += [at for at in (self.live.next_expiry_ms(now_ms),) if at is not None]
         return min(times, default=None)
@@ -346,7 +316,7 @@ class Store:
     def _expiring_paths(self, scope: str, after_ms: int, until_ms: int) -> list[str]:
         if scope == LIVE:
             return self.live.expired_paths(after_ms, until_ms)
-        with _Reading(self, scope) as log:
+        with self._read(scope) as log:
             keys = [key for _, key in log.expiries(after_ms + 1, until_ms)]
         return list(dict.fromkeys(rows.parse_slot_key(key).path for key in keys))
 
@@ -377,16 +347,9 @@ class Store:
 
     def stats(self) -> dict[str, int | bool]:
         """Sizes and counts, for metrics and doctor."""
-        info, page = self._env.info(), self._env.stat()["psize"]
-        with self._env.begin() as txn:
-            rows_of = {
-                name: txn.stat(table)["entries"] for name, table in zip(_NAMES, self._tables, strict=True)
-            }
         return {
-            **{f"{name}_rows": count for name, count in rows_of.items()},
+            **sizes(self._env, self._tables),
             "live_records": len(self.live),
-            "map_bytes": info["map_size"],
-            "used_bytes": (info["last_pgno"] + 1) * page,
             "commits": self._writer.commits,
             "changes": self._writer.records,
             "waiting": self._writer.waiting,
@@ -395,19 +358,31 @@ class Store:
             "mended": self.tender.mended,
         }
 
+    async def backup(self, target: str | os.PathLike[str], now_ms: int = 0) -> Manifest:
+        """Copy the store as it is now into a new directory, while it goes on working.
+
+        Raises:
+            UsageError: the directory exists. StoreFull, StoreError: the place cannot be written.
+        """
+        make = partial(
+            backup.copy,
+            self._env,
+            Path(target),
+            mesh=self._identity["mesh"],
+            zone=self._identity["zone"].decode(),
+            generation=self.generation,
+            commit=self.commit_number,
+            now_ms=now_ms,
+        )
+        with self._writer.pinned():
+            return await trio.to_thread.run_sync(make)
+
     # -- trouble ----------------------------------------------------------------------------------------
 
     @property
     def full(self) -> bool:
         """Whether the disk is full and only deletes are taken."""
         return self._writer.full
-
-    def _full_changed(self, full: bool) -> None:
-        if self.on_full is not None:
-            self.on_full(full)
-
-    def _damage_met(self, error: Damaged) -> None:
-        self.tender.note(error)
 
 
 def _leaf(group: BaseExceptionGroup[StoreError]) -> StoreError:

@@ -17,10 +17,14 @@ class Thread:
 
     def __init__(self) -> None:
         self._todo: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
         self._result: outcome.Outcome[Any] | None = None
         self._thread = threading.Thread(target=self._work, name="mesh-store", daemon=True)
+        self._read = self._write = -1
+
+    def start(self) -> None:
+        """Begin; `stop` ends it."""
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
         self._thread.start()
 
     def _work(self) -> None:
@@ -56,6 +60,9 @@ class Inline:
 
     def __init__(self) -> None:
         self._result: outcome.Outcome[Any] | None = None
+
+    def start(self) -> None:
+        pass
 
     def post(self, function: Callable[[], Any]) -> None:
         self._result = outcome.capture(function)

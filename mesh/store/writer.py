@@ -23,12 +23,10 @@ there is room again, which is looked for every few seconds.
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import GeneratorType
 from typing import Any
 
@@ -39,7 +37,9 @@ import trio
 from mesh.config import Store as Settings
 from mesh.errors import StoreError, StoreFull
 from mesh.store import ballast
+from mesh.store.ballast import is_disk_full
 from mesh.store.log import Tables
+from mesh.store.pending import Job, Pending, Waiting
 from mesh.store.rows import Damaged
 from mesh.store.thread import Inline, Thread
 from mesh.store.txn import Txn
@@ -52,41 +52,6 @@ SLICE_S = 0.005
 ROOM_CHECK_S = 5.0
 FLASH_SAVER_LINGER_S = 1.0
 MAP_BYTES_MAX = 1 << (40 if sys.maxsize > 1 << 32 else 30)
-
-Job = Callable[[Txn], Any]
-
-
-class Pending:
-    """A job and its caller. `result` is what the job gave; it counts once the caller is `answered`.
-
-    An `early` caller is answered when its job has run, and never learns whether it came to the disk.
-    """
-
-    __slots__ = ("answered", "born", "early", "generator", "job", "result", "spare", "task")
-
-    def __init__(self, job: Job, spare: bool, early: bool) -> None:
-        self.job = job
-        self.early = early
-        self.spare = spare
-        self.answered = False
-        self.born = trio.current_time()
-        self.generator: Generator[None, None, Any] | None = None
-        self.result: outcome.Outcome[Any] | None = None
-        self.task: trio.lowlevel.Task | None = None
-
-    def answer(self, result: outcome.Outcome[Any]) -> None:
-        self.result = result
-        self.answered = True
-        if self.task is not None:
-            trio.lowlevel.reschedule(self.task, outcome.Value(None))
-            self.task = None
-
-
-def is_disk_full(error: lmdb.Error) -> bool:
-    """Whether LMDB failed for want of room: no space, a quota, or a limit on file sizes."""
-    return isinstance(error, lmdb.DiskError) or any(
-        os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    )
 
 
 class Writer:
@@ -118,9 +83,7 @@ class Writer:
         self._committed = committed
         self._damaged = damaged
         self._full_changed = full_changed
-        self._linger_s = FLASH_SAVER_LINGER_S if settings.flash_saver else settings.linger_ms / 1000
-        self._local: deque[Pending] = deque()
-        self._lingering: deque[Pending] = deque()
+        self._waiting = Waiting(FLASH_SAVER_LINGER_S if settings.flash_saver else settings.linger_ms / 1000)
         self._room = trio.lowlevel.ParkingLot()
         self._wake = trio.Event()
         self._txn: Txn | None = None
@@ -130,10 +93,11 @@ class Writer:
         self._posted = False
         self._running = False
         self._closed = False
-        self._threaded = threaded
-        self._thread: Thread | Inline | None = None
+        self._thread: Thread | Inline = Thread() if threaded else Inline()
         self.full = False
         self.open_reads = 0
+        self._pins = 0
+        self._unpinned = trio.lowlevel.ParkingLot()
         self.commits = 0
         self.records = 0
 
@@ -141,14 +105,14 @@ class Writer:
 
     async def write(self, job: Job, *, linger: bool, spare: bool, early: bool) -> Any:
         """Run a job and return its result after the fsync. See `Store.write`."""
-        while self.waiting >= QUEUE_MAX and not self._closed:
+        while len(self._waiting) >= QUEUE_MAX and not self._closed:
             await self._room.park()
         if self._closed:
             raise StoreError("the store is closed")
         if self.full and not spare:
             raise StoreFull("the disk is full: the store takes deletes only", "free some space")
         pending = Pending(job, spare, early)
-        (self._lingering if linger else self._local).append(pending)
+        self._waiting.add(pending, linger=linger)
         if not linger and self._idle:
             self._fill()
         self._wake.set()
@@ -165,10 +129,20 @@ class Writer:
         assert pending.result is not None
         return pending.result.unwrap()
 
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """While a thread reads a snapshot of its own: the map does not grow meanwhile."""
+        self._pins += 1
+        try:
+            yield
+        finally:
+            self._pins -= 1
+            self._unpinned.unpark_all()
+
     @property
     def waiting(self) -> int:
         """Jobs that were not begun."""
-        return len(self._local) + len(self._lingering)
+        return len(self._waiting)
 
     @property
     def _idle(self) -> bool:
@@ -183,7 +157,7 @@ class Writer:
         Raises:
             StoreError: LMDB failed in a way that only a restart can mend.
         """
-        self._thread = thread = Thread() if self._threaded else Inline()
+        self._thread.start()
         try:
             await self._begin()
             self._running = True
@@ -200,20 +174,17 @@ class Writer:
                     await self._discard()
             finally:
                 self._running = False
-                thread.stop()
+                self._thread.stop()
                 self._refuse_all()
 
     def _work_left(self) -> bool:
-        waiting = self._local or self._lingering or self._batch or self._current
-        return bool(waiting or self._posted or self._must_redo)
+        return bool(self._waiting or self._batch or self._current or self._posted or self._must_redo)
 
     def _refuse_all(self) -> None:
         error = outcome.Error(StoreError("the store is closed"))
-        for pending in [*self._batch, *self._local, *self._lingering]:
+        for pending in [*self._batch, *self._waiting.take()]:
             pending.answer(error)
         self._batch.clear()
-        self._local.clear()
-        self._lingering.clear()
         self._room.unpark_all()
 
     async def _turn(self, wait: bool) -> None:
@@ -232,19 +203,12 @@ class Writer:
                 await self._look_for_room()
 
     def _due(self, wait: bool) -> bool:
-        if self._local or not wait:
-            return bool(self._local or self._lingering)
-        return bool(self._lingering) and (
-            len(self._lingering) >= BATCH_RECORDS_MAX
-            or trio.current_time() - self._lingering[0].born >= self._linger_s
-        )
+        return self._waiting.due(trio.current_time()) if wait else bool(self._waiting)
 
     def _patience(self) -> float:
         """How long nothing needs to be done, if nobody asks, seconds."""
-        until = ROOM_CHECK_S if self.full else float("inf")
-        if self._lingering:
-            until = min(until, max(0.0, self._lingering[0].born + self._linger_s - trio.current_time()))
-        return until
+        patience = self._waiting.patience(trio.current_time())
+        return max(0.0, min(patience, ROOM_CHECK_S) if self.full else patience)
 
     # -- filling a transaction --------------------------------------------------------------------------
 
@@ -263,11 +227,7 @@ class Writer:
             return self._current
         if not self._more_fits():
             return None
-        overdue = self._lingering and trio.current_time() - self._lingering[0].born >= 2 * self._linger_s
-        for waiting in (self._lingering, self._local) if overdue else (self._local, self._lingering):
-            if waiting:
-                return waiting.popleft()
-        return None
+        return self._waiting.next(trio.current_time())
 
     def _more_fits(self) -> bool:
         txn = self._txn
@@ -325,9 +285,8 @@ class Writer:
     # -- committing -------------------------------------------------------------------------------------
 
     def _post_commit(self) -> None:
-        txn, thread = self._txn, self._thread
+        txn = self._txn
         assert txn is not None
-        assert thread is not None
         if txn.mark() == (0, 0):
             self._answer_batch()
             return
@@ -338,15 +297,14 @@ class Writer:
             raw.commit()
             return number, self._env.begin(write=True)
 
-        thread.post(commit)
+        self._thread.post(commit)
         self._posted = True
 
     async def _settle(self) -> None:
-        thread, txn = self._thread, self._txn
-        assert thread is not None
+        txn = self._txn
         assert txn is not None
         try:
-            number, raw = await thread.result()
+            number, raw = await self._thread.result()
         except lmdb.Error as error:
             self._posted = False
             self._txn = None
@@ -367,14 +325,13 @@ class Writer:
         self._room.unpark_all()
 
     async def _begin(self) -> None:
-        assert self._thread is not None
         raw = await self._thread.call(lambda: self._env.begin(write=True))
         self._txn = Txn(raw, self._tables, self._settings.history_max)
 
     async def _discard(self) -> None:
         """Throw the open transaction away."""
         txn, self._txn = self._txn, None
-        if txn is not None and self._thread is not None:
+        if txn is not None:
             await self._thread.call(txn.raw.abort)
 
     async def _redo(self) -> None:
@@ -382,7 +339,7 @@ class Writer:
         with trio.CancelScope(shield=True):
             short = [pending for pending in self._batch if pending.result is None]
             await self._discard()
-            if short and not self._grow():
+            if short and not await self._grow():
                 self._refuse(short)
             self._requeue()
             await self._begin()
@@ -390,10 +347,7 @@ class Writer:
 
     def _requeue(self) -> None:
         batch, self._batch = self._batch, []
-        for pending in reversed(batch):
-            pending.result = None
-            pending.generator = None
-            self._local.appendleft(pending)
+        self._waiting.again(batch)
 
     def _refuse(self, refused: Sequence[Pending]) -> None:
         error = StoreFull("no room: the store cannot grow, nothing was written", "free some space")
@@ -401,8 +355,10 @@ class Writer:
             pending.answer(outcome.Error(error))
         self._batch = [pending for pending in self._batch if not pending.answered]
 
-    def _grow(self) -> bool:
-        """Double the map. Runs on the loop, where reads live, so none can be open."""
+    async def _grow(self) -> bool:
+        """Double the map. Runs on the loop, where reads live, so none can be open; waits for copies."""
+        while self._pins:
+            await self._unpinned.park()
         assert self.open_reads == 0, "a read snapshot was kept across an await"
         size = self._env.info()["map_size"]
         if size * 2 > MAP_BYTES_MAX:
@@ -413,7 +369,7 @@ class Writer:
     async def _commit_failed(self, error: lmdb.Error) -> None:
         with trio.CancelScope(shield=True):
             if isinstance(error, lmdb.MapFullError):
-                if not self._grow():
+                if not await self._grow():
                     self._refuse(self._batch)
                 self._requeue()
                 await self._begin()
@@ -426,23 +382,18 @@ class Writer:
 
     async def _disk_full(self) -> None:
         """Free the ballast, refuse this batch but for deletes, and take nothing else for now."""
-        assert self._thread is not None
         freed = ballast.size(self._ballast_path) > 0
         if freed:
             await self._thread.call(lambda: ballast.free(self._ballast_path))
         self._refuse([pending for pending in self._batch if not (pending.spare and freed)])
         self._requeue()
-        for waiting in (self._local, self._lingering):
-            self._refuse([pending for pending in waiting if not pending.spare])
-        self._local = deque(pending for pending in self._local if pending.spare)
-        self._lingering = deque(pending for pending in self._lingering if pending.spare)
+        self._refuse(self._waiting.take(lambda pending: not pending.spare))
         await self._begin()
         if not self.full:
             self.full = True
             self._full_changed(True)
 
     async def _look_for_room(self) -> None:
-        assert self._thread is not None
         wanted = self._settings.ballast_bytes
         if await self._thread.call(lambda: ballast.restore(self._ballast_path, wanted)):
             self.full = False
