@@ -324,6 +324,7 @@ class Links:
         if self._yields(session):
             await session.end("another link is up")
             return
+        await trio.lowlevel.checkpoint_if_cancelled()  # at a stop nobody is left to take up a new link
         held = self.sessions.get(session.aid)
         self.sessions[session.aid] = session
         if held is not None:
