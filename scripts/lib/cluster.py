@@ -95,13 +95,21 @@ class Node:
     def json(self, *words: str) -> Any:
         return json.loads(self.ctl("-o", "json", *words))
 
-    def answers(self) -> bool:
-        """Whether the agent answers on its socket."""
+    def takes_part(self) -> bool:
+        """Whether the agent answers on its socket, and the mesh has let it in.
+
+        Raises:
+            UpError: the mesh has refused it.
+        """
         try:
-            self.ctl("status", timeout_s=5.0)
+            status = self.json("status")
         except UpError:
             return False
-        return True
+        if status["state"] == "refused":
+            raise UpError(
+                f"{self.name} is refused by the mesh: {'; '.join(status['problems'])}\n{tail(self)}"
+            )
+        return bool(status["state"] == "alive")
 
 
 def run(command: Sequence[str], timeout_s: float, where: str, given: str = "") -> str:
@@ -213,12 +221,12 @@ def tail(node: Node) -> str:
 
 
 def start(nodes: Sequence[Node]) -> None:
-    """Start those that are stopped, and wait until each answers."""
+    """Start those that are stopped, and wait until each answers and is let in."""
     stopped = [node for node in nodes if node.pid() is None]
     for node in stopped:
         node.start()
     for node in stopped:
-        wait_for(f"{node.name} answers on {node.socket}", START_S, node.answers, [node])
+        wait_for(f"{node.name} answers and takes part", START_S, node.takes_part, [node])
 
 
 def agree(nodes: Sequence[Node]) -> bool:
@@ -255,8 +263,8 @@ def scope_line(scope: dict[str, Any]) -> tuple[str, str, int]:
     return scope["scope"], scope["root"], scope["records"]
 
 
-def show(nodes: Sequence[Node]) -> None:
-    """Print the members, the state of replication, and what to try next."""
+def show(nodes: Sequence[Node], directory: Path | None) -> None:
+    """Print the members, who holds what, and what to try next; names the directory if it is not the usual."""
     first = nodes[0]
     print(first.ctl("members").rstrip())
     print(f"\n{'NODE':10} {'SCOPE':6} {'RECORDS':>8}  DIGEST")
@@ -265,17 +273,19 @@ def show(nodes: Sequence[Node]) -> None:
             if name != "live":
                 print(f"{node.name:10} {name:6} {records:8}  {root[:16]}")
     meshctl = os.path.relpath(first.programs / "meshctl")
-    last = nodes[-1]
+    last, where = nodes[-1], f" --dir {directory}" if directory else ""
     print(
         f"""
 all {len(nodes)} agents agree and hold the same data. Try:
   export MESHCTL_SOCKET={first.socket}
   {meshctl} members
   {meshctl} kv get airports/FRA
-  {meshctl} kv put greeting hello && {meshctl} --socket {last.socket} kv get greeting
-  {meshctl} members --watch                # and in another terminal:
-  kill -9 $(cat {last.pid_file})     # the others notice at once; scripts/up brings it back
-  scripts/down                             # --purge removes keys and data too"""
+  {meshctl} kv put greeting hello
+  {meshctl} --socket {last.socket} kv get greeting
+  {meshctl} members --watch          # and in another terminal:
+  kill -9 $(cat {last.pid_file})
+  scripts/up{where}                  # brings it back
+  scripts/down{where}                # stops all; --purge removes keys and data too"""
     )
 
 
