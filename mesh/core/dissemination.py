@@ -3,7 +3,9 @@
 Plumtree (Leitao, Pereira, Rodrigues 2007) per author, with the author's head as the lazy announcement:
 
     push      a delta goes at once to every neighbour that has not sent `quiet` for its author
-    first     the first copy wins; a duplicate from a link is answered with `quiet` there: one tree per author
+    first     the first copy wins; a duplicate is answered with `quiet` on its link: one tree per author.
+              Unless the copy that won came by a link already told to be quiet: of two links that race, the
+              second must not be silenced too. When the link that won last is gone, another is woken
     announce  quiet links get `heads` of changed authors, at most once a second (live scope: every 5 s)
     repair    announced, but not received by another way in time: `want` there, and `wake` the link
     compare   roots differ (at the hello, then every 30 s): exchange bucket sums, then heads, and the lower
@@ -82,6 +84,7 @@ class Dissemination:
         self.heads: dict[str, dict[bytes, AuthorState]] = {scope: {} for scope in self.scopes}
         self.digests = {scope: Digest(with_fp=scope != LIVE) for scope in self.scopes}
         self._accepted: dict[Key, int] = {}
+        self._winner: dict[Key, bytes] = {}
         self._links: dict[bytes, Neighbour] = {}
         self._wants: dict[Key, _Want] = {}
         self._offers: dict[Key, dict[bytes, int]] = {}
@@ -119,7 +122,7 @@ class Dissemination:
             case LinkUp(link=link, roots=roots):
                 self._link_up(link, roots, now, out)
             case LinkDown(link=link):
-                self._link_down(link)
+                self._link_down(link, out)
             case AuthorGone(aid=aid):
                 self._forget(aid)
         return out
@@ -136,14 +139,28 @@ class Dissemination:
                 self._send_buckets(link, scope, now)
         self._wake(name, out)
 
-    def _link_down(self, name: bytes) -> None:
+    def _link_down(self, name: bytes, out: list[Action]) -> None:
         self._links.pop(name, None)
+        self._wake_another(name, out)
         for offers in self._offers.values():
             offers.pop(name, None)
         for key in [key for key, want in self._wants.items() if want.link == name]:
             del self._wants[key]
         for listed in [listed for listed in self._listed_at if listed[0] == name]:
             del self._listed_at[listed]
+
+    def _wake_another(self, gone: bytes, out: list[Action]) -> None:
+        """Authors that came by a link that is gone: one that we had silenced is to push them again."""
+        woken: dict[tuple[bytes, str], list[bytes]] = {}
+        for key in sorted(key for key, winner in self._winner.items() if winner == gone):
+            del self._winner[key]
+            for name in sorted(self._links):
+                if self._links[name].hushed.pop(key, None) is not None:
+                    woken.setdefault((name, key[0]), []).append(key[1])
+                    break
+        for (name, scope), aids in woken.items():
+            self._control(self._links[name], Wake(scope, aids))
+            self._wake(name, out)
 
     def _received(self, name: bytes, message: Message, now: float, out: list[Action]) -> None:
         link = self._links[name]
@@ -195,6 +212,7 @@ class Dissemination:
         if newest <= known:
             self._duplicate(link, name, key, bool(event.records) and not asked, now, out)
             return
+        self._winner[key] = name
         # Behind a hole of its own a relay sends records beyond `upto`: valid, but no claim to be complete.
         reach = min(delta.upto, newest)
         if delta.since <= known < reach:
@@ -219,6 +237,10 @@ class Dissemination:
     ) -> None:
         if pushed:
             self.duplicates += 1
+            winner = self._winner.get(key)
+            if winner == name or winner not in self._links or key in self._links[winner].hushed:
+                self._winner[key] = name
+                return
             if now - link.hushed.get(key, -1e9) >= self.config.announce_s:
                 link.hushed[key] = now
                 self._control(link, Quiet(key[0], [key[1]]))
@@ -497,6 +519,7 @@ class Dissemination:
             key = (scope, aid)
             for table in (self._accepted, self._wants, self._offers, self._offer_due, self._changed_at):
                 table.pop(key, None)
+            self._winner.pop(key, None)
             for link in self._links.values():
                 link.sent.pop(key, None)
                 link.dirty.pop(key, None)

@@ -157,6 +157,29 @@ def test_trees_form_so_that_each_node_gets_one_copy() -> None:
     assert copies == [0, 1, 1, 1, 1, 1, 1, 1]
 
 
+def test_two_links_that_race_are_not_both_silenced() -> None:
+    bench = Bench(4, [(3, 1), (3, 2), (1, 0), (2, 0)])
+    bench.exchange()
+    target, left, right, author = bench.peers
+
+    def relay(path: str, first: Peer, second: Peer) -> None:
+        """Bring a write to the target by both relays, before anything the target says arrives."""
+        author.say(path, 1)
+        for peer in (left, right):
+            for body in author.machine.pull(peer.aid):
+                peer.frame(author.aid, body)
+        for peer in (first, second):
+            for body in peer.machine.pull(target.aid):
+                target.frame(peer.aid, body)
+
+    relay("a", left, right)
+    relay("b", right, left)
+    bench.exchange()
+    author.say("c", 1)
+    bench.exchange()
+    assert list(target.log.slots("c"))
+
+
 def test_a_cut_tree_is_repaired_by_the_lazy_announcement() -> None:
     bench = Bench(4, [(0, 1), (1, 2), (2, 3), (3, 0)])
     for number in range(3):
@@ -167,6 +190,20 @@ def test_a_cut_tree_is_repaired_by_the_lazy_announcement() -> None:
     bench.peers[0].say("kv/after", 1)
     bench.advance(3.0)
     assert bench.agree()
+
+
+def test_when_the_link_of_a_tree_ends_another_takes_over_at_once() -> None:
+    bench = Bench(4, [(3, 1), (3, 2), (1, 0), (2, 0)])
+    bench.exchange()
+    target, left, _, author = bench.peers
+    for number in range(3):
+        author.say(f"kv/{number}", number)
+        bench.exchange()
+    bench.cut(0, 1 if target.machine._winner[MESH, author.aid] == left.aid else 2)
+    bench.exchange()
+    author.say("kv/after", 1)
+    bench.exchange()
+    assert list(target.log.slots("kv/after"))
 
 
 def test_a_node_that_was_away_catches_up_at_the_hello() -> None:
