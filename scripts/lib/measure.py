@@ -59,10 +59,8 @@ class Figures:
         """All figures as a Markdown table."""
         lines = ["| what | measured (min..max, n) | reach | peer |", "|---|---|---|---|"]
         for row in self.rows:
-            spread = f"{row['min']}..{row['max']}, {row['n']}"
-            lines.append(
-                f"| {row['name']} | {row['median']} {row['unit']} ({spread}) | {row['reach']} | {row['peer']} |"
-            )
+            measured = f"{row['median']} {row['unit']} ({row['min']}..{row['max']}, {row['n']})"
+            lines.append(f"| {row['name']} | {measured} | {row['reach']} | {row['peer']} |")
         return "\n".join(lines)
 
 

@@ -46,6 +46,7 @@ class Agent:
         self.process: subprocess.Popen[bytes] | None = None
         self.listen = "/ip4/127.0.0.1/tcp/0"
         self.settings: dict[str, str] = {}
+        self.prefix: list[str] = []
 
     def start(self) -> Agent:
         """Start the agent and wait until it answers."""
@@ -55,7 +56,7 @@ class Agent:
         env = {**os.environ, "MESHD_DISCOVERY__MDNS": "false", **self.settings}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(PROGRAMS / "meshd"), *map(str, words)], stdout=log, stderr=log, env=env
+                [*self.prefix, str(PROGRAMS / "meshd"), *map(str, words)], stdout=log, stderr=log, env=env
             )
         eventually(lambda: self.alive() and self.status()["addresses"], f"{self.name} answers: {self.tail()}")
         # The port chosen by the first start is kept, as a configured one would be.
@@ -119,12 +120,12 @@ class Yard:
         self.folder = folder
         self.agents: list[Agent] = []
 
-    def first(self, name: str = "n1") -> Agent:
+    def first(self, name: str = "n1", *, start: bool = True) -> Agent:
         """Make the mesh and start its first node."""
         agent = Agent(self.folder, name, [])
         self.meshd("init", "--data-dir", agent.data, "--name", name, "--mesh", "yard")
         self.agents.append(agent)
-        return agent.start()
+        return agent.start() if start else agent
 
     def join(self, token: str, name: str | None = None, *, start: bool = True) -> Agent:
         """Enrol and start one more node."""

@@ -1,0 +1,106 @@
+"""Two sites in two network namespaces, cut apart and joined again. Needs root, `ip` and `iptables`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from yard import Agent, Yard, eventually
+
+NEEDED = ("ip", "iptables")
+able = os.geteuid() == 0 and all(shutil.which(name) for name in NEEDED)
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(not able, reason="needs root and the programs ip and iptables"),
+]
+
+
+def run(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True)
+
+
+class Sites:
+    """Two namespaces joined by a cable."""
+
+    def __init__(self, tag: str) -> None:
+        self.names = (f"{tag}a", f"{tag}b")
+        self.addresses = ("10.213.7.1", "10.213.7.2")
+        run("ip", "link", "add", f"{tag}x", "type", "veth", "peer", "name", f"{tag}y")
+        for name, device, address in zip(self.names, (f"{tag}x", f"{tag}y"), self.addresses, strict=True):
+            run("ip", "netns", "add", name)
+            run("ip", "link", "set", device, "netns", name)
+            run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", device)
+            run("ip", "-n", name, "link", "set", device, "up")
+            run("ip", "-n", name, "link", "set", "lo", "up")
+
+    def place(self, agent: Agent, site: int) -> Agent:
+        agent.prefix = ["ip", "netns", "exec", self.names[site]]
+        agent.listen = f"/ip4/{self.addresses[site]}/tcp/0"
+        return agent
+
+    def cut(self) -> None:
+        for name, other in zip(self.names, reversed(self.addresses), strict=True):
+            run("ip", "netns", "exec", name, "iptables", "-A", "INPUT", "-s", other, "-j", "DROP")
+
+    def heal(self) -> None:
+        for name in self.names:
+            run("ip", "netns", "exec", name, "iptables", "-F", "INPUT")
+
+    def end(self) -> None:
+        for name in self.names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+@pytest.fixture
+def sites() -> Iterator[Sites]:
+    made = Sites(f"mt{os.getpid() % 10_000}")
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.mark.slow
+def test_a_split_mesh_serves_on_both_sides_and_is_whole_after_the_heal(yard: Yard, sites: Sites) -> None:
+    first = sites.place(yard.first(start=False), 0)
+    first.start()
+    token = yard.invite(first, uses=3)
+    for site in (0, 1, 1):
+        sites.place(yard.join(token, start=False), site).start()
+    near, far = yard.agents[:2], yard.agents[2:]
+    yard.agree()
+    with near[0].client() as client:
+        client.put("both", "before")
+    yard.same_roots()
+
+    sites.cut()
+    for side, others in ((near, far), (far, near)):
+        for agent in side:
+            lost = {other.name for other in others}
+            eventually(
+                lambda agent=agent, lost=lost: {n for n, s in agent.states().items() if s == "dead"} == lost,
+                f"{agent.name} finds the other side gone",
+            )
+    with near[0].client() as client:
+        client.put("near", 1)
+        client.put("both", "near")
+        client.counter_add("hits", 1)
+    with far[0].client() as client:
+        client.put("far", 2)
+        client.put("both", "far")
+        client.counter_add("hits", 1)
+
+    sites.heal()
+    yard.agree()
+    yard.same_roots()
+    for agent in yard.agents:
+        with agent.client() as client:
+            assert client.get("near")["value"] == 1
+            assert client.get("far")["value"] == 2
+            assert client.get("hits")["value"] == 2
+            found = client.get("both")
+            assert found["value"] == "far"
+            assert "near" in {each["value"] for each in found["conflicts"]}
