@@ -130,9 +130,9 @@ def test_compare_and_set_refuses_what_is_not_as_expected(yard: Yard) -> None:
     (agent,) = yard.form(1)
     with agent.client() as client:
         written = client.put("lock", "a")
-        assert client.put("lock", "b", expect={"hlc": written["hlc"]})["key"] == "lock"
+        assert client.put("lock", "b", if_hlc=written["hlc"])["key"] == "lock"
         with pytest.raises(Conflict):
-            client.put("lock", "c", expect={"hlc": written["hlc"]})
+            client.put("lock", "c", if_hlc=written["hlc"])
         assert client.get("lock")["value"] == "b"
 
 
