@@ -23,6 +23,8 @@ _WHY = {
     "config": "a setting is not what the agent understands",
     "unreachable": "nobody answered there",
     "not_found": "this node knows nothing by that name",
+    "unknown_node": "this node knows no member by that name or id",
+    "no_handler": "no program there serves that name",
     "conflict": "the state is not what the command assumed",
     "denied": "this user, or this node, may not do that",
     "timeout": "no answer came in time",
@@ -32,6 +34,7 @@ _WHY = {
 }
 _TRY = {
     "failed": "meshctl doctor",
+    "no_handler": "start the program there that serves it",
     "unreachable": "meshctl doctor, and `meshd run` if the agent is not running",
     "timeout": "meshctl reachability, and meshctl links",
     "partial": "meshctl reachability, and meshctl links",
@@ -81,7 +84,7 @@ def _report(error: MeshError) -> None:
 
     red = "red" if colourful(sys.stderr) else ""
     print(f"{paint('error:', red)} {plain(error.message)}", file=sys.stderr)
-    print(f"  why: {_WHY.get(error.code, error.code)}", file=sys.stderr)
+    print(f"  why: {_WHY.get(error.code, error.code.replace('_', ' '))}", file=sys.stderr)
     hint = error.hint or _TRY.get(error.code, "meshctl --help")
     print(f"  try: {plain(hint)}", file=sys.stderr)
 

@@ -73,14 +73,19 @@ def request(context: Context, args: Namespace) -> None:
 def query(context: Context, args: Namespace) -> None:
     payload, timeout_s = parse.value(args), parse.seconds(args.timeout, "--timeout")
     wanted = parse.labels(args.label)
-    found = context.client.query(args.name, payload, labels=wanted, timeout_s=timeout_s)
+    how = {"combine": args.combine, "selector": args.select}
+    found = context.client.query(args.name, payload, labels=wanted, timeout_s=timeout_s, **how)
     if context.out.form == "json":
         context.out.json(found)
+    elif "value" in found:
+        context.out.value(found["value"])
     else:
         answers = sorted(found["answers"], key=lambda row: (row["node_name"], row["node"]))
         context.out.rows(answers, _ANSWERS, "node_name")
     if context.out.human:
         note(f"{len(found['answered'])} of {found['asked']} answered")
+        if found["left_out"]:
+            note(f"{found['left_out']} answers did not fit; ask for less, or use --combine")
     if found["missing"]:
         names = words.listed([words.id_end(id_) for id_ in found["missing"]])
         raise Partial(
@@ -161,6 +166,16 @@ COMMANDS: Commands = {
                 metavar="K=V",
                 help="only members with this label",
             ),
+            arg(
+                "--select",
+                metavar="TERMS",
+                help="only those that match, e.g. 'tier=edge,region!=eu,!battery'",
+            ),
+            arg(
+                "--combine",
+                metavar="HOW",
+                help="one value instead: count, sum, mean, min, max, top:K, histogram or distinct",
+            ),
             parse.TIMEOUT,
         ),
         text="Ask every member, or those with the labels (zone, tier and name count as labels), and print "
@@ -168,6 +183,7 @@ COMMANDS: Commands = {
         examples=(
             ("meshctl query load", "of everyone"),
             ("meshctl query version -l zone=berlin --timeout 2s", "of one zone"),
+            ("meshctl query load --combine mean --select 'tier=edge'", "one number for all"),
         ),
     ),
 }

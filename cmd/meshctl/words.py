@@ -83,7 +83,7 @@ def text(found: Any) -> str:
     if isinstance(found, bool):
         return "yes" if found else "no"
     if isinstance(found, str):
-        return plain(found)
+        return plain(found) or "-"
     if isinstance(found, list):
         return listed(found)
     if isinstance(found, dict):

@@ -346,9 +346,17 @@ class Messages(Protocol):
         """
 
     def query(
-        self, name: str, payload: Any, *, labels: Mapping[str, str], timeout_s: float | None
+        self,
+        name: str,
+        payload: Any,
+        *,
+        labels: Mapping[str, str],
+        timeout_s: float | None,
+        combine: str,
+        selector: str,
     ) -> AsyncIterator[Json]:
-        """`shapes.Answer` of each node as it comes, at the end one `shapes.Coverage`.
+        """`shapes.Answer` of each node, at the end one `shapes.Coverage`.
 
-        Asks every alive member whose labels (zone, tier and name count as labels) match.
+        Asks every alive member whose labels (zone, tier and name count as labels) match and that the selector
+        takes. With another `combine` than collect, one `shapes.Combined` stands in the place of the answers.
         """

@@ -27,18 +27,8 @@ HEADER_BYTES_MAX = 16 << 10
 _READ_BYTES = 64 << 10
 JSON_TYPE = "application/json"
 LINES_TYPE = "application/x-ndjson"
-_STATUS_OF_CODE = {
-    "usage": 400,
-    "config": 400,
-    "denied": 403,
-    "not_found": 404,
-    "conflict": 409,
-    "unreachable": 502,
-    "peer": 502,
-    "timeout": 504,
-    "partial": 504,
-    "store_full": 507,
-}
+_STATUS_OF_CODE = {"peer": 502, "store_full": 507}
+_STATUS_OF_EXIT = {2: 400, 3: 502, 4: 404, 5: 409, 6: 403, 7: 504}
 
 
 class HttpError(Exception):
@@ -62,7 +52,7 @@ class Request(msgspec.Struct, frozen=True):
 
 def status_of(error: MeshError) -> int:
     """The HTTP status under which an error is reported."""
-    return _STATUS_OF_CODE.get(error.code, 500)
+    return _STATUS_OF_CODE.get(error.code) or _STATUS_OF_EXIT.get(error.exit_code, 500)
 
 
 class HttpConnection:

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from mesh.errors import NotFound, UsageError
+from mesh.errors import UnknownNode, UsageError
 
 END_CHARS_MIN = 4
 _SHOWN_MAX = 5
@@ -23,7 +23,7 @@ def resolve(node: str, names: Sequence[tuple[str, str]]) -> str:
 
     Raises:
         UsageError: several nodes match; the message lists them.
-        NotFound: none does; the hint has the nearest names.
+        UnknownNode: none does; the hint has the nearest names.
     """
     if _PEER_ID.fullmatch(node):
         return node
@@ -38,4 +38,4 @@ def resolve(node: str, names: Sequence[tuple[str, str]]) -> str:
         raise UsageError(f"the {what} {node!r} is ambiguous: {shown}", "give more of the id, from its end")
     near = difflib.get_close_matches(node, sorted({name for _, name in names}), n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`meshctl members` lists names and ids"
-    raise NotFound(f"no member is called {node!r}, and no id ends so", hint)
+    raise UnknownNode(f"no member is called {node!r}, and no id ends so", hint)

@@ -192,9 +192,15 @@ class StateCalls(Base):
         *,
         labels: Mapping[str, str] = {},
         timeout_s: float | None = None,
+        combine: str | None = None,
+        selector: str | None = None,
     ) -> Any:
-        """`QueryResult`: the answers of every node with these labels, and who is missing."""
-        more = given(timeout_s=timeout_s)
+        """`QueryResult`: the answers of every node with these labels, and who is missing.
+
+        `combine` brings the answers together on the way: count, sum, mean, min, max, top:K, histogram,
+        distinct. `selector` chooses nodes by expressions such as "tier=edge,region!=eu,!battery".
+        """
+        more = given(timeout_s=timeout_s, combine=combine, selector=selector)
         return self._post(
             "/v1/query", patience(timeout_s), name=name, payload=payload, labels=dict(labels), **more
         )
@@ -206,7 +212,10 @@ class StateCalls(Base):
         *,
         labels: Mapping[str, str] = {},
         timeout_s: float | None = None,
+        combine: str | None = None,
+        selector: str | None = None,
     ) -> Any:
-        """Stream of `Answer`, at the end one `Coverage`."""
-        body = {"name": name, "payload": payload, "labels": dict(labels), **given(timeout_s=timeout_s)}
+        """Stream of `Answer` (or one `Combined`), at the end one `Coverage`."""
+        more = given(timeout_s=timeout_s, combine=combine, selector=selector)
+        body = {"name": name, "payload": payload, "labels": dict(labels), **more}
         return self._lines(Request("POST", "/v1/query/stream", body=body))

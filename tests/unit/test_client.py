@@ -478,7 +478,7 @@ EVERY_CALL: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("serve", ("echo",), {}),
     ("answer", ("c1", 1), {"more": True}),
     ("answer", ("c1",), {"error": {"code": "failed", "message": "m", "hint": ""}}),
-    ("query", ("echo", 1), {"labels": {"zone": "z"}, "timeout_s": 1.0}),
+    ("query", ("echo", 1), {"labels": {"zone": "z"}, "timeout_s": 1.0, "combine": "sum", "selector": "a"}),
     ("query_stream", ("echo", 1), {"labels": {"zone": "z"}, "timeout_s": 1.0}),
 ]
 

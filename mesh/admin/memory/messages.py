@@ -12,7 +12,7 @@ import trio
 from mesh.admin.features import Json
 from mesh.admin.memory.clock import ID, Clock
 from mesh.admin.memory.node import MemoryMembers
-from mesh.errors import Conflict, Denied, Failed, MeshError, NotFound, TimedOut, Unreachable
+from mesh.errors import Conflict, Denied, Failed, MeshError, NotFound, TimedOut, Unreachable, UsageError
 
 KEPT = 64
 TIMEOUT_S = 10.0
@@ -130,17 +130,29 @@ class MemoryMessages:
             del self._calls[call]
 
     async def query(
-        self, name: str, payload: Any, *, labels: Mapping[str, str], timeout_s: float | None
+        self,
+        name: str,
+        payload: Any,
+        *,
+        labels: Mapping[str, str],
+        timeout_s: float | None,
+        combine: str,
+        selector: str,
     ) -> AsyncIterator[Json]:
+        if combine not in ("collect", "count"):
+            raise UsageError(f"unknown combine {combine!r}", "collect or count")
         alive = [member for member in await self._members.list() if member["state"] == "alive"]
         asked = [member["id"] for member in alive if labels.items() <= _labels(member).items()]
-        if ID in asked:
+        if combine == "count":
+            yield {"combine": combine, "value": int(ID in asked and name in self._servers)}
+        elif ID in asked:
             try:
                 yield await self.request(ID, name, payload, timeout_s=timeout_s)
             except MeshError as error:
                 yield {"node": ID, "node_name": "alpha", "payload": None, "rtt_ms": 0.0, **error.body()}
         missing = [node for node in asked if node != ID]
-        yield {"asked": len(asked), "answered": [node for node in asked if node == ID], "missing": missing}
+        answered = [node for node in asked if node == ID]
+        yield {"asked": len(asked), "answered": answered, "missing": missing, "left_out": 0}
 
 
 async def _within(patience_s: float, receive: trio.MemoryReceiveChannel[Json], name: str) -> Json:

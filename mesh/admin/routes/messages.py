@@ -63,12 +63,17 @@ class AnswerBody(Struct, forbid_unknown_fields=True):
 
 
 class QueryBody(Struct, forbid_unknown_fields=True):
-    """Nodes whose labels (also zone, tier and name) are these are asked."""
+    """Nodes whose labels (also zone, tier and name) are these, and that `selector` takes, are asked.
+
+    `combine`: collect, count, sum, mean, min, max, top:K, histogram or distinct.
+    """
 
     name: Name
     payload: Any = None
     labels: dict[str, str] = {}
     timeout_s: Seconds | None = None
+    combine: Annotated[str, Meta(max_length=32)] = "collect"
+    selector: Annotated[str, Meta(max_length=1024)] = ""
 
 
 async def _publish(messages: Messages, call: Call) -> Json:
@@ -109,19 +114,26 @@ async def _answer(messages: Messages, call: Call) -> Json:
 def _query_stream(messages: Messages, call: Call) -> AsyncIterator[Json]:
     body: QueryBody = call.body
     payload = with_bytes(body.payload)
-    return messages.query(body.name, payload, labels=body.labels, timeout_s=body.timeout_s)
+    return messages.query(
+        body.name,
+        payload,
+        labels=body.labels,
+        timeout_s=body.timeout_s,
+        combine=body.combine,
+        selector=body.selector,
+    )
 
 
 async def _query(messages: Messages, call: Call) -> Json:
     answers: list[Json] = []
-    coverage: Json = {"asked": 0, "answered": [], "missing": []}
+    result: Json = {}
     async with aclosing(_query_stream(messages, call)) as lines:  # type: ignore[type-var]
         async for line in lines:
-            if "asked" in line:
-                coverage = line
-            else:
+            if "node" in line:
                 answers.append(line)
-    return {"answers": answers, **coverage}
+            else:
+                result |= line
+    return {"answers": answers, **result}
 
 
 def _route(method: str, pattern: str, handler: Any, result: Any, summary: str, **more: Any) -> Route:

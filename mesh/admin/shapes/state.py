@@ -141,21 +141,28 @@ class Answer(TypedDict):
     error: NotRequired[Error]
 
 
+class Combined(TypedDict):
+    """The answers of all nodes as one value, e.g. combine sum."""
+
+    combine: str
+    value: Any
+
+
 class Coverage(TypedDict):
-    """Who was asked by a query, and who answered in time: ids."""
+    """Who was asked by a query, and who answered in time: ids. `left_out`: answers that did not fit."""
 
     asked: int
     answered: list[str]
     missing: list[str]
+    left_out: int
 
 
-class QueryResult(TypedDict):
-    """All of a query's answers and its coverage."""
+class QueryResult(Coverage):
+    """All of a query's answers, or with another combine than collect their value; and the coverage."""
 
     answers: list[Answer]
-    asked: int
-    answered: list[str]
-    missing: list[str]
+    combine: NotRequired[str]
+    value: NotRequired[Any]
 
 
 class Call(TypedDict):
