@@ -249,29 +249,36 @@ def load(node: Node, file: Path) -> str:
 
 
 def same(nodes: Sequence[Node]) -> bool:
-    """Whether every agent holds the same records: equal digests of every durable scope."""
+    """Whether every agent holds the same records: equal digests of the mesh, and of each zone in it."""
+    digests: dict[str, set[str]] = {}
     try:
-        held = [[scope_line(scope) for scope in node.json("status")["scopes"]] for node in nodes]
+        for node in nodes:
+            for where, digest, _ in held_by(node):
+                digests.setdefault(where, set()).add(digest)
     except UpError:
         return False
-    durable = [[line for line in lines if line[0] != "live"] for lines in held]
-    return all(lines == durable[0] for lines in durable)
+    return all(len(found) == 1 for found in digests.values())
 
 
-def scope_line(scope: dict[str, Any]) -> tuple[str, str, int]:
-    """A scope's name, digest and number of records."""
-    return scope["scope"], scope["root"], scope["records"]
+def held_by(node: Node) -> list[tuple[str, str, int]]:
+    """What a node keeps on disk: the mesh's and its zone's name, digest and number of records."""
+    status = node.json("status")
+    names = {"mesh": "mesh", "zone": f"zone {status['zone']}"}
+    return [
+        (names[scope["scope"]], scope["root"], scope["records"])
+        for scope in status["scopes"]
+        if scope["scope"] in names
+    ]
 
 
 def show(nodes: Sequence[Node], directory: Path | None) -> None:
     """Print the members, who holds what, and what to try next; names the directory if it is not the usual."""
     first = nodes[0]
     print(first.ctl("members").rstrip())
-    print(f"\n{'NODE':10} {'SCOPE':6} {'RECORDS':>8}  DIGEST")
+    print(f"\n{'NODE':10} {'HOLDS':14} {'RECORDS':>8}  DIGEST")
     for node in nodes:
-        for name, root, records in map(scope_line, node.json("status")["scopes"]):
-            if name != "live":
-                print(f"{node.name:10} {name:6} {records:8}  {root[:16]}")
+        for where, digest, records in held_by(node):
+            print(f"{node.name:10} {where:14} {records:8}  {digest[:16]}")
     meshctl = os.path.relpath(first.programs / "meshctl")
     last, where = nodes[-1], f" --dir {directory}" if directory else ""
     print(
