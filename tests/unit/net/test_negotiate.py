@@ -1,6 +1,7 @@
 """Agreeing on a protocol by name, with peers who mean well and others."""
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,6 +66,34 @@ async def test_a_refused_name_is_not_found():
 async def test_nonsense_is_a_peer_error(said):
     with pytest.raises(PeerError):
         await choose(reader(said), lambda data: None, {"/a"})
+
+
+async def test_no_more_is_asked_for_than_the_longest_line():
+    asked = []
+    read = reader(HEADER + b"\xff\x7f" + bytes(20_000))
+
+    async def noting(size: int) -> bytes:
+        asked.append(size)
+        return await read(size)
+
+    with pytest.raises(PeerError, match="bytes where"):
+        await choose(noting, lambda data: None, {"/a"})
+    assert max(asked) <= negotiate.LINE_BYTES_MAX
+
+
+async def test_nobody_may_ask_for_ever():
+    said, answers = HEADER, []
+
+    async def endless(size: int) -> bytes:
+        nonlocal said
+        await trio.lowlevel.checkpoint()
+        said = said or b"\x03/x\n"
+        part, said = said[:size], said[size:]
+        return part
+
+    with trio.fail_after(10), pytest.raises(PeerError, match="do not speak"):
+        await choose(endless, answers.append, {"/a"})
+    assert answers.count(NOT_KNOWN) == negotiate.TRIES_MAX
 
 
 @given(st.binary(max_size=400))

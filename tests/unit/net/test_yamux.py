@@ -276,3 +276,35 @@ async def test_a_flood_is_read_in_portions_between_which_others_get_their_turn(p
         await trio.lowlevel.checkpoint()
         turns += 1
     assert turns >= 640 // PACKETS_PER_TURN
+
+
+async def test_a_peer_that_stops_reading_gets_every_packet_whole_when_it_goes_on(peer, host):
+    """Sends are cancelled while the kernel takes no more: no packet is cut, the ciphers stay in step."""
+    connection = host.connections()[0]
+    whole = bytes(range(256)) * 1000
+
+    async def push(stream) -> None:
+        await stream.send(whole)
+
+    async with trio.open_nursery() as nursery:
+        streams = [await connection.open("/x", deadline_s=1) for _ in range(60)]
+        for stream in streams:
+            nursery.start_soon(push, stream)
+        with trio.fail_after(10):
+            while not connection.mux.channel.backlog_bytes:
+                await trio.sleep(0.005)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        nursery.cancel_scope.cancel()
+    got: dict[int, bytes] = {}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send, PING, SYN, 0, 1)
+        with trio.fail_after(30):
+            while True:
+                kind, _, number, _, data = await peer.frame()
+                got[number] = got.get(number, b"") + data
+                if kind == PING:
+                    break
+    assert len(got) > 10
+    for number, data in got.items():
+        assert not number or data[len(proposal("/x")) :] == whole[: len(data) - len(proposal("/x"))]
+    assert not connection.closed
