@@ -70,15 +70,14 @@ class Net(msgspec.Struct, frozen=True, kw_only=True):
     datagrams: Annotated[
         bool, knob("false only where UDP is forbidden: faults are then found more slowly")
     ] = True
-    dial_timeout_s: Annotated[
-        float, knob("connect and handshake; a healthy dial takes 5 ms", gt=0, le=120)
-    ] = 5.0
     handshake_timeout_s: Annotated[
         float, knob("inbound; short, so that silent sockets cannot hold the slots", gt=0, le=60)
     ] = 4.0
     inbound_max: Annotated[int, knob("accepted connections at once", ge=8)] = 512
-    pending_max: Annotated[int, knob("accepted connections not yet known to be members", ge=4)] = 64
-    pending_per_address_max: Annotated[int, knob("so that one address cannot take them all", ge=1)] = 8
+    pending_max: Annotated[int, knob("accepted connections not yet known to be members", ge=4)] = 256
+    pending_per_address_max: Annotated[
+        int, knob("so that one address cannot take them all; 64 agents behind one can start at once", ge=1)
+    ] = 64
 
 
 class Discovery(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,11 +153,8 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sync(msgspec.Struct, frozen=True, kw_only=True):
-    """Replication. Limits hold per link."""
+    """Upkeep of the replicated state: each author collects its own deletes and what has expired."""
 
-    pushed_records_per_s_max: Annotated[int, knob("records not asked for; above is a flood", ge=1)] = 2_000
-    pushed_bytes_per_s_max: Annotated[int, knob("the same in bytes", ge=64 * KIB)] = 4 * MIB
-    root_interval_s: Annotated[float, knob("neighbours compare digests, 16 bytes each", gt=0)] = 30.0
     collect_interval_s: Annotated[float, knob("own deletes are collected this often", gt=0)] = 86_400.0
     collect_age_s: Annotated[
         float, knob("deletes younger than this stay; younger risks long resets", ge=0)
