@@ -4,8 +4,10 @@ Plumtree (Leitao, Pereira, Rodrigues 2007) per author, with the author's head as
 
     push      a delta goes at once to every neighbour that has not sent `quiet` for its author
     first     the first copy wins; a duplicate is answered with `quiet` on its link: one tree per author.
-              Unless the copy that won came by a link already told to be quiet: of two links that race, the
-              second must not be silenced too. When the link that won last is gone, another is woken
+              The link that brought an author's newest record must not be quiet: if it was told to be, it
+              is woken. (For one record these links are a tree; so whoever lacks the next one has a way up
+              to somebody who has it. Silencing by duplicates alone makes circles that nothing enters.)
+              When that link ends, another is woken
     announce  quiet links get `heads` of changed authors, at most once a second (live scope: every 5 s)
     repair    announced, but not received by another way in time: `want` there, and `wake` the link
     compare   roots differ (at the hello, then every 30 s): exchange bucket sums, then heads, and the lower
@@ -177,7 +179,10 @@ class Dissemination:
             case Quiet(scope=scope, aids=aids):
                 link.quiet.update((scope, aid) for aid in aids if aid in self.heads[scope])
             case Wake(scope=scope, aids=aids):
-                link.quiet.difference_update((scope, aid) for aid in aids)
+                for key in ((scope, aid) for aid in aids):
+                    link.quiet.discard(key)
+                    if key in link.lazy and key in link.sent:
+                        link.dirty.setdefault(key, None)
             case Listing() if message.scope != LIVE:
                 self._listing_received(name, message, now)
             case Pull(scope=scope, aid=aid, hlcs=hlcs, head=head) if scope != LIVE:
@@ -213,6 +218,9 @@ class Dissemination:
             self._duplicate(link, name, key, bool(event.records) and not asked, now, out)
             return
         self._winner[key] = name
+        if link.hushed.pop(key, None) is not None:
+            self._control(link, Wake(key[0], [key[1]]))
+            self._wake(name, out)
         # Behind a hole of its own a relay sends records beyond `upto`: valid, but no claim to be complete.
         reach = min(delta.upto, newest)
         if delta.since <= known < reach:
@@ -238,7 +246,7 @@ class Dissemination:
         if pushed:
             self.duplicates += 1
             winner = self._winner.get(key)
-            if winner == name or winner not in self._links or key in self._links[winner].hushed:
+            if winner == name or winner not in self._links:
                 self._winner[key] = name
                 return
             if now - link.hushed.get(key, -1e9) >= self.config.announce_s:

@@ -180,6 +180,27 @@ def test_two_links_that_race_are_not_both_silenced() -> None:
     assert list(target.log.slots("c"))
 
 
+def test_races_make_no_circle_that_nothing_enters() -> None:
+    bench = Bench(5, [(0, 1), (0, 2), (1, 3), (2, 4), (3, 4)])
+    bench.exchange()
+    author, *_ = bench.peers
+
+    def bring(*hops: tuple[int, int]) -> None:
+        """Carry what is to be sent over these hops only, in this order."""
+        for source, target in hops:
+            for body in bench.peers[source].machine.pull(bench.peers[target].aid):
+                bench.peers[target].frame(bench.peers[source].aid, body)
+
+    author.say("a", 1)
+    bring((0, 1), (1, 3), (3, 4), (0, 2), (2, 4))
+    author.say("b", 1)
+    bring((0, 2), (2, 4), (4, 3), (0, 1), (1, 3))
+    bench.exchange()
+    author.say("c", 1)
+    bench.exchange()
+    assert all(list(peer.log.slots("c")) for peer in bench.peers)
+
+
 def test_a_cut_tree_is_repaired_by_the_lazy_announcement() -> None:
     bench = Bench(4, [(0, 1), (1, 2), (2, 3), (3, 0)])
     for number in range(3):
