@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 DIAL_DEADLINE_S = 5.0
 DIALS_MAX = 32
 UNWANTED_AFTER_S = 60.0
+LASTING_S = 5.0
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STRANGERS_MAX = 64
 ADDRESSES_MAX = 8
@@ -201,7 +202,6 @@ class Links:
                     await self._meet(target)
                 else:
                     await self.connect(target)
-            dial.tries = 0
             self.failures.pop(name, None)
         except MeshError as error:
             self.failures[name] = error.message
@@ -335,7 +335,7 @@ class Links:
         why = "ended by the neighbour"
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(session.write, lambda: self._hooks.pull(session.aid))
+                nursery.start_soon(session.write, lambda: self._pull(session))
                 await session.read(lambda body: self._hooks.frame(session, body))
                 nursery.cancel_scope.cancel()
         except* PeerError as group:
@@ -348,10 +348,15 @@ class Links:
             if self.sessions.get(session.aid) is session:
                 del self.sessions[session.aid]
                 self._hooks.link_down(session, why)
-                self._dials.pop(session.aid, None)
+                if trio.current_time() - session.since >= LASTING_S:
+                    self._dials.pop(session.aid, None)  # else who refuses us would be dialled without a pause
                 self._moved.set()
             with trio.CancelScope(shield=True):
                 await session.wire.reset()
+
+    def _pull(self, session: Session) -> list[bytes]:
+        """What to send on a link; nothing on one that was replaced, it would be lost with it."""
+        return self._hooks.pull(session.aid) if self.sessions.get(session.aid) is session else []
 
 
 def _leaves(group: BaseExceptionGroup[MeshError]) -> list[MeshError]:

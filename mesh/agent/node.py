@@ -125,7 +125,7 @@ class Node:
             author=self.author,
             links=self.links,
             endpoint_of=self._endpoint_of,
-            public_of=self.directory.public_of,
+            public_of=self._public_of_member,
             capacity=lambda: self._capacity(),
             on_state=self._state_changed,
             on_lease=self.forks.lease,
@@ -152,6 +152,7 @@ class Node:
         )
         self._capacity: Callable[[], tuple[float | None, dict[str, float]]] = lambda: (None, {})
         self._view: View | None = None
+        self._ended = False
         self._queries: Queries | None = None
         self.sight = Sight(self.me, self.store, self.author)
         self.members_seen: set[bytes] = set()
@@ -230,9 +231,12 @@ class Node:
         try:
             async with trio.open_nursery() as durable:
                 await durable.start(self.store.run)
-                async with trio.open_nursery() as self.nursery:
-                    await self._start(self.nursery)
-                    task_status.started()
+                try:
+                    async with trio.open_nursery() as self.nursery:
+                        await self._start(self.nursery)
+                        task_status.started()
+                finally:
+                    self._ended = True
                 durable.cancel_scope.cancel()
         finally:
             self.store.close()
@@ -370,6 +374,9 @@ class Node:
         for aid in gone:
             self.clock.forget(aid)
             self.nursery.start_soon(self.links.close, aid, "no longer a member")
+        if self.me in joined:
+            for session in list(self.links.sessions.values()):
+                self.nursery.start_soon(self._welcome_again, session)
         if self.host is not None:
             self.host.recheck()
         for listener in self.on_members:
@@ -377,6 +384,8 @@ class Node:
 
     def _changed(self, changes: list[Change]) -> None:
         """The store changed: push what is ours, judge members anew, tell liveness."""
+        if self._ended:
+            return  # the store commits what it had accepted, and nobody is left to act on it
         own: dict[str, list[Record]] = {}
         records, dropped = [], []
         for change in changes:
@@ -490,6 +499,17 @@ class Node:
         welcome = self.directory.welcome(hello.cert, wire.public, now_ms)
         if welcome.admit:
             await self._admit(welcome.cert)
+
+    def _public_of_member(self, aid: bytes) -> bytes | None:
+        cert = self.directory.certificate(aid)
+        return cert.public if cert is not None else None
+
+    async def _welcome_again(self, session: Session) -> None:
+        """We have become a member: let in, or part with, whom we had to believe until now."""
+        try:
+            await self.welcome(session.wire, session.hello)
+        except MeshError as error:
+            await self.links.close(session.aid, DENIED + error.message)
 
     async def _admit(self, cert: Certificate) -> None:
         path = path_of(ADMIT, cert.aid)
