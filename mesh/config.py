@@ -196,9 +196,9 @@ class Messages(msgspec.Struct, frozen=True, kw_only=True):
 
     replay_max: Annotated[int, knob("messages of a topic that a late subscriber still gets", ge=0)] = 64
     replay_s: Annotated[float, knob("and how old they may be; they lie in memory", ge=1, le=3600)] = 60.0
-    queue_max: Annotated[int, knob("messages waiting for one slow local program, oldest dropped", ge=1)] = (
-        1_024
-    )
+    queue_max: Annotated[
+        int, knob("messages waiting for one slow local program (at most 4 MiB), oldest dropped", ge=1)
+    ] = 8_192
     request_timeout_s: Annotated[float, knob("when the caller names none", gt=0)] = 10.0
     query_timeout_s: Annotated[float, knob("when the caller names none", gt=0)] = 5.0
 

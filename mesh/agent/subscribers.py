@@ -5,8 +5,8 @@
                                          head, and the records above it with these stamps
 
 An acknowledgement covers everything before it and replaces the one before, so however much is published, one
-slot per pair is kept and a slow link carries only the newest. Agents gather what they owe for a moment that
-grows with their number, so that together they say no more than some 200 acknowledgements a second.
+slot per pair is kept and a slow link carries only the newest. Agents acknowledge at once, but then not again
+for a moment that grows with their number: together they say no more than some 200 a second.
 """
 
 from __future__ import annotations
@@ -141,10 +141,12 @@ class Subscribers:
         self._owing.set()
 
     async def _acknowledge(self) -> None:
+        said_at = float("-inf")
         while True:
             await self._owing.wait()
-            await trio.sleep(max(ACK_S_MIN, ACK_S_PER_NODE * len(self._patterns)))
+            await trio.sleep_until(said_at + max(ACK_S_MIN, ACK_S_PER_NODE * len(self._patterns)))
             self._owing = trio.Event()
+            said_at = trio.current_time()
             owed, self._owed = self._owed, {}
             statements = []
             for publisher in sorted(owed):
