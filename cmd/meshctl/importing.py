@@ -94,7 +94,7 @@ def run(context: Context, args: Namespace) -> None:
         raise Partial(
             f"{counts['bad']} bad and {counts['repeated']} repeated of {counts['read']} rows were not "
             f"written",
-            "mend the rows listed above and import them again; repeating the others does no harm",
+            "mend the rows listed above and import them again",
         )
 
 

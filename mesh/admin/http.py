@@ -16,6 +16,7 @@ import h11
 import msgspec
 import trio
 
+from mesh.admin.sockets import Socket
 from mesh.admin.values import dumps
 from mesh.errors import MeshError, TimedOut, UsageError
 
@@ -58,8 +59,8 @@ def status_of(error: MeshError) -> int:
 class HttpConnection:
     """One connection, one request after the other."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
+    def __init__(self, sock: Socket) -> None:
+        self._sock = sock
         self._head_only = False
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_BYTES_MAX)
 
@@ -74,6 +75,8 @@ class HttpConnection:
                 return None  # the connection is to close, or an unread body is in the way
             self._h11.start_next_cycle()
         started = bool(self._h11.trailing_data[0])
+        if started:
+            await trio.lowlevel.checkpoint()  # one client's pipeline must not keep all others waiting
         with trio.CancelScope(deadline=trio.current_time() + (HEADER_S if started else IDLE_S)) as scope:
             if not started:
                 data = await self._receive()
@@ -140,7 +143,7 @@ class HttpConnection:
         if not self._head_only:
             data += self._h11.send(h11.Data(body)) or b""
         data += self._h11.send(h11.EndOfMessage()) or b""
-        await self._stream.send_all(data)
+        await self._sock.send(data)
 
     async def refuse(self, status: int, error: MeshError, headers: Mapping[str, str] | None = None) -> None:
         """Answer with an error; drop the connection when an answer has already begun."""
@@ -154,15 +157,15 @@ class HttpConnection:
     async def begin(self, content_type: str) -> None:
         """Start an answer of unknown length; `piece` and `end` go on. The connection closes afterwards."""
         head = self._head(200, content_type, {"Connection": "close"}, ("Transfer-Encoding", "chunked"))
-        await self._stream.send_all(self._h11.send(head) or b"")
+        await self._sock.send(self._h11.send(head) or b"")
 
     async def piece(self, data: bytes) -> None:
         """Send a piece of the answer; waits while the client does not read."""
-        await self._stream.send_all(self._h11.send(h11.Data(data)) or b"")
+        await self._sock.send(self._h11.send(h11.Data(data)) or b"")
 
     async def end(self) -> None:
         """End the answer as complete."""
-        await self._stream.send_all(self._h11.send(h11.EndOfMessage()) or b"")
+        await self._sock.send(self._h11.send(h11.EndOfMessage()) or b"")
 
     async def gone(self) -> None:
         """Return when the client has closed its end (or sends what nobody asked for)."""
@@ -176,10 +179,7 @@ class HttpConnection:
         )
 
     async def _receive(self) -> bytes:
-        try:
-            return bytes(await self._stream.receive_some(_READ_BYTES))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return b""
+        return await self._sock.receive(_READ_BYTES)
 
     async def _event(self) -> Any:
         """The next event of h11."""
@@ -192,7 +192,7 @@ class HttpConnection:
                 return event
             if self._h11.they_are_waiting_for_100_continue:
                 go = h11.InformationalResponse(status_code=100, headers=[])
-                await self._stream.send_all(self._h11.send(go) or b"")
+                await self._sock.send(self._h11.send(go) or b"")
             self._h11.receive_data(await self._receive())
 
 

@@ -12,6 +12,7 @@ import errno
 import logging
 import math
 import os
+import socket
 from typing import Any
 
 import trio
@@ -20,6 +21,7 @@ from mesh.admin import door, names
 from mesh.admin.http import SEND_S, HttpConnection, HttpError, Request, status_of, too_large
 from mesh.admin.router import Call, Route, Router, parse_body, parse_query
 from mesh.admin.routes import ROUTES
+from mesh.admin.sockets import Socket
 from mesh.admin.stream import Stream, internal
 from mesh.admin.values import dumps
 from mesh.errors import Denied, Failed, MeshError, UsageError
@@ -27,6 +29,8 @@ from mesh.errors import Denied, Failed, MeshError, UsageError
 GRACE_S = 1.0
 STRANGER_S = 1.0
 _BINARY_TYPES = ("application/octet-stream", "text/plain")
+
+_PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECONNABORTED, errno.EAGAIN)
 
 log = logging.getLogger("mesh.admin")
 
@@ -65,7 +69,7 @@ class AdminServer:
         Raises:
             ConfigError, Denied, Conflict, StoreError: as `door.open_socket`.
         """
-        listener = trio.socket.from_stdlib_socket(door.open_socket(self.path, group=self._group))
+        listener = door.open_socket(self.path, group=self._group)
         inode = os.lstat(self.path).st_ino
         try:
             async with trio.open_nursery() as nursery:
@@ -87,14 +91,15 @@ class AdminServer:
         except OSError as error:
             log.debug("socket %s not removed: %s", self.path, error)
 
-    async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         while True:
             await self._slots.acquire()
             try:
-                sock, _ = await listener.accept()
+                await trio.lowlevel.wait_readable(listener)
+                sock, _ = listener.accept()
             except OSError as error:
                 self._slots.release()
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECONNABORTED):
+                if error.errno not in _PASSING_ERRORS:
                     raise
                 log.warning("admin socket: %s", error.strerror)
                 await trio.sleep(0.1)
@@ -104,20 +109,19 @@ class AdminServer:
                 raise
             nursery.start_soon(self._connection, sock)
 
-    async def _connection(self, sock: trio.socket.SocketType) -> None:
-        stream = trio.SocketStream(sock)
+    async def _connection(self, sock: socket.socket) -> None:
+        line = Socket(sock)
         try:
-            await self._converse(HttpConnection(stream), sock)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._converse(HttpConnection(line), sock)
+        except trio.BrokenResourceError:
             pass  # the client went away
         except Exception:
             log.exception("admin connection")
         finally:
             self._slots.release()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + GRACE_S):
-                await stream.aclose()
+            line.close()
 
-    async def _converse(self, conn: HttpConnection, sock: trio.socket.SocketType) -> None:
+    async def _converse(self, conn: HttpConnection, sock: socket.socket) -> None:
         try:
             await self._check_peer(conn, sock)
             while request := await conn.next_request():
@@ -128,7 +132,7 @@ class AdminServer:
         except HttpError as error:
             await conn.refuse(error.status, error.error, {**error.headers, "Connection": "close"})
 
-    async def _check_peer(self, conn: HttpConnection, sock: trio.socket.SocketType) -> None:
+    async def _check_peer(self, conn: HttpConnection, sock: socket.socket) -> None:
         peer = door.peer_of(sock)
         if not door.may_enter(peer, owner=os.geteuid(), group=self._group):
             log.warning("admin socket: user %d (process %d) refused", peer.uid, peer.pid)
@@ -200,7 +204,7 @@ class AdminServer:
                 answer = dumps(await route.handler(feature, call))
                 scope.deadline = min(self._grace_end, trio.current_time() + SEND_S)
                 await conn.respond(200, answer)
-            except (MeshError, trio.BrokenResourceError, trio.ClosedResourceError):
+            except (MeshError, trio.BrokenResourceError):
                 raise
             except Exception as error:
                 log.exception("%s %s", route.method, route.pattern)

@@ -60,7 +60,7 @@ class Stream:
                     nursery.start_soon(self._watch_client, nursery.cancel_scope)
                     await self._pass_on(first)
                     self._error = None
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            except trio.BrokenResourceError:
                 self._cut_off = True
             nursery.cancel_scope.cancel()
         if self._cut_off:
