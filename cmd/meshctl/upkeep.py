@@ -78,7 +78,7 @@ def restore(context: Context, args: Namespace) -> None:
     with parse.open_input(args.file) as file:
         done = context.client.restore(_pieces(file, args.file), force=args.force)
     then = "restart the agent: it counts from then on" if done["restart"] else "the agent uses it now"
-    context.out.done(done, f"{done['records']} records taken; {then}", "records")
+    context.out.done(done, f"{done['bytes']} bytes taken; {then}", "bytes")
 
 
 def _pieces(file: object, name: str) -> Iterator[bytes]:

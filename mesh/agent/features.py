@@ -47,7 +47,7 @@ class Features:
         self._logs = logs
         self.restart = False
         self.members = Members(node)
-        self.status = Status(node, self.members, logs, lambda: self._node.config)
+        self.status = Status(node, self.members, logs, lambda: self._node.config, self._start_anew)
         self.left = self.members.left
         self.events = Events(
             node.now_ms, node.directory.public_of, self.members.name_of, self.members.card_of
@@ -128,6 +128,9 @@ class Features:
     def _moved(self, zone: str) -> None:
         """Our certificate names another zone: its store and links are others, so the agent starts anew."""
         log.warning("this node was moved to zone %s: starting anew", zone)
+        self._start_anew()
+
+    def _start_anew(self) -> None:
         self.restart = True
         self.left.set()
 

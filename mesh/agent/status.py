@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,13 +19,15 @@ import trio
 
 import mesh
 from mesh import settings
+from mesh.agent import archives
 from mesh.agent.members import Members
 from mesh.agent.node import Node
 from mesh.config import Config
 from mesh.core.judgement import Verdict
 from mesh.core.lease import Status as Flag
 from mesh.core.record import MESH, SCOPES
-from mesh.errors import UsageError
+from mesh.errors import Conflict, UsageError
+from mesh.store import backup
 from mesh.wire import protocols
 
 Json = dict[str, Any]
@@ -48,13 +51,25 @@ class Logs(Protocol):
 
 
 class Status:
-    """See `mesh.admin.features.Status`."""
+    """See `mesh.admin.features.Status`.
 
-    def __init__(self, node: Node, members: Members, logs: Logs, config: Callable[[], Config]) -> None:
+    Args:
+        start_anew: stops the agent once the answer is out, and starts it again.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        members: Members,
+        logs: Logs,
+        config: Callable[[], Config],
+        start_anew: Callable[[], None],
+    ) -> None:
         self._node = node
         self._members = members
         self._logs = logs
         self._config = config
+        self._start_anew = start_anew
 
     async def status(self) -> Json:
         node = self._node
@@ -266,21 +281,35 @@ class Status:
     async def backup(self) -> AsyncIterator[bytes]:
         """A consistent copy of the store as one .tar, made beside it first."""
         with tempfile.TemporaryDirectory(prefix=".backup-", dir=self._node.home.path) as folder:
-            copy = Path(folder) / "store"
-            await self._node.store.backup(copy)
-            archive = Path(folder) / "store.tar"
-            await trio.to_thread.run_sync(_pack, archive, copy)
+            copy, archive = Path(folder) / "store", Path(folder) / "store.tar"
+            await self._node.store.backup(copy, self._node.now_ms())
+            await trio.to_thread.run_sync(archives.pack, archive, copy)
             async with await trio.open_file(archive, "rb") as file:
                 while piece := await file.read(PIECE_BYTES):
                     yield piece
 
     async def restore(self, chunks: AsyncIterator[bytes], *, force: bool) -> Json:
-        """Take a backup; it is put in place at the next start."""
-        from mesh.agent.restore import take
+        """Take a backup, check it whole, and start anew with it.
 
-        with self._node.store.read(MESH) as slots:
-            empty = not any(True for _ in slots.paths("kv/"))
-        return await take(self._node, chunks, force=force or empty)
+        Raises:
+            UsageError: not a backup, damaged, or of another mesh.
+            Conflict: there are keys here and `force` is not set.
+        """
+        node = self._node
+        with node.store.read(MESH) as slots:
+            used = next(iter(slots.paths("kv/")), None) is not None
+        if used and not force:
+            raise Conflict("the store holds keys already", "give --force to replace them with the backup's")
+        with tempfile.TemporaryDirectory(prefix=".restore-", dir=node.home.path) as folder:
+            archive, copy = Path(folder) / "store.tar", Path(folder) / "store"
+            async with await trio.open_file(archive, "wb") as file:
+                async for piece in chunks:
+                    await file.write(piece)
+            await trio.to_thread.run_sync(archives.unpack, archive, copy)
+            lay = partial(backup.stage, copy, node.home.store, mesh=node.mesh_id, zone=node.zone)
+            manifest = await trio.to_thread.run_sync(lay)
+        self._start_anew()
+        return {"bytes": manifest.size, "restart": False}
 
 
 def _check(name: str, result: str, message: str, hint: str = "") -> Json:
@@ -291,9 +320,3 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     entry = tarfile.TarInfo(name)
     entry.size = len(data)
     archive.addfile(entry, io.BytesIO(data))
-
-
-def _pack(archive: Path, folder: Path) -> None:
-    with tarfile.open(archive, "w") as packed:
-        for path in sorted(folder.iterdir()):
-            packed.add(path, arcname=path.name)

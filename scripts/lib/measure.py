@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class Fleet:
         """Wait until everybody sees everybody alive."""
         for node in self.nodes:
             with Client(str(node.socket)) as client:
-                wait(lambda client=client: alive(client) == len(self.nodes))
+                wait(partial(_sees, client, len(self.nodes)))
 
     def pids(self) -> list[int]:
         return [pid for node in self.nodes if (pid := node.pid())]
@@ -128,6 +129,22 @@ def alive(client: Client) -> int:
         return int(client.status()["members"]["alive"])
     except Exception:
         return 0
+
+
+def _sees(client: Client, count: int) -> bool:
+    return alive(client) == count
+
+
+def _answers(client: Client) -> bool:
+    return alive(client) > 0
+
+
+def _concerns(key: str, line: Any) -> bool:
+    return bool(line.get("key") == key)
+
+
+def _logged(logs: Sequence[Path], text: bytes, times: int) -> bool:
+    return all(log.read_bytes().count(text) >= times for log in logs)
 
 
 def wait(condition: Callable[[], bool], pause_s: float = 0.01) -> float:
@@ -187,7 +204,7 @@ def start(figures: Figures, programs: Path, options: argparse.Namespace) -> None
             begun = time.monotonic()
             node.start()
             client = Client(str(node.socket))
-            wait(lambda client=client: alive(client) > 0, 0.002)
+            wait(partial(_sees, client, 1), 0.002)
             times.append((time.monotonic() - begun) * 1000)
             client.close()
     figures.add("start to answering on the socket", times[1:], "ms", "<= 500", "Serf 6, Zenoh 90")
@@ -243,7 +260,8 @@ def forming(figures: Figures, programs: Path, options: argparse.Namespace) -> No
                 node.start()
                 time.sleep(0.1)
             clients = made.clients()
-            wait(lambda clients=clients: all(alive(client) > 0 for client in clients))
+            for client in clients:
+                wait(partial(_answers, client))
             begun = time.monotonic()
             made.agree()
             times.append(time.monotonic() - begun)
@@ -303,7 +321,7 @@ def spreading(figures: Figures, programs: Path, options: argparse.Namespace) -> 
         for round_ in range(12):
             key = f"bench/{round_}"
             streams = [client.watch(key, initial=False) for client in clients[1:]]
-            watchers = Watchers(streams, lambda line, key=key: line.get("key") == key)
+            watchers = Watchers(streams, partial(_concerns, key))
             time.sleep(0.5)
             begun = time.monotonic()
             clients[0].put(key, "x" * 200)
@@ -517,16 +535,13 @@ def serf(figures: Figures, programs: Path, options: argparse.Namespace) -> None:
             agents.append(subprocess.Popen(words, stdout=log, stderr=log))
             time.sleep(0.05)
         logs = [folder / f"{number}.log" for number in range(options.large)]
-        joined = b"EventMemberJoin"
-        wait(lambda: all(log.read_bytes().count(joined) >= options.large for log in logs), 0.1)
+        wait(partial(_logged, logs, b"EventMemberJoin", options.large), 0.1)
         times = []
         for victim in (options.large - 1, options.large - 2):
             begun = time.monotonic()
             agents[victim].kill()
             name = b"EventMemberFailed: s%d " % victim
-            wait(
-                lambda name=name, victim=victim: all(name in log.read_bytes() for log in logs[:victim]), 0.02
-            )
+            wait(partial(_logged, logs[:victim], name, 1), 0.02)
             times.append(time.monotonic() - begun)
         figures.add(f"Serf here: kill -9 one of {options.large}: all know", times, "s", "")
     finally:

@@ -247,7 +247,7 @@ class MemoryStatus:
         self.restored = b"".join([chunk async for chunk in chunks])
         if not self.restored.startswith(b"backup"):
             raise UsageError("this is no backup of a mesh store")
-        return {"records": 3, "bytes": len(self.restored), "restart": True}
+        return {"bytes": len(self.restored), "restart": True}
 
 
 class MemoryEvents:

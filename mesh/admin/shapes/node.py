@@ -107,7 +107,6 @@ class LogLevel(TypedDict):
 class Restored(TypedDict):
     """A backup was accepted. `restart`: whether the agent must be started again by hand for it to count."""
 
-    records: int
     bytes: int
     restart: bool
 
