@@ -267,7 +267,7 @@ def plan_removal(log: Log, me: bytes, gone: bytes, now_ms: int, may: May = every
         if rec.kind == Kind.REG:
             best = folds.winner(slots)
             if best is not None and best.aid == gone:
-                statements.append(again(rec, now_ms, asof=rec.stamp, sees=rec.sees))
+                statements.append(again(rec, now_ms, asof=rec.stamp, sees=_said_for(rec, me)))
         elif folds.speaks(rec) and may(rec) and not folds.covered(rec, slots):
             statements.append(_inherit(rec, slots, me, now_ms))
     items = sorted(counters.items())
@@ -275,9 +275,14 @@ def plan_removal(log: Log, me: bytes, gone: bytes, now_ms: int, may: May = every
     return Removal(statements, pieces or [{}])
 
 
+def _said_for(rec: Record, me: bytes) -> dict[bytes, int] | None:
+    """`sees` that name the author we speak for, see `folds.origins`; the system's reg have none."""
+    return None if rec.sees is None else joined(rec.sees, {rec.aid: rec.stamp}, without=me)
+
+
 def _inherit(rec: Record, slots: list[Record], me: bytes, now_ms: int) -> Statement:
     mine = next((other for other in slots if other.aid == me), None)
-    sees = joined(rec.sees, mine.sees if mine is not None else None, without=me)
+    sees = joined(rec.sees, {rec.aid: rec.stamp}, mine.sees if mine is not None else None, without=me)
     if mine is None or not folds.speaks(mine) or folds.covered(mine, slots):
         return again(rec, now_ms, asof=rec.stamp, sees=sees)
     best = max(rec, mine, key=lambda r: (folds.live(r, now_ms), *folds.rank(r)))

@@ -3,7 +3,7 @@
 The fence is the own head when the store was opened, kept over restarts until it was checked and a day has
 passed. On the first contact with each peer, before anything newer than the fence is announced on that link,
 `want(fence)` goes to it for our own log. Usually it has nothing new. If it has more (the store came from a
-backup, or was rolled back), then our own writes since opening are set aside, the answer is applied, and they
+backup, or was rolled back), then our own writes of this life are set aside, the answer is applied, and they
 are said again on top: under fresh stamps, with `asof` so that other authors' records keep their place. In a
 slot where both lives have written, counters are joined by epoch (`core/tally.py`) and `sees` by author.
 
@@ -33,8 +33,9 @@ class Fence(msgspec.Struct):
     transactions of `recover`.
 
     Attributes:
-        hlc: own records up to here were in the store when it was opened, or came back from a peer.
-        set_ms: mesh time at which it was set.
+        hlc: own head when it was set.
+        set_ms: mesh time at which it was set, or something last came back.
+        head: own head when the store was last opened; what is newer is of this life for certain.
         epoch: of this life of the store, for counters; never used by another.
         settled: counter epochs up to here are folded.
         checked: some peer has answered since it was set.
@@ -42,6 +43,7 @@ class Fence(msgspec.Struct):
 
     hlc: int = 0
     set_ms: int = 0
+    head: int = 0
     epoch: int = 1
     settled: int = 0
     checked: bool = False
@@ -59,8 +61,8 @@ class Fence(msgspec.Struct):
         old = stored if stored is not None else Fence(epoch=0, checked=True)
         epoch = (max(now_ms, (old.epoch >> 16) + 1) << 16) | nonce
         if old.hlc > head or old.passed(now_ms):
-            return Fence(head, now_ms, epoch, old.epoch)
-        return msgspec.structs.replace(old, epoch=epoch)
+            return Fence(head, now_ms, head, epoch, old.epoch)
+        return msgspec.structs.replace(old, head=head, epoch=epoch)
 
     def passed(self, now_ms: int) -> bool:
         """Whether whoever could remind us has had a day to do so."""
@@ -76,7 +78,8 @@ class Fence(msgspec.Struct):
 
     def rewound(self, log: Log, me: bytes, now_ms: int) -> None:
         """Our clock was set back (`core/rewind.py`): nothing here may lie in the future."""
-        self.hlc = min(self.hlc, log.author(me).head)
+        self.head = min(self.head, log.author(me).head)
+        self.hlc = min(self.hlc, self.head)
         self.set_ms = min(self.set_ms, now_ms)
 
     def counted(self, log: Log, me: bytes, statement: Statement) -> Statement:
@@ -105,7 +108,7 @@ class Fence(msgspec.Struct):
         own = own_offered(log, me, records, now_ms)
         if own is None or not own.unknown:
             return []
-        aside = {rec.slot: rec for rec in log.since(me, self.hlc) if not is_gc(rec)}
+        aside = {rec.slot: rec for rec in log.since(me, self.head) if not is_gc(rec)}
         under = self._apply(log, me, own.unknown, records, aside, reset)
         top = max(rec.hlc for rec in own.unknown)
         for slot, rec in aside.items():
@@ -118,7 +121,7 @@ class Fence(msgspec.Struct):
                 out.append(self._on_top(later, under[slot], me, now_ms))
             if slot.kind == Kind.LOG:
                 log.drop(slot)
-        self.hlc = max(self.hlc, top)
+        self.head, self.set_ms = max(self.head, top), now_ms
         out.append(Statement(GC_PATH, Kind.REG, log.author(me).floor))
         return out
 

@@ -51,12 +51,25 @@ def covered(record: Record, others: Iterable[Record]) -> bool:
 
     Nobody can have seen a stamp above its own, so `sees` that claim the future cover nothing of it.
     """
-    aid, stamp = record.aid, record.stamp
-    return any(
-        other.sees is not None and other.sees.get(aid, 0) >= stamp and other.hlc > stamp
-        for other in others
-        if other.aid != aid and other.kind == record.kind
-    )
+    stamp = record.stamp
+    aids = [record.aid, *origins(record)]
+    for other in others:
+        sees = other.sees
+        if sees and other.kind == record.kind and other.aid != record.aid and other.hlc > stamp:
+            for aid in aids:
+                if sees.get(aid, 0) >= stamp and other.aid != aid:
+                    return True
+    return False
+
+
+def origins(record: Record) -> list[bytes]:
+    """Whose statement a record says again after a removal: its `sees` name that author at exactly `asof`.
+
+    So whoever had replaced the removed author's statement has replaced the copy too.
+    """
+    if record.asof is None or not record.sees:
+        return []
+    return [aid for aid, hlc in record.sees.items() if hlc == record.asof]
 
 
 def visible(records: Iterable[Record], kind: int = Kind.MV) -> list[Record]:

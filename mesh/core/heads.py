@@ -36,8 +36,11 @@ class Digest:
         self._root: bytes | None = None
 
     def update(self, aid: bytes, head: int, fp: int) -> None:
-        """Take an author's new head and fingerprint; with head 0 nothing is held and it leaves the digest."""
-        if head == 0:
+        """Take an author's new head and fingerprint; with nothing held it leaves the digest.
+
+        Records beyond a hole count though the head is still 0: their author may have nobody else to tell.
+        """
+        if head == 0 and (fp == 0 or not self._with_fp):
             self.remove(aid)
             return
         share = _share(aid, head, fp if self._with_fp else 0)

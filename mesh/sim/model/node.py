@@ -82,6 +82,7 @@ class Context(Protocol):
     def learned(self, node: Node, scope: str, records: list[Record]) -> None: ...
     def call(self, node: Node, to: int, scope: str, since: int) -> list[sync.Part] | None: ...
     def nonce(self) -> int: ...
+    def fence_passed(self, node: Node, scope: str) -> None: ...
     def company(self, node: Node, scope: str) -> bool: ...
     def trace(self, text: Callable[[], str]) -> None: ...
 
@@ -258,7 +259,7 @@ class Node:
                 f"  {self.index} took {scope} {aid.hex()[:4]} {delta.since}..{delta.upto}"
                 f"{' reset' if delta.reset else ''}{' pull' if delta.pull else ''}"
                 f" stored {[(r.path, r.hlc, r.op) for r in outcome.stored]} dropped {len(outcome.dropped)}"
-                f" head {outcome.state.head} floor {outcome.state.floor} want {outcome.want} {outcome.refused}"
+                f" head {outcome.head} floor {outcome.state.floor} want {outcome.want} {outcome.refused}"
             )
         )
         for rec in outcome.stored:
@@ -330,14 +331,17 @@ class Node:
         for rec in records:
             self.clock.receive(rec.hlc)
         if not self.world.policy.fenced:
-            fence = Fence(log.author(self.aid).head)
+            fence = Fence(head=log.author(self.aid).head)
         before = {rec.hlc for rec in log.since(self.aid, 0)}
         says = fence.recover(log, self.aid, records, reset=parts[0].reset, now_ms=self.now_ms)
         if says:
             self.world.trace(lambda: f"  {self.index} recovers from {peer}: {says}")
         self._learn(scope, self.aid, records)
-        self.world.learned(self, scope, [rec for rec in log.since(self.aid, 0) if rec.hlc not in before])
+        back = [rec for rec in log.since(self.aid, 0) if rec.hlc not in before]
+        self.world.learned(self, scope, back)
         self.say(scope, says, source=self.aid)
+        for rec in back if scope == MESH else ():
+            self.notice(rec)
         self.checked.add(key)
         return True
 
@@ -415,7 +419,7 @@ class Node:
 
     def heads(self, scope: str) -> list[tuple[bytes, int, int]]:
         """What this node announces."""
-        return [(aid, state.head, state.fp) for aid, state in self.logs[scope].authors() if state.head]
+        return [(aid, state.head, state.fp) for aid, state in self.logs[scope].authors()]
 
     # -- duties and troubles ----------------------------------------------------------------------------
 
@@ -426,6 +430,8 @@ class Node:
             policy, fence = self.world.policy, self.fences[scope]
             if not self.world.company(self, scope):
                 fence.alone()
+            if fence.passed(self.now_ms):
+                self.world.fence_passed(self, scope)
             says = policy.collector.plan(
                 self.logs[scope],
                 self.aid,
@@ -433,6 +439,8 @@ class Node:
                 self.counts,
                 floor_max=fence.floor_max(self.now_ms) if policy.fenced else HLC_MAX,
             )
+            if says:
+                self.world.trace(lambda: f"  {self.index} collects in {scope} by {fence}: {says}")  # noqa: B023
             count += len(self.say(scope, says, source=self.aid))
         return count
 
@@ -463,6 +471,8 @@ class Node:
         self.logs[LIVE] = MemoryLog(fingerprints=False)
         self.forget_links()
         for scope in KEPT_SCOPES:
+            if self.fences[scope].passed(self.now_ms):
+                self.world.fence_passed(self, scope)
             self.fences[scope] = Fence.opened(
                 self.logs[scope], self.aid, self.fences[scope], self.now_ms, self.world.nonce()
             )

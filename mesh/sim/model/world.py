@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from mesh.core import folds, sync
 from mesh.core.collect import Statement
-from mesh.core.floors import gc_floor, is_gc
 from mesh.core.record import LIVE, MESH, ZONE, Kind, Op, Record, SlotKey
 from mesh.sim.model.misbehave import Misbehaviour
 from mesh.sim.model.node import KEPT_SCOPES, Backup, Node, Policy
@@ -174,8 +173,6 @@ class World:
 
     def said(self, node: Node, scope: str, say: Statement, rec: Record, source: bytes | None) -> None:
         """A node is about to store an own statement; `source` is whose records it says again."""
-        if is_gc(rec) and node.fences[scope].passed(node.now_ms):
-            self._floor_raised(node, scope, gc_floor(rec))
         if not rec.path.startswith("kv/") or rec.kind == Kind.CTR or not node.counts(rec):
             return
         place = (node.place(scope), rec.path, rec.kind)
@@ -190,18 +187,21 @@ class World:
             event = self._again(node, scope, place, rec, source)
             if event is not None:
                 self.truth.same(place, rec, event)
-                if source != node.aid and rec.kind == Kind.MV:
-                    event.exempt = True
+                if source != node.aid:
+                    self._said_for_another(node, scope, rec, event)
         self.learned(node, scope, [rec])
 
-    def _floor_raised(self, node: Node, scope: str, floor: int) -> None:
-        """What a node forgot, and no holder told it of within a day, its floor may take away."""
-        for place, events in self.truth.places.items():
-            if place[0] == node.place(scope):
-                known = node.known.get(place, 0)
-                for event in events:
-                    if event.aid == node.aid and event.stamp <= floor and not known & event.bit:
-                        event.optional = True
+    def fence_passed(self, node: Node, scope: str) -> None:
+        """A node has been open for a day and was answered: what nobody told it until now, it may delete."""
+        if self.policy.fenced:
+            for place, events in self.truth.places.items():
+                if place[0] == node.place(scope):
+                    own = sum(event.bit for event in events if event.aid == node.aid)
+                    self.truth.forgive(place, own & ~node.known.get(place, 0))
+            for (place, aid), used in self.truth.counters.items():
+                if aid == node.aid and place[0] == node.place(scope):
+                    mine = node.logs[scope].get(SlotKey(place[1], Kind.CTR, aid))
+                    used.optional |= used.said & ~folds.totals(mine)[0]
 
     def _acknowledged(self, node: Node, scope: str, place: Place, rec: Record) -> None:
         slots = list(node.logs[scope].slots(rec.path)) if rec.kind != Kind.LOG else []
@@ -220,6 +220,16 @@ class World:
         held = [old for old in node.logs[scope].slots(rec.path) if old.kind == rec.kind]
         mine = next((old for old in held if old.aid == source), None)
         return self.truth.of(place[0], mine) if mine is not None else self.truth.at(place, rec.stamp, None)
+
+    def _said_for_another(self, node: Node, scope: str, rec: Record, event: Event) -> None:
+        """A remover's slot holds one value: its own, still visible there, and the other's share it."""
+        slots = [old for old in node.logs[scope].slots(rec.path) if old.kind == rec.kind]
+        mine = next((old for old in slots if old.aid == node.aid), None)
+        if mine is not None and folds.speaks(mine) and not folds.covered(mine, slots):
+            event.exempt = True
+            own = self.truth.of(node.place(scope), mine)
+            if own is not None:
+                own.optional = own.exempt = True
 
     def stored(self, node: Node, sender: int, scope: str, old: Record, new: Record) -> None:
         """A replica replaced a counter record: increments overwritten by a relay's copy cannot be saved."""
@@ -276,8 +286,14 @@ class World:
         self.tainted.add(node.index)
         for place, events in self.truth.places.items():
             known = remover.known.get(place, 0)
+            best = None
+            if place[2] == Kind.REG and place[0] == remover.place(place[0][0]):
+                best = folds.winner(remover.read(place[0][0], place[1], Kind.REG))
             for event in events:
-                if event.aid == node.aid and (place[2] in (Kind.ALL, Kind.LOG) or not known & event.bit):
+                if event.aid != node.aid:
+                    continue
+                beaten = place[2] == Kind.REG and (best is None or best.stamp != event.stamp)
+                if beaten or place[2] in (Kind.ALL, Kind.LOG) or not known & event.bit:
                     event.optional = True
         for (place, aid), used in self.truth.counters.items():
             if aid == node.aid:
