@@ -261,7 +261,7 @@ def plan_removal(log: Log, me: bytes, gone: bytes, now_ms: int, may: May = every
     for rec in log.since(gone, 0):
         if rec.kind == Kind.CTR and folds.live(rec, now_ms):
             counters[rec.path] = list(folds.totals(rec))
-        if rec.kind not in (Kind.REG, Kind.MV) or rec.path[0] == "~" or immortal(rec.path):
+        if rec.kind not in (Kind.REG, Kind.MV) or is_gc(rec):
             continue
         slots = _slots(log, rec, may)
         if rec.kind == Kind.REG:
@@ -296,8 +296,10 @@ def voids_before_drop(log: Log, me: bytes, gone: bytes, may: May = everything) -
     """
     out = []
     for rec in log.since(gone, 0):
-        mine = log.get(SlotKey(rec.path, rec.kind, me)) if rec.kind in (Kind.REG, Kind.MV) else None
-        if mine is None or mine.op != Op.PUT or not may(rec):
+        if rec.kind not in (Kind.REG, Kind.MV) or is_gc(rec) or not may(rec):
+            continue
+        mine = log.get(SlotKey(rec.path, rec.kind, me))
+        if mine is None or mine.op != Op.PUT:
             continue
         if rec.kind == Kind.REG:
             beaten = folds.speaks(rec) and folds.rank(rec) > folds.rank(mine) and mine.asof != rec.stamp
