@@ -108,6 +108,7 @@ class Writer:
         while len(self._waiting) >= QUEUE_MAX and not self._closed:
             await self._room.park()
         if self._closed:
+            await trio.lowlevel.checkpoint_if_cancelled()  # at a stop the caller is ending, not failing
             raise StoreError("the store is closed")
         if self.full and not spare:
             raise StoreFull("the disk is full: the store takes deletes only", "free some space")
