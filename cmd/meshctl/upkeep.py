@@ -77,8 +77,8 @@ def restore(context: Context, args: Namespace) -> None:
     context.confirm("replace this node's replica by the backup?", yes=args.yes)
     with parse.open_input(args.file) as file:
         done = context.client.restore(_pieces(file, args.file), force=args.force)
-    then = "restart the agent: it counts from then on" if done["restart"] else "the agent uses it now"
-    context.out.done(done, f"{done['bytes']} bytes taken; {then}", "bytes")
+    then = "restart the agent: it counts from then on" if done["restart"] else "the agent starts anew with it"
+    context.out.done(done, f"{words.size(done['bytes'])} taken; {then}", "bytes")
 
 
 def _pieces(file: object, name: str) -> Iterator[bytes]:
@@ -141,7 +141,7 @@ COMMANDS: Commands = {
         ),
         text="Put a backup in the place of this node's replica. What was written since comes back from the "
         "other members, this node's own writes too, before it writes anything new.",
-        examples=(("meshctl restore /backups/mesh.bak --yes", "then restart the agent"),),
+        examples=(("meshctl restore /backups/mesh.bak --yes", "does not ask"),),
     ),
     "debug": (
         Verb(

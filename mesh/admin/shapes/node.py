@@ -105,7 +105,9 @@ class LogLevel(TypedDict):
 
 
 class Restored(TypedDict):
-    """A backup was accepted. `restart`: whether the agent must be started again by hand for it to count."""
+    """A backup was accepted. `restart`: whether the agent must be started again by hand for it to count;
+    otherwise it starts anew by itself.
+    """
 
     bytes: int
     restart: bool
