@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 STAMP = VENV / "mesh-stamp.json"
 PYTHON_MIN = (3, 11)
-RUN = ("mdns",)
-TEST = ("mdns", "dev")
+RUN: "tuple[str, ...]" = ()
+TEST = ("dev",)
 
 _PROBE = """
 import json, os, sys, sysconfig
@@ -90,9 +90,10 @@ def _set_up(extras: Sequence[str]) -> None:
         say(f"creating {VENV} with {python['executable']}")
         _run([python["executable"], "-m", "venv", "--clear", str(VENV)])
     wanted = sorted(set(_read_stamp().get("extras", ())) | set(extras))
-    say(f"installing the project and its dependencies ({', '.join(wanted)}) into {VENV}")
+    with_extras = f"[{','.join(wanted)}]" if wanted else ""
+    say(f"installing the project{with_extras} and its dependencies into {VENV}")
     pip = [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _run([*pip, "--editable", f"{ROOT}[{','.join(wanted)}]"])
+    _run([*pip, "--editable", f"{ROOT}{with_extras}"])
     for stale in VENV.glob("lib/python3*/site-packages/trio-stubs"):
         # Comes with libp2p's trio-typing, knows a trio of years ago, and hides trio's own types from mypy.
         shutil.rmtree(stale)
