@@ -60,6 +60,8 @@ class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
         simultaneous_s: two connections made within this time by the two ends are one dial too many;
             a later one replaces an earlier one, whose other end must have forgotten it.
         close_s: how long a clean close may take.
+        relays_max: connections of others carried at once; 0 carries none.
+        relays_per_peer_max: of these, asked for by one peer.
     """
 
     inbound_max: int = 512
@@ -76,6 +78,8 @@ class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
     stall_s: float = 30.0
     simultaneous_s: float = 3.0
     close_s: float = 0.5
+    relays_max: int = 64
+    relays_per_peer_max: int = 8
 
 
 class Stream(Protocol):
@@ -124,6 +128,7 @@ class Connection(Protocol):
     Attributes:
         address: multiaddr of the other end, without /p2p.
         outbound: whether we dialled.
+        relayed: whether a third node carries it.
         heard_at: monotonic time at which its last bytes arrived.
         why: the reason once it is closed, else "".
     """
@@ -132,6 +137,7 @@ class Connection(Protocol):
     peer_id: str
     address: str
     outbound: bool
+    relayed: bool
     admission: Admission
     opened_at: float
 
@@ -169,6 +175,8 @@ class Host(Protocol):
     def handle(self, protocol: str, handler: Handler, *, strangers: bool = False) -> None: ...
 
     async def dial(self, address: str, public: bytes | None, *, deadline_s: float) -> Connection: ...
+
+    async def dial_via(self, via: bytes, public: bytes, *, deadline_s: float) -> Connection: ...
 
     async def open(self, public: bytes, protocol: str, *, deadline_s: float) -> Stream: ...
 

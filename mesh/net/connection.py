@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from mesh.identity.keys import peer_id_of
-from mesh.net import address
 from mesh.net.base import Admission, HostLimits
+from mesh.net.channel import Channel, Sealed
 from mesh.net.stream import MuxStream
-from mesh.net.wire import Channel, Sealed, Transport
+from mesh.net.wire import Wire
 from mesh.net.yamux import Mux
 
 
@@ -25,7 +25,7 @@ class MuxConnection:
 
     def __init__(
         self,
-        wire: Transport,
+        wire: Wire,
         sealed: Sealed,
         limits: HostLimits,
         *,
@@ -36,8 +36,9 @@ class MuxConnection:
         self.wire = wire
         self.public = sealed.public
         self.peer_id = peer_id_of(sealed.public)
-        self.address = address.text_of(*wire.remote)
+        self.address = wire.address
         self.outbound = wire.is_initiator
+        self.relayed = wire.relayed
         self.admission = Admission.STRANGER
         self.opened_at = trio.current_time()
         self._close_s = limits.close_s

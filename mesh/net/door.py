@@ -26,7 +26,7 @@ from trio.lowlevel import checkpoint, notify_closing, wait_readable
 from mesh.errors import Denied, Failed, MeshError
 from mesh.net import address
 from mesh.net.base import HostLimits
-from mesh.net.wire import Wire
+from mesh.net.wire import TcpWire, Wire
 
 _logger = logging.getLogger("mesh.net")
 _BACKLOG = 1024
@@ -140,7 +140,7 @@ class Door:
     """
 
     def __init__(
-        self, limits: HostLimits, enter: Callable[[Wire], Awaitable[None]], counts: Counter[str]
+        self, limits: HostLimits, enter: Callable[[Wire], Awaitable[object]], counts: Counter[str]
     ) -> None:
         self._limits = limits
         self._enter = enter
@@ -181,7 +181,7 @@ class Door:
                     continue
                 return False
             try:
-                wire = Wire(sock, initiator=False)
+                wire = TcpWire(sock, initiator=False)
             except OSError:
                 sock.close()
                 continue

@@ -17,7 +17,8 @@ from mesh.errors import Denied, MeshError, PeerError
 from mesh.identity.keys import peer_id_of
 from mesh.net import negotiate, parts, yamux
 from mesh.net.base import Key
-from mesh.net.wire import Cipher, Sealed, Wire
+from mesh.net.channel import Cipher, Sealed
+from mesh.net.wire import Wire
 
 SECURITY = "/noise"
 _ED25519_ID = bytes.fromhex("002408011220")

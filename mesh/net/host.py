@@ -12,11 +12,12 @@ from functools import partial
 
 from mesh.net import address, standard
 from mesh.net.base import Admission, Connection, Gate, Handler, HostLimits, Key, Refused, Stream
+from mesh.net.channel import Sealed
 from mesh.net.dialling import connect
 from mesh.net.door import Door, bind
 from mesh.net.handshake import Handshaker
 from mesh.net.hostbase import HostBase
-from mesh.net.wire import Sealed, Transport, Wire
+from mesh.net.wire import TcpWire, Wire
 
 __all__ = ["Admission", "Connection", "Gate", "Handler", "Host", "HostLimits", "Refused", "Stream"]
 
@@ -63,15 +64,11 @@ class Host(HostBase):
         self._addresses = [address.text_of(*sock.getsockname()[:2]) for sock in listeners]
         return [partial(self._door.serve, sock) for sock in listeners]
 
-    async def _connect(self, to: address.Address, expected: bytes | None) -> tuple[Transport, Sealed]:
-        wire = Wire(await connect(to), initiator=True)
-        try:
-            return wire, await self._handshaker.outbound(wire, expected)
-        except BaseException:
-            wire.close_now()
-            raise
+    async def _connect(self, to: address.Address) -> Wire:
+        return TcpWire(await connect(to), initiator=True)
 
-    async def _enter(self, wire: Wire) -> None:
-        sealed = await self._handshaker.inbound(wire, lambda public: self._judge_inbound(public, wire))
-        # Asked again: the peer may have been removed while it finished the handshake.
-        self._take_in(wire, sealed, self._judge(sealed.public, wire))
+    async def _outbound(self, wire: Wire, expected: bytes | None) -> Sealed:
+        return await self._handshaker.outbound(wire, expected)
+
+    async def _inbound(self, wire: Wire, gate: Callable[[bytes], None]) -> Sealed:
+        return await self._handshaker.inbound(wire, gate)

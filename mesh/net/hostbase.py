@@ -32,16 +32,18 @@ from mesh.errors import Denied, Failed, MeshError, PeerError, TimedOut, Unreacha
 from mesh.identity.keys import peer_id_of
 from mesh.net import address
 from mesh.net.base import Admission, Connection, Gate, Handler, HostLimits, Key
+from mesh.net.channel import Sealed
 from mesh.net.connection import MuxConnection
+from mesh.net.relay import PROTOCOL, Relay
 from mesh.net.stream import MuxStream
-from mesh.net.wire import Sealed, Transport
+from mesh.net.wire import Wire
 
 _logger = logging.getLogger("mesh.net")
 Callback = Callable[[Connection], None]
 
 
 class HostBase(ABC):
-    """See `mesh.net.base.Host`; `_open` and `_connect` are what carries the connections.
+    """See `mesh.net.base.Host`; the abstract methods are what carries the connections.
 
     Args:
         gate: asked with a public key and the ip, right after each handshake and at every `recheck`.
@@ -67,14 +69,23 @@ class HostBase(ABC):
         self._dials = trio.CapacityLimiter(self.limits.dials_max)
         self._nursery: trio.Nursery | None = None
         self._addresses: list[str] = []
+        self.relay = Relay(self)
+        self.handle(PROTOCOL, self.relay.serve)
 
     @abstractmethod
     def _open(self) -> list[Callable[[], Awaitable[None]]]:
         """Bind to the addresses, set `_addresses`, and return what is to run to accept connections."""
 
     @abstractmethod
-    async def _connect(self, to: address.Address, expected: bytes | None) -> tuple[Transport, Sealed]:
-        """Connect and do the dialler's part of the handshake. The transport is closed when this raises."""
+    async def _connect(self, to: address.Address) -> Wire: ...
+
+    @abstractmethod
+    async def _outbound(self, wire: Wire, expected: bytes | None) -> Sealed:
+        """The dialler's part of the handshake."""
+
+    @abstractmethod
+    async def _inbound(self, wire: Wire, gate: Callable[[bytes], None]) -> Sealed:
+        """The listener's part; the gate raises Denied."""
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -167,15 +178,42 @@ class HostBase(ABC):
     async def _dial(self, target: address.Address, expected: bytes | None) -> MuxConnection:
         if sum(connection.outbound for connection in self._all) >= self.limits.outbound_max:
             raise Failed(f"already {self.limits.outbound_max} outbound connections")
+        wire = await self._connect(target)
+        return await self._greet(wire, expected, f"{target.host}:{target.port}")
+
+    async def dial_via(self, via: bytes, public: bytes, *, deadline_s: float) -> MuxConnection:
+        """Connect to a peer through a third that is connected with both (see `relay`).
+
+        Raises:
+            Unreachable: we are not connected with `via`, or it not with the peer, or it carries no more.
+            Denied, TimedOut, UsageError: as `dial`.
+        """
+        if public in (self.public, via):
+            raise UsageError("a relay is for reaching a third node")
+        with trio.move_on_after(deadline_s):
+            wire = await self.relay.ask(await self.open(via, PROTOCOL, deadline_s=deadline_s), public)
+            return await self._greet(wire, public, peer_id_of(public))
+        raise TimedOut(f"{peer_id_of(public)} did not answer through {peer_id_of(via)} in {deadline_s:g} s")
+
+    async def take_in_relayed(self, wire: Wire) -> None:
+        """A peer reaches us through a relay: its handshake, and then for as long as it stays."""
         try:
-            wire, sealed = await self._connect(target, expected)
+            with trio.fail_after(self.limits.handshake_s):
+                connection = await self._enter(wire)
+            await connection.wait_closed()
+        finally:
+            wire.close_now()
+
+    async def _greet(self, wire: Wire, expected: bytes | None, name: str) -> MuxConnection:
+        try:
+            sealed = await self._outbound(wire, expected)
+            return self._take_in(wire, sealed, self._judge(sealed.public, wire))
         except PeerError as error:
+            wire.close_now()
             raise Unreachable(
-                f"{target.host}:{target.port} does not talk to us: {error.message}",
+                f"{name} does not talk to us: {error.message}",
                 "is it a node of this mesh, and does it count us as a member?",
             ) from None
-        try:
-            return self._take_in(wire, sealed, self._judge(sealed.public, wire))
         except BaseException:
             wire.close_now()
             raise
@@ -219,16 +257,18 @@ class HostBase(ABC):
 
     # -- taking connections in ----------------------------------------------------------------------------
 
-    def _judge(self, public: bytes, wire: Transport) -> Admission:
+    def _judge(self, public: bytes, wire: Wire) -> Admission:
         verdict = Admission.REFUSED if public == self.public else self._gate(public, wire.remote[0])
         if verdict is Admission.REFUSED:
             self.counts["refused"] += 1
             raise Denied(f"{peer_id_of(public)} is not admitted")
         return verdict
 
-    def _judge_inbound(self, public: bytes, wire: Transport) -> None:
-        """The gate's word on who comes in, and whether there is a place."""
-        self._make_place(public, self._judge(public, wire))
+    async def _enter(self, wire: Wire) -> MuxConnection:
+        """Do the handshake of a connection that came in, and keep it if it may stay."""
+        sealed = await self._inbound(wire, lambda public: self._make_place(public, self._judge(public, wire)))
+        # Asked again: the peer may have been removed while it finished the handshake.
+        return self._take_in(wire, sealed, self._judge(sealed.public, wire))
 
     def _make_place(self, public: bytes, verdict: Admission) -> None:
         inbound = [each for each in self._all if not each.outbound and each.admission is verdict]
@@ -240,7 +280,7 @@ class HostBase(ABC):
             self.counts["full"] += 1
             raise Denied(f"already {self.limits.inbound_max} inbound connections")
 
-    def _take_in(self, wire: Transport, sealed: Sealed, verdict: Admission) -> MuxConnection:
+    def _take_in(self, wire: Wire, sealed: Sealed, verdict: Admission) -> MuxConnection:
         connection = MuxConnection(
             wire, sealed, self.limits, start=self._start, accept=self._accept, ended=self._ended
         )
@@ -263,7 +303,10 @@ class HostBase(ABC):
         return connection
 
     def _yields(self, new: MuxConnection, held: MuxConnection) -> bool:
-        """Whether a new connection is the surplus one of two that both ends dialled at once."""
+        """Whether a new connection is the surplus one: relayed beside a direct one, or one of two that both
+        ends dialled at once."""
+        if new.relayed != held.relayed:
+            return new.relayed
         if new.outbound == held.outbound or new.opened_at - held.opened_at >= self.limits.simultaneous_s:
             return False
         opener = self.public if new.outbound else new.public

@@ -17,26 +17,22 @@ from mesh.errors import Denied, MeshError, PeerError, Unreachable
 from mesh.identity.keys import peer_id_of
 from mesh.net import address, negotiate
 from mesh.net.base import DATAGRAM_BYTES_MAX, DatagramHandler, Gate, HostLimits, Key, Refused
+from mesh.net.channel import Sealed
 from mesh.net.hostbase import HostBase
 from mesh.net.switchboard import KERNEL_BYTES, Conditions, Pipe, Switchboard
-from mesh.net.wire import Sealed, Transport
+from mesh.net.wire import Wire
 
 __all__ = ["Conditions", "MemoryDatagrams", "MemoryHost", "Switchboard"]
 _logger = logging.getLogger("mesh.net")
 _INBOX_MAX = 4096
 
 
-class _MemoryWire:
-    """One end of a connection; see `mesh.net.wire.Transport`."""
+class MemoryWire(Wire):
+    """One end of a connection across the switchboard."""
 
     def __init__(self, out: Pipe, into: Pipe, remote: tuple[str, int], *, initiator: bool) -> None:
+        super().__init__(remote, address.text_of(*remote), initiator=initiator)
         self._out, self._into = out, into
-        self.remote = remote
-        self.is_initiator = initiator
-        self.heard_at = trio.current_time()
-        self.bytes_in = self.bytes_out = 0
-        self.closed = False
-        self._early = b""
 
     def close_now(self) -> None:
         if not self.closed:
@@ -60,20 +56,9 @@ class _MemoryWire:
         if self.closed:
             raise Unreachable("the connection is gone")
 
-    async def receive(self) -> bytes:
+    async def _receive(self) -> bytes:
         await trio.lowlevel.checkpoint()
-        if self._early:
-            data, self._early = self._early, b""
-            return data
-        data = await self._into.take()
-        self.heard_at = trio.current_time()
-        self.bytes_in += len(data)
-        return data
-
-    async def read(self, n: int) -> bytes:
-        self._early = await self.receive()
-        data, self._early = self._early[:n], self._early[n:]
-        return data
+        return await self._into.take()
 
 
 class _Plain:
@@ -123,41 +108,42 @@ class MemoryHost(HostBase):
         finally:
             self._board.pull_out(self)
 
-    async def _connect(self, to: address.Address, expected: bytes | None) -> tuple[Transport, Sealed]:
+    async def _connect(self, to: address.Address) -> Wire:
         listener = await self._board.reach((to.host, to.port), self.public)
         if listener is None:
             raise Refused(f"{to.host}:{to.port} refused the connection: nobody listens there")
         out = Pipe(self._board, self.public, listener.public)
         back = Pipe(self._board, listener.public, self.public)
-        wire = _MemoryWire(out, back, (to.host, to.port), initiator=True)
-        try:
-            source = (address.parse(self._addresses[0]).host if self._addresses else "127.0.0.1"), 1
-            listener.arrive(_MemoryWire(back, out, source, initiator=False))
-            wire.try_send(self.public + len(self._prologue).to_bytes(2, "big") + self._prologue)
-            public = await negotiate.exactly(wire.read, 32)
-            if expected is not None and public != expected:
-                raise Denied(f"another node than {peer_id_of(expected)} answered")
-            return wire, Sealed(_Plain(), public)
-        except BaseException:
-            wire.close_now()
-            raise
+        source = (address.parse(self._addresses[0]).host if self._addresses else "127.0.0.1"), 1
+        listener.arrive(MemoryWire(back, out, source, initiator=False))
+        return MemoryWire(out, back, (to.host, to.port), initiator=True)
 
-    def arrive(self, wire: _MemoryWire) -> None:
-        """A host dials this one."""
+    async def _outbound(self, wire: Wire, expected: bytes | None) -> Sealed:
+        wire.collect(self.public + len(self._prologue).to_bytes(2, "big") + self._prologue)
+        public = await negotiate.exactly(wire.read, 32)
+        if expected is not None and public != expected:
+            raise Denied(f"another node than {peer_id_of(expected)} answered")
+        return Sealed(_Plain(), public)
+
+    async def _inbound(self, wire: Wire, gate: Callable[[bytes], None]) -> Sealed:
+        public = await negotiate.exactly(wire.read, 32)
+        size = int.from_bytes(await negotiate.exactly(wire.read, 2), "big")
+        if (await negotiate.exactly(wire.read, size) if size else b"") != self._prologue:
+            raise PeerError("it is of another mesh")
+        gate(public)
+        wire.collect(self.public)
+        await wire.flush()
+        return Sealed(_Plain(), public)
+
+    def arrive(self, wire: Wire) -> None:
+        """Another host dials this one."""
         self.counts["accepted"] += 1
-        self._start(self._greet, wire)
+        self._start(self._attend, wire)
 
-    async def _greet(self, wire: _MemoryWire) -> None:
+    async def _attend(self, wire: Wire) -> None:
         try:
             with trio.fail_after(self.limits.handshake_s):
-                public = await negotiate.exactly(wire.read, 32)
-                size = int.from_bytes(await negotiate.exactly(wire.read, 2), "big")
-                prologue = await negotiate.exactly(wire.read, size) if size else b""
-            if prologue != self._prologue:
-                raise PeerError("it is of another mesh")
-            self._judge_inbound(public, wire)
-            wire.try_send(self.public)
-            self._take_in(wire, Sealed(_Plain(), public), self._judge(public, wire))
+                await self._enter(wire)
         except (MeshError, trio.TooSlowError) as error:
             self.counts["handshake_failed"] += 1
             _logger.debug("%s was not let in: %s", wire.remote, error)

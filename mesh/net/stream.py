@@ -16,7 +16,7 @@ from trio.lowlevel import checkpoint
 from mesh.errors import MeshError, NotFound, PeerError, Unreachable
 from mesh.net import negotiate
 from mesh.net.base import RECEIVE_BYTES
-from mesh.net.wire import PLAIN_BYTES_MAX
+from mesh.net.channel import PLAIN_BYTES_MAX
 
 if TYPE_CHECKING:
     from mesh.net.yamux import Mux
@@ -135,10 +135,33 @@ class MuxStream:
     async def reset(self) -> None:
         if self.fin_received:
             await self.close()  # the peer is done: closing will do, and nothing that we sent is lost
+        self.abort()
+
+    def abort(self) -> None:
+        """End both directions, now."""
         if self.error is None and not (self.fin_sent and self.fin_received):
             self._mux.finish(self, Unreachable("this stream was reset here"), tell=True)
         self._chunks.clear()
         self._size = 0
+
+    # -- writing as on a socket, for what is carried inside a stream --------------------------------------
+
+    def try_send(self, data: bytes | memoryview) -> int:
+        """How many bytes were taken, without waiting. Raises Unreachable when the stream is gone."""
+        self._check_writable()
+        if self._sending is not None or self._mux.channel.backlog_bytes:
+            return 0
+        taken = bytes(data[: max(0, min(self._send_window - len(self._pending), PAYLOAD_MAX))])
+        if taken:
+            self._write(taken, last=False)
+        return len(taken)
+
+    async def wait_writable(self) -> None:
+        """Wait until `try_send` may take something. Raises Unreachable when the stream is gone."""
+        await self._mux.channel.wait_emptied()
+        if self._send_window <= len(self._pending):
+            await self._wait_window()
+        self._check_writable()
 
     # -- reading ----------------------------------------------------------------------------------------
 

@@ -1,102 +1,132 @@
-"""Bytes on one TCP socket: first in the clear for the handshake, then as sealed Noise packets.
+"""What carries the bytes of a connection: a TCP socket, or what stands for one.
 
-Reads take everything that is there. Writes are tried at once, without a task switch; what the kernel
-does not take waits in a buffer that a task of its own empties. So a writer that is cancelled has either
-handed over a whole packet or none: py-libp2p's, cancelled in mid-write, leaves half a packet on the wire
-and both ends with ciphers out of step, the connection lost or, worse, looking alive.
+Reads take everything that is there; writes take what the kernel takes and never wait.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
 
 import trio
 from trio.lowlevel import checkpoint, notify_closing, wait_readable, wait_writable
 
-from mesh.errors import PeerError, Unreachable
+from mesh.errors import Unreachable
+from mesh.net.address import text_of
 from mesh.net.base import Refused
 
 READ_BYTES = 64 << 10
-PACKET_BYTES_MAX = 65535  # a Noise message, its 16-byte tag included
-PLAIN_BYTES_MAX = PACKET_BYTES_MAX - 16
-PACKETS_PER_TURN = 32  # a tiny one may cost 100 us: a flooding peer holds the loop for 3 ms at most
 _GONE = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.EBADF})
 
 
-class Cipher(Protocol):
-    """The two directions of a finished Noise handshake; each call uses the next nonce."""
-
-    def encrypt(self, data: bytes) -> bytes: ...
-
-    def decrypt(self, data: bytes) -> bytes: ...
-
-
-class Sealed(NamedTuple):
-    """What a handshake leaves: `early` is what the peer has sent since, opened."""
-
-    cipher: Cipher
-    public: bytes
-    early: bytes = b""
-
-
-class Transport(Protocol):
-    """What a channel needs of what carries it; `Wire` has it, and its in-memory twin."""
-
-    is_initiator: bool
-    remote: tuple[str, int]
-    heard_at: float
-    bytes_in: int
-    bytes_out: int
-    closed: bool
-
-    def close_now(self) -> None: ...
-
-    def try_send(self, data: bytes | memoryview) -> int: ...
-
-    async def wait_writable(self) -> None: ...
-
-    async def receive(self) -> bytes: ...
-
-
-class Wire:
-    """A connected, non-blocking socket. Has what libp2p's handshake asks of a raw connection.
+class Wire(ABC):
+    """A duplex byte carrier, with what libp2p's handshake asks of a raw connection.
 
     During the handshake `write` only collects; `read` sends what was collected before it waits.
 
     Attributes:
+        remote: IP address and port of the other end.
+        address: its multiaddr.
+        relayed: whether another node carries it.
         heard_at: monotonic time at which the last bytes arrived.
     """
 
-    def __init__(self, sock: socket.socket, *, initiator: bool) -> None:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sock = sock
-        self._fd = sock.fileno()
+    relayed = False
+
+    def __init__(self, remote: tuple[str, int], address: str, *, initiator: bool) -> None:
+        self.remote = remote
+        self.address = address
         self.is_initiator = initiator
-        name = sock.getpeername()
-        self.remote: tuple[str, int] = (str(name[0]), int(name[1]))
         self.heard_at = trio.current_time()
         self.bytes_in = self.bytes_out = 0
         self.closed = False
         self._early = b""
         self._collected = bytearray()
 
+    @abstractmethod
     def close_now(self) -> None:
-        """Close the socket; whoever waits on it is woken with an error."""
+        """Close; whoever waits is woken with an error."""
+
+    @abstractmethod
+    def try_send(self, data: bytes | memoryview) -> int:
+        """How many bytes were taken, without waiting.
+
+        Raises:
+            Unreachable: the connection is gone.
+        """
+
+    @abstractmethod
+    async def wait_writable(self) -> None:
+        """Wait until something may be taken again. Raises Unreachable when the connection is gone."""
+
+    @abstractmethod
+    async def _receive(self) -> bytes: ...
+
+    async def receive(self) -> bytes:
+        """What is there; b"" at the end.
+
+        Raises:
+            Unreachable: the connection was reset or closed here.
+        """
+        if self._early:
+            data, self._early = self._early, b""
+            return data
+        data = await self._receive()
+        self.heard_at = trio.current_time()
+        self.bytes_in += len(data)
+        return data
+
+    # -- for the handshake, whose few hundred bytes always fit --------------------------------------------
+
+    async def read(self, n: int | None = None) -> bytes:
+        if not self._early:
+            await self.flush()
+            self._early = await self.receive()
+        size = len(self._early) if n is None else n
+        data, self._early = self._early[:size], self._early[size:]
+        return data
+
+    def collect(self, data: bytes) -> None:
+        self._collected += data
+
+    async def write(self, data: bytes) -> None:
+        self._collected += data
+
+    async def flush(self) -> None:
+        """Send what was collected."""
+        data, self._collected = bytes(self._collected), bytearray()
+        while data:
+            data = data[self.try_send(data) :]
+            if data:
+                await self.wait_writable()
+
+    async def close(self) -> None:
+        self.close_now()
+
+    def get_remote_address(self) -> tuple[str, int]:
+        return self.remote
+
+
+class TcpWire(Wire):
+    """A connected TCP socket."""
+
+    def __init__(self, sock: socket.socket, *, initiator: bool) -> None:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        name = sock.getpeername()
+        remote = str(name[0]), int(name[1])
+        super().__init__(remote, text_of(*remote), initiator=initiator)
+        self._sock = sock
+        self._fd = sock.fileno()
+
+    def close_now(self) -> None:
         if not self.closed:
             self.closed = True
             notify_closing(self._fd)
             self._sock.close()
 
     def try_send(self, data: bytes | memoryview) -> int:
-        """How many bytes the kernel took, without waiting.
-
-        Raises:
-            Unreachable: the connection is gone.
-        """
         try:
             sent = self._sock.send(data)
         except BlockingIOError:
@@ -114,58 +144,17 @@ class Wire:
         except (OSError, trio.ClosedResourceError) as error:
             raise _gone(error) from None
 
-    async def receive(self) -> bytes:
-        """What is there, at most READ_BYTES; b"" at the end.
-
-        Raises:
-            Unreachable: the connection was reset or closed here.
-        """
-        if self._early:
-            data, self._early = self._early, b""
-            return data
+    async def _receive(self) -> bytes:
         try:
             try:
                 data = self._sock.recv(READ_BYTES)
             except BlockingIOError:
                 await wait_readable(self._fd)
-                data = self._sock.recv(READ_BYTES)
-            else:
-                await checkpoint()  # a peer that always has more must not keep the loop from others
+                return self._sock.recv(READ_BYTES)
+            await checkpoint()  # a peer that always has more must not keep the loop from others
+            return data
         except (OSError, trio.ClosedResourceError) as error:
             raise _gone(error) from None
-        self.heard_at = trio.current_time()
-        self.bytes_in += len(data)
-        return data
-
-    # -- what libp2p's handshake calls ------------------------------------------------------------------
-
-    async def read(self, n: int | None = None) -> bytes:
-        if not self._early:
-            await self.flush()
-            self._early = await self.receive()
-        size = len(self._early) if n is None else n
-        data, self._early = self._early[:size], self._early[size:]
-        return data
-
-    def collect(self, data: bytes) -> None:
-        self._collected += data
-
-    async def write(self, data: bytes) -> None:
-        self._collected += data
-
-    async def flush(self) -> None:
-        """Send what was collected; for the handshake, whose few hundred bytes always fit."""
-        data, self._collected = bytes(self._collected), bytearray()
-        while data:
-            data = data[self.try_send(data) :]
-            if data:
-                await self.wait_writable()
-
-    async def close(self) -> None:
-        self.close_now()
-
-    def get_remote_address(self) -> tuple[str, int]:
-        return self.remote
 
 
 def _gone(error: Exception) -> Unreachable:
@@ -175,136 +164,3 @@ def _gone(error: Exception) -> Unreachable:
     if number in _GONE or isinstance(error, trio.ClosedResourceError):
         return Unreachable("the connection is gone")
     return Unreachable(f"the connection failed: {getattr(error, 'strerror', None) or error}")
-
-
-class Channel:
-    """A wire under a Noise cipher: packets of plain bytes in, packets of plain bytes out.
-
-    Args:
-        early: plain bytes that came along with the handshake.
-        spawn: starts the task that empties the buffer.
-        fail: told once why no more can be written.
-    """
-
-    def __init__(
-        self,
-        wire: Transport,
-        cipher: Cipher,
-        *,
-        early: bytes = b"",
-        stall_s: float,
-        spawn: Callable[[Callable[[], Awaitable[None]]], None],
-        fail: Callable[[str], None],
-    ) -> None:
-        self._wire = wire
-        self._cipher = cipher
-        self._early = early
-        self._stall_s = stall_s
-        self._spawn = spawn
-        self._fail = fail
-        self._rest = b""
-        self._out = bytearray()
-        self._emptied = trio.Event()
-
-    @property
-    def backlog_bytes(self) -> int:
-        """Sealed bytes that the kernel has not taken yet."""
-        return len(self._out)
-
-    async def receive(self) -> list[bytes]:
-        """The packets that have arrived whole, at least one; [] at the end.
-
-        Raises:
-            PeerError: a packet that the peer's key did not seal, or an end in mid-packet.
-            Unreachable: the connection is gone.
-        """
-        if self._early:
-            early, self._early = self._early, b""
-            return [early]
-        packets = self._whole_packets()
-        if packets:
-            await checkpoint()
-        while not packets:
-            data = await self._wire.receive()
-            if not data:
-                if self._rest:
-                    raise PeerError("closed in the middle of a packet")
-                return []
-            self._rest = self._rest + data if self._rest else data
-            packets = self._whole_packets()
-        return packets
-
-    def _whole_packets(self) -> list[bytes]:
-        """Take packets from what has arrived, few enough that others get their turn soon."""
-        data, start, have = self._rest, 0, len(self._rest)
-        packets: list[bytes] = []
-        while have - start >= 2 and len(packets) < PACKETS_PER_TURN:
-            end = start + 2 + (data[start] << 8 | data[start + 1])
-            if end > have:
-                break
-            packets.append(self._open(data[start + 2 : end]))
-            start = end
-        if start:
-            self._rest = data[start:]
-        return packets
-
-    def _open(self, sealed: bytes) -> bytes:
-        try:
-            return self._cipher.decrypt(sealed)
-        except Exception:  # the library has several, all of them saying this
-            raise PeerError("a packet was not sealed by the peer's key") from None
-
-    def send_nowait(self, plain: bytes) -> None:
-        """Seal and send, or queue behind what is queued; never waits. Bytes leave in the order of calls."""
-        if self._wire.closed:
-            return
-        seal = self._cipher.encrypt
-        if len(plain) <= PLAIN_BYTES_MAX:
-            sealed = seal(plain)
-            data = len(sealed).to_bytes(2, "big") + sealed
-        else:
-            parts: list[bytes] = []
-            for start in range(0, len(plain), PLAIN_BYTES_MAX):
-                sealed = seal(plain[start : start + PLAIN_BYTES_MAX])
-                parts += (len(sealed).to_bytes(2, "big"), sealed)
-            data = b"".join(parts)
-        if self._out:
-            self._out += data
-            return
-        try:
-            sent = self._wire.try_send(data)
-        except Unreachable as error:
-            self._fail(error.message)
-            return
-        if sent < len(data):
-            self._out += data[sent:]
-            self._emptied = trio.Event()
-            self._spawn(self._empty)
-
-    async def wait_emptied(self) -> None:
-        """Wait until the kernel has taken everything, or the connection has ended."""
-        while self._out and not self._wire.closed:
-            await self._emptied.wait()
-
-    async def _empty(self) -> None:
-        try:
-            while self._out:
-                with trio.move_on_after(self._stall_s) as patience:
-                    await self._wire.wait_writable()
-                if patience.cancelled_caught:
-                    self._fail(f"the peer took nothing for {self._stall_s:g} s")
-                    return
-                with memoryview(self._out) as view:
-                    sent = self._wire.try_send(view)
-                del self._out[:sent]
-                await checkpoint()
-        except Unreachable as error:
-            self._fail(error.message)
-        finally:
-            if self._out:
-                self._fail("stopped")
-            self._emptied.set()
-
-    def close_now(self) -> None:
-        self._wire.close_now()
-        self._emptied.set()

@@ -26,8 +26,8 @@ from collections.abc import Callable
 import trio
 
 from mesh.errors import MeshError, PeerError, TimedOut, Unreachable
+from mesh.net.channel import Channel
 from mesh.net.stream import FIN, HEADER_BYTES, PAYLOAD_MAX, WINDOW_BYTES, MuxStream
-from mesh.net.wire import Channel
 
 PROTOCOL = "/yamux/1.0.0"
 DATA, WINDOW, PING, GO_AWAY = range(4)

@@ -16,7 +16,7 @@ from mesh.net.dialling import connect
 from mesh.net.door import bind
 from mesh.net.handshake import Handshaker
 from mesh.net.negotiate import HEADER, NOT_KNOWN, proposal
-from mesh.net.wire import Wire
+from mesh.net.wire import TcpWire
 
 
 async def raw(host) -> trio.SocketStream:
@@ -181,7 +181,7 @@ async def test_the_library_reports_no_ordinary_failure_as_an_error(sockets):
 
 async def test_a_refused_key_is_closed_before_it_gets_a_multiplexer(sockets):
     host = await sockets.start(gate=lambda public, ip: Admission.REFUSED)
-    wire = Wire(await connect(parse(host.addresses[0])), initiator=True)
+    wire = TcpWire(await connect(parse(host.addresses[0])), initiator=True)
     with pytest.raises(Exception, match=r"closed|gone"):
         await Handshaker(NodeKey.generate()).outbound(wire, host.public)
     wire.close_now()

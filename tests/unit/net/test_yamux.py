@@ -10,11 +10,12 @@ from mesh.errors import Unreachable
 from mesh.identity.keys import NodeKey
 from mesh.net.address import parse
 from mesh.net.base import HostLimits
+from mesh.net.channel import PACKETS_PER_TURN
 from mesh.net.dialling import connect
 from mesh.net.handshake import Handshaker
 from mesh.net.negotiate import proposal
 from mesh.net.stream import GRANT_BYTES, WINDOW_BYTES
-from mesh.net.wire import PACKETS_PER_TURN, Wire
+from mesh.net.wire import TcpWire
 
 DATA, WINDOW, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
@@ -32,7 +33,7 @@ class RawPeer:
 
     @classmethod
     async def dial(cls, host) -> "RawPeer":
-        wire = Wire(await connect(parse(host.addresses[0])), initiator=True)
+        wire = TcpWire(await connect(parse(host.addresses[0])), initiator=True)
         return cls(wire, await Handshaker(NodeKey.generate()).outbound(wire, host.public))
 
     async def send_packet(self, plain: bytes) -> None:
