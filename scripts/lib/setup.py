@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 STAMP = VENV / "mesh-stamp.json"
 PYTHON_MIN = (3, 11)
-RUN: "tuple[str, ...]" = ()
+RUN = ()
 TEST = ("dev",)
 
 _PROBE = """
