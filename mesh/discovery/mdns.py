@@ -17,7 +17,7 @@ import socket
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import trio
 
@@ -256,6 +256,7 @@ class Mdns:
                 self.troubles[f"IPv{version}"] = error.strerror or str(error)
                 await trio.sleep(1.0)
                 continue
+            self.troubles.pop(f"IPv{version}", None)
             now = trio.current_time()
             place = _arrived(version, ancillary)
             if place not in self._places or not self._budget.take(now):
@@ -269,7 +270,8 @@ class Mdns:
             if packet.is_response:
                 self._heard(packet, now, found)
             else:
-                await self._asked(packet, place, (source[0], source[1]), now)
+                host, port = cast(tuple[Any, ...], source)[:2]
+                await self._asked(packet, place, (host, port), now)
 
     def _heard(self, packet: dns.Packet, now: float, found: OnFound) -> None:
         for instance in self._about.read(packet):
