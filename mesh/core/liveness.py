@@ -229,7 +229,7 @@ class Liveness:
     def _publish(self, t: float, now: float, out: list[Action], *, urgent: bool) -> None:
         self._said_steady = self.steady(now)
         lease = Lease(self.incarnation, self.status, self._until_ms, self._said_steady)
-        out.append(PublishLease(lease, urgent))
+        out.append(PublishLease(lease, urgent, self.config.lease_factor * self.board.lease_s()))
         self._lease_at = t + self.board.lease_s() * (0.9 + 0.2 * self._rng.random())
 
     # --- events ---

@@ -265,7 +265,8 @@ class Prober:
         if member.state in GONE_FOR_NOW or not self._accusable(link) or t < member.asleep_until:
             return
         link.charge, link.charged = Charge(member.inc, evidence), t
-        out.append(Accuse(link.aid, member.inc, evidence))
+        ttl_s = 2 * self.config.lease_factor * self._board.lease_s()
+        out.append(Accuse(link.aid, member.inc, evidence, ttl_s))
         self._board.accuse(link.aid, self._board.me, link.charge, t, out)
 
     def _withdraw(self, link: Link, t: float, out: list[Action]) -> None:

@@ -243,9 +243,10 @@ class Board:
             # Who is able to speak changes with time alone, so look again while anyone is accused.
             self._stirred.update(self._open)
             self._recheck = t + self.config.interval_s / 2 if self._open else FOREVER
+        confirm_s = self._confirm_s()
         for aid in self._open:
             held = self.members[aid].held
-            if held is not None and held + self._confirm_s() <= t:
+            if held is not None and held + confirm_s <= t:
                 self._stirred[aid] = None
         self._due = None
         self.settle(t, out)
@@ -260,10 +261,11 @@ class Board:
         times = [self._recheck]
         times += [self._lapses[0][0]] if self._lapses else []
         times += self._leaving.values()
-        for aid in self._open:
-            member = self.members[aid]
-            if member.held is not None:
-                times.append(member.held + self._confirm_s())
+        held = [
+            member.held for member in map(self.members.__getitem__, self._open) if member.held is not None
+        ]
+        if held:
+            times.append(min(held) + self._confirm_s())
         return min(times)
 
     def settle(self, t: float, out: list[Action]) -> None:

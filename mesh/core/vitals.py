@@ -282,14 +282,20 @@ class PublishLease(Action, frozen=True):
 
     lease: Lease
     urgent: bool
+    ttl_s: float
 
 
 class Accuse(Action, frozen=True):
-    """Write (or renew) our slot at the subject's path; always flooded."""
+    """Write (or renew) our slot at the subject's path; always flooded.
+
+    The ttl is longer than a verdict needs a newer incarnation to end: while it does, the subject must be
+    able to read what it has to refute.
+    """
 
     subject: bytes
     inc: int
     evidence: Evidence
+    ttl_s: float
 
 
 class Withdraw(Action, frozen=True):

@@ -1,8 +1,6 @@
 """A whole simulated mesh and its troubles: kill, power cut, freeze, restart, split, one-way cuts, loss.
 
-    fleet = Fleet(32, seed=1)
-    fleet.start()
-    fleet.until(fleet.whole, 30)
+    fleet = Fleet(32, seed=1).form()
     fleet.kill(3)
     seconds = fleet.until(fleet.whole, 10)
 
@@ -86,6 +84,13 @@ class Fleet:
     def build(self, node: Node, rng: random.Random) -> Liveness:
         """A machine for a node's new life."""
         return self._liveness(self.config, node.aid, MESH_ID, node.place, rng, node.disk_inc, self.world.now)
+
+    def form(self, quiet_s: float = 20.0) -> Fleet:
+        """Start everybody, wait until all agree, and let some quiet time pass; itself, for chaining."""
+        self.start()
+        assert self.until(self.whole, 60) < 60, "the mesh does not form"
+        self.run(quiet_s + self.rng.random())
+        return self
 
     # --- troubles ---
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from mesh.core.lease import Accusation, Lease
 from mesh.sim.network import Pipe
-from mesh.sim.world import World
 
 ANNOUNCE_S = 5.0
 PATIENCE_S = 0.15
@@ -47,14 +46,20 @@ class Gossip:
 
     Args:
         number: of the host.
+        later: runs a call after so many seconds, if the process still lives, and not while it is frozen.
         admit: called with every record that is new here.
         wall_ms: the node's own wall clock.
     """
 
     def __init__(
-        self, world: World, number: int, admit: Callable[[Rec], None], wall_ms: Callable[[], int]
+        self,
+        number: int,
+        later: Callable[[float, Callable[[], None]], None],
+        admit: Callable[[Rec], None],
+        wall_ms: Callable[[], int],
     ) -> None:
-        self.world, self.number = world, number
+        self.number = number
+        self._later = later
         self.slots: dict[tuple[bytes, bytes], Rec] = {}
         self.heads: dict[bytes, int] = {}
         self.links: dict[int, Ends] = {}
@@ -71,8 +76,8 @@ class Gossip:
         self, subject: bytes, author: bytes, value: Lease | Accusation | None, ttl_ms: int, *, urgent: bool
     ) -> None:
         """Say something new."""
-        prev, self._hlc = self._hlc, max(self._hlc + 1, self._wall_ms() << 16)
-        rec = Rec(subject, author, self._hlc, prev, value, urgent, ttl_ms)
+        self._hlc = max(self._hlc + 1, self._wall_ms() << 16)
+        rec = Rec(subject, author, self._hlc, self.heads.get(author, 0), value, urgent, ttl_ms)
         self._store(rec)
         self.heads[author] = rec.hlc
         self._push(rec, None)
@@ -111,7 +116,7 @@ class Gossip:
     def _announce_later(self) -> None:
         if not self._announcing:
             self._announcing = True
-            self.world.after(ANNOUNCE_S, self._announce)
+            self._later(ANNOUNCE_S, self._announce)
 
     def _announce(self) -> None:
         self._announcing = False
@@ -161,7 +166,7 @@ class Gossip:
             return
         missing = [author for author, head in theirs.items() if head > self.heads.get(author, 0)]
         if missing:
-            self.world.after(PATIENCE_S, lambda: self._want(peer, {a: theirs[a] for a in missing}))
+            self._later(PATIENCE_S, lambda: self._want(peer, {a: theirs[a] for a in missing}))
 
     def _want(self, peer: int, heads: dict[bytes, int]) -> None:
         ends = self.links.get(peer)

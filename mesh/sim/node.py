@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 DIAL_DEADLINE_S = 5.0
 WALL_BASE_MS = 1_760_000_000_000
+WITHDRAWN_TTL_MS = 60_000
 INBOX_DATAGRAMS_MAX = 200
 ACTIONS_AT_ONCE_MAX = 2_000
 
@@ -55,7 +56,8 @@ class Node:
 
     Attributes:
         machine: None while the process is dead.
-        pipes: held streams by peer number.
+        pipes: by peer number, the held stream we send on. Two that dial each other at once make two streams,
+            and each end may prefer another, so we listen on all.
         view: states as announced by StateChanged, which must agree with the machine's.
     """
 
@@ -67,6 +69,7 @@ class Node:
         self.machine: Liveness | None = None
         self.gossip: Gossip | None = None
         self.pipes: dict[int, Pipe] = {}
+        self._pipes: list[Pipe] = []
         self.view: dict[bytes, State] = {}
         self.frozen = False
         self.resumed_at = float("-inf")
@@ -82,13 +85,12 @@ class Node:
 
     def start(self, members: tuple[tuple[bytes, Place], ...]) -> None:
         """A new process on the same disk, knowing these cards."""
-        world = self.fleet.world
         self._lives += 1
         rng = random.Random(f"{self._seed}/{self.number}/{self._lives}")
         self.machine = self.fleet.build(self, rng)
-        self.gossip = Gossip(world, self.number, self._admit, self.wall_ms)
+        self.gossip = Gossip(self.number, self._later, self._admit, self.wall_ms)
         self.gossip.resume_after(self.wall_ms() << 16)
-        self.pipes, self.view, self._dialling = {}, {}, {}
+        self.pipes, self._pipes, self.view, self._dialling = {}, [], {}, {}
         self.frozen, self._inbox = False, []
         net = self.fleet.net
         net.listening[self.number], net.powered[self.number] = True, True
@@ -103,12 +105,12 @@ class Node:
         net.listening[self.number] = False
         net.frozen[self.number] = False
         net.powered[self.number] = not power_cut
-        for pipe in self.pipes.values():
+        for pipe in self._pipes:
             if power_cut:
                 self.fleet.orphans.append((self.number, pipe))
             else:
                 pipe.end(self.number, graceful=False)
-        self.pipes = {}
+        self.pipes, self._pipes = {}, []
 
     def freeze(self) -> None:
         """The process stands still (SIGSTOP); the kernel goes on."""
@@ -135,6 +137,10 @@ class Node:
         else:
             call()
 
+    def _later(self, delay_s: float, call: Callable[[], None]) -> None:
+        life = self._lives
+        self.fleet.world.after(delay_s, lambda: self._when_awake(call) if life == self._lives else None)
+
     # --- what the network brings ---
 
     def on_datagram(self, source: int, payload: Any) -> None:
@@ -150,7 +156,7 @@ class Node:
 
     def _frame(self, pipe: Pipe, payload: Any) -> None:
         peer = pipe.other(self.number)
-        if self.pipes.get(peer) is not pipe or self.gossip is None:
+        if not pipe.open or peer not in self.pipes or self.gossip is None:
             return
         aid = self.fleet.nodes[peer].aid
         if isinstance(payload, bytes):
@@ -164,9 +170,9 @@ class Node:
 
     def _end(self, pipe: Pipe, graceful: bool) -> None:
         peer = pipe.other(self.number)
+        pipe.open = False
         if self.pipes.get(peer) is not pipe:
             return
-        pipe.open = False
         del self.pipes[peer]
         if self.gossip is not None:
             self.gossip.link_down(peer)
@@ -181,6 +187,8 @@ class Node:
         if not pipe.open or self.gossip is None:
             return
         self.pipes[peer] = pipe
+        self._pipes = [held for held in self._pipes if held.open]
+        self._pipes.append(pipe)
         if self.near(self.fleet.nodes[peer]):
             self.gossip.link_up(pipe)
         self.feed(LinkUp(self.fleet.nodes[peer].aid))
@@ -192,7 +200,7 @@ class Node:
             self.feed(LeaseArrived(rec.subject, rec.value, rec.hlc))
         else:
             self.feed(AccusationArrived(rec.subject, rec.author, rec.value.inc, rec.value.evidence))
-            self.fleet.world.after(rec.ttl_ms / 1000, lambda: self._when_awake(lambda: self._expire(rec)))
+            self._later(rec.ttl_ms / 1000, lambda: self._expire(rec))
 
     def _expire(self, rec: Rec) -> None:
         if self.gossip is not None and self.gossip.slots.get((rec.subject, rec.author)) == rec:
@@ -256,18 +264,15 @@ class Node:
 
     def _write(self, action: Action) -> None:
         assert self.gossip is not None
-        assert self.machine is not None
-        ttl_ms = int(3000 * self.machine.board.lease_s())
         match action:
-            case PublishLease(lease, urgent):
+            case PublishLease(lease, urgent, ttl_s):
                 assert lease.inc == self.disk_inc, (lease.inc, self.disk_inc)
-                self.gossip.write(self.aid, self.aid, lease, ttl_ms, urgent=urgent)
-            case Accuse(subject, inc, evidence):
-                self.gossip.write(
-                    subject, self.aid, Accusation(inc, evidence), ttl_ms, urgent=self.fleet.flood
-                )
+                self.gossip.write(self.aid, self.aid, lease, int(ttl_s * 1000), urgent=urgent)
+            case Accuse(subject, inc, evidence, ttl_s):
+                charge, ttl_ms = Accusation(inc, evidence), int(ttl_s * 1000)
+                self.gossip.write(subject, self.aid, charge, ttl_ms, urgent=self.fleet.flood)
             case Withdraw(subject):
-                self.gossip.write(subject, self.aid, None, ttl_ms, urgent=self.fleet.flood)
+                self.gossip.write(subject, self.aid, None, WITHDRAWN_TTL_MS, urgent=self.fleet.flood)
             case _:
                 raise AssertionError(action)
 
