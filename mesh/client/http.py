@@ -92,7 +92,9 @@ def _word(value: Any) -> str:
 
 
 def _kinds(base: type[MeshError]) -> Iterator[tuple[str, type[MeshError]]]:
-    yield base.code, base
+    """The classes that have a code of their own; one that inherits it is a private refinement of a room."""
+    if "code" in vars(base):
+        yield base.code, base
     for kind in base.__subclasses__():
         yield from _kinds(kind)
 
