@@ -72,6 +72,21 @@ class Discovery:
         """How each finder fares."""
         return self.finders.report(trio.current_time())
 
+    def check(self) -> dict[str, Any]:
+        """How the finders fare, for `doctor`."""
+        failed, troubled = [], []
+        for finder in self.report():
+            if finder["state"] != "running":
+                failed.append(f"{finder['finder']}: {finder['error']}")
+            troubled += [f"{finder['finder']}: {what}: {why}" for what, why in finder["troubles"].items()]
+        names = ", ".join(finder["finder"] for finder in self.report())
+        return {
+            "check": "discovery",
+            "result": "warning" if failed or troubled else "ok",
+            "message": "; ".join(failed + troubled)[:500] or f"looking by {names}",
+            "hint": "members that are linked already do not need it" if failed or troubled else "",
+        }
+
     def _found(self, found: Found) -> None:
         self._node.links.found(found.public, found.address)
 

@@ -76,8 +76,10 @@ class Features:
         node.store.add_listener(self.messages.changed)
         node.use_queries(self.messages.queries)
         self.messages.queries.register("mesh.status", self._brief)
+        self.messages.queries.register("mesh.metric", self.metrics.value)
         self._keeper = Keeper(node, self.certs, self._moved)
         self._discovery = Discovery(node)
+        self.status.more_checks += [self._discovery.check, self.metrics.check]
         self._duties = Duties(node)
         self._summary = Summary(node)
 

@@ -9,6 +9,7 @@ import trio
 
 from mesh.agent.words import iso
 from mesh.config import Metrics as Settings
+from mesh.errors import NotFound, UsageError
 from mesh.observe.counters import Counters
 from mesh.observe.metrics import Collector, LoopLag, Sampler, machine
 from mesh.observe.quality import Targets
@@ -70,6 +71,30 @@ class Metrics:
         }
         known = {name: float(value) for name, value in free.items() if value is not None}
         return (None if usage is None else round(usage / 100, 2)), known
+
+    def check(self) -> dict[str, Any]:
+        """Which collectors fail, for `doctor`."""
+        failures = self.sampler.failures
+        text = "; ".join(f"{name}: {why}" for name, why in failures.items())[:500]
+        return {
+            "check": "metrics",
+            "result": "warning" if failures else "ok",
+            "message": text or "every collector works",
+            "hint": "the others go on" if failures else "",
+        }
+
+    def value(self, metric: Any) -> float:
+        """The newest value of a dotted metric, for the query `mesh.metric`.
+
+        Raises:
+            UsageError: not a name. NotFound: no such metric, or no value of it now.
+        """
+        if not isinstance(metric, str):
+            raise UsageError("mesh.metric takes the name of a metric", "e.g. cpu.usage_percent")
+        _, value = self.sampler.history(metric, 1e9)[-1]
+        if value is None:
+            raise NotFound(f"{metric[:80]!r} has no value at present")
+        return value
 
     async def now(self) -> dict[str, Any]:
         """The newest sample: {"time", "groups"}; a group that failed is {"error": text}."""

@@ -70,6 +70,7 @@ class Status:
         self._logs = logs
         self._config = config
         self._start_anew = start_anew
+        self.more_checks: list[Callable[[], Json]] = []
 
     async def status(self) -> Json:
         node = self._node
@@ -160,6 +161,7 @@ class Status:
             self._check_certificate(),
             self._check_alarms(),
             self._check_names(),
+            *(check() for check in self.more_checks),
         ]
         order = {"failed": 0, "warning": 1, "ok": 2}
         return sorted(checks, key=lambda check: (order[check["result"]], check["check"]))

@@ -9,7 +9,7 @@ import trio
 
 from mesh.agent.metrics import Metrics
 from mesh.config import Metrics as Settings
-from mesh.errors import NotFound
+from mesh.errors import NotFound, UsageError
 
 
 async def test_a_running_agent_has_samples_history_and_capacity(tmp_path: Any, nursery: trio.Nursery) -> None:
@@ -34,6 +34,22 @@ async def test_a_running_agent_has_samples_history_and_capacity(tmp_path: Any, n
     assert free.keys() == {"memory", "storage"}
     with pytest.raises(NotFound):
         await feature.history("cpu.nonsense", last_s=60)
+    assert feature.value("store.records") == 7
+    assert feature.check()["result"] == "ok"
+
+
+async def test_a_collector_that_fails_shows_in_the_doctors_report() -> None:
+    def broken() -> dict[str, Any]:
+        raise OSError("no such device")
+
+    feature = Metrics(Settings(), "/", lambda: 0, more={"gpu": broken, "fan": lambda: {"rpm": None}})
+    await feature.now()
+    check = feature.check()
+    assert check["result"] == "warning"
+    assert "gpu: OSError: no such device" in check["message"]
+    for wrong in (None, "gpu.load", "fan.rpm"):
+        with pytest.raises((NotFound, UsageError)):
+            feature.value(wrong)
 
 
 async def test_a_reload_changes_the_ring() -> None:
