@@ -179,6 +179,9 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
 
     interval_s: Annotated[float, knob("a sample of everything takes a few ms", reload=True, ge=1)] = 10.0
     ring_samples: Annotated[int, knob("2.7 hours at the default interval", ge=1, le=100_000)] = 1_000
+    targets: Annotated[
+        tuple[str, ...], knob('external "host:port"s whose latency and loss are watched, every 30 s')
+    ] = ()
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True):

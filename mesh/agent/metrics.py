@@ -22,7 +22,6 @@ class Metrics:
         data_dir: whose file system is watched.
         now_ms: mesh time.
         more: further groups, name -> what gives their numbers; called in a thread.
-        targets: external "host:port" to watch.
 
     Attributes:
         counters: for every feature to count in; shown as the group `agent`.
@@ -36,14 +35,13 @@ class Metrics:
         now_ms: Callable[[], int],
         *,
         more: Mapping[str, Collector] | None = None,
-        targets: tuple[str, ...] = (),
     ) -> None:
         self.counters = Counters()
         self.lag = LoopLag()
         self._settings = settings
-        self._targets = Targets(targets)
+        self._targets = Targets(settings.targets)
         collectors = {**machine(data_dir, self.lag), "agent": self.counters.snapshot, **(more or {})}
-        if targets:
+        if settings.targets:
             collectors["targets"] = self._targets
         self.sampler = Sampler(collectors, now_ms, ring_samples=settings.ring_samples)
 

@@ -148,6 +148,8 @@ class Logs:
         self._handler = handler
         self._recent = Recent()
         self._before = list(self._root.handlers)
+        theirs = logging.getLogger("libp2p")
+        self._theirs = (list(theirs.handlers), theirs.propagate, theirs.level)
         self._root.handlers = [handler, self._recent]
         for each in self._root.handlers:
             each.addFilter(Throttle())
@@ -179,6 +181,9 @@ class Logs:
     def close(self) -> None:
         """Undo the set-up."""
         self._root.handlers = self._before
+        theirs = logging.getLogger("libp2p")
+        theirs.handlers, theirs.propagate, level = self._theirs
+        theirs.setLevel(level)
         self._handler.close()
 
 

@@ -116,6 +116,8 @@ class Targets:
                 await stream.aclose()
             except trio.TooSlowError:
                 path.missed(f"no answer in {TIMEOUT_S:g} s", time.monotonic())
-            except (OSError, ValueError) as error:
-                path.missed(getattr(error, "strerror", None) or str(error), time.monotonic())
+            except OSError as error:
+                path.missed(error.strerror or str(error), time.monotonic())
+            except (ValueError, OverflowError):
+                path.missed('not a "host:port"', time.monotonic())
             await trio.sleep(CHECK_S)

@@ -56,6 +56,7 @@ async def test_external_targets_are_probed_each_on_its_own(nursery: trio.Nursery
             while any(path.checked_at is None for path in targets.paths.values()):
                 await trio.sleep(0.01)
     assert [path.status for path in targets.paths.values()] == ["connected", "error", "error"]
+    assert targets.paths["nonsense"].error == 'not a "host:port"'
     assert targets()[f"127_0_0_1:{port}"]["latency_ms"] > 0
     await listeners[0].aclose()
 
