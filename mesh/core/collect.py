@@ -14,7 +14,7 @@ forget what others still need, so before that, among its own records at least a 
 A slot that its author emptied less than a day ago still pins the delete that beat it: replicas that have the
 floor of one author may not have the void of the other yet.
 
-A removal: the remover says again, in its own slots and with `asof`, what the removed author's records
+A removal: admins say again, in their own slots and with `asof`, what the removed author's records
 decided; every node voids its own values that those records beat; then all drop the author's slots. So nothing
 that was replaced or deleted comes back, in whatever order the news arrives. Dominance is always judged on
 what the policy lets count: the caller passes `may`.
@@ -253,6 +253,10 @@ class Removal(msgspec.Struct, frozen=True):
 def plan_removal(log: Log, me: bytes, gone: bytes, now_ms: int, may: May = everything) -> Removal:
     """Say again what an author's records decide, so that config outlives the laptop that wrote it.
 
+    Whoever removes does this first; every other admin does it when it learns of the removal, before it drops
+    the author's slots, because the remover may not have known all, or not be in that zone. What was said
+    again already is not said twice; of counter totals the largest count.
+
     Where the remover has a visible value of its own at the same multi-value path, one slot cannot hold both:
     the newer stays.
     """
@@ -266,7 +270,7 @@ def plan_removal(log: Log, me: bytes, gone: bytes, now_ms: int, may: May = every
         slots = _slots(log, rec, may)
         if rec.kind == Kind.REG:
             best = folds.winner(slots)
-            if best is not None and best.aid == gone:
+            if best == rec and not folds.covered(rec, slots):
                 statements.append(again(rec, now_ms, asof=rec.stamp, sees=_said_for(rec, me)))
         elif folds.speaks(rec) and may(rec) and not folds.covered(rec, slots):
             statements.append(_inherit(rec, slots, me, now_ms))

@@ -52,12 +52,17 @@ def covered(record: Record, others: Iterable[Record]) -> bool:
     Nobody can have seen a stamp above its own, so `sees` that claim the future cover nothing of it.
     """
     stamp = record.stamp
-    aids = [record.aid, *origins(record)]
+    first = origins(record)
     for other in others:
         sees = other.sees
-        if sees and other.kind == record.kind and other.aid != record.aid and other.hlc > stamp:
-            for aid in aids:
-                if sees.get(aid, 0) >= stamp and other.aid != aid:
+        if not sees or other.kind != record.kind or other.aid == record.aid or other.hlc <= stamp:
+            continue
+        if sees.get(record.aid, 0) >= stamp:
+            return True
+        for aid in first:
+            if aid != other.aid and sees.get(aid, 0) >= stamp:
+                same = other.asof == stamp and sees[aid] == stamp
+                if not same or other.aid > record.aid:  # of two copies one stays
                     return True
     return False
 

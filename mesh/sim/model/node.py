@@ -199,7 +199,9 @@ class Node:
         return full and log.get(slot) is None
 
     def renew(self, until_ms: int) -> None:
-        """Publish a certificate."""
+        """Publish a certificate; a renewal never ends before what it replaces, or records in between that some
+        replicas took would be refused by those that know only the renewal."""
+        until_ms = max(until_ms, self.until.get(self.aid, 0))
         self.until[self.aid] = until_ms
         self.say(MESH, [Statement(member_path(self.aid), Kind.ALL, {"until": until_ms})])
 
@@ -310,11 +312,22 @@ class Node:
 
     def _drop(self, gone: bytes) -> None:
         self.world.trace(lambda: f"  {self.index} drops removed {gone.hex()[:4]}")
-        for scope, log in self.logs.items():
-            if scope != LIVE:
-                self.say(scope, voids_before_drop(log, self.aid, gone, self.counts))
-            drop_removed(log, gone, admin=gone in self.admins and scope != LIVE)
+        for scope in KEPT_SCOPES:
+            if self.aid in self.admins:
+                self._speak_for(gone, scope)
+            self.say(scope, voids_before_drop(self.logs[scope], self.aid, gone, self.counts))
+            drop_removed(self.logs[scope], gone, admin=gone in self.admins)
+        drop_removed(self.logs[LIVE], gone, admin=False)
         self.removed.add(gone)
+
+    def _speak_for(self, gone: bytes, scope: str, *, removing: bool = False) -> None:
+        """As an admin: say again what an author decided here, before it is dropped."""
+        plan = plan_removal(self.logs[scope], self.aid, gone, self.now_ms, self.counts)
+        self.say(scope, plan.statements, source=gone)
+        for number, counters in enumerate(plan.counters):
+            if counters or removing:
+                name = removed_path(gone) + (f"/{number}" if number else "")
+                self.say(scope, [Statement(name, Kind.ALL, {"counters": counters})])
 
     # -- the fence --------------------------------------------------------------------------------------
 
@@ -455,16 +468,10 @@ class Node:
 
     def remove(self, gone: bytes) -> None:
         """As an admin: remove an author for ever."""
-        if gone in self.removed or not self.certified():
-            return
-        for scope in KEPT_SCOPES:
-            plan = plan_removal(self.logs[scope], self.aid, gone, self.now_ms, self.counts)
-            self.say(scope, plan.statements, source=gone)
-            path = removed_path(gone)
-            for number, counters in enumerate(plan.counters):
-                name = path if number == 0 else f"{path}/{number}"
-                self.say(scope, [Statement(name, Kind.ALL, {"counters": counters})])
-        self._drop(gone)
+        if gone not in self.removed and self.certified():
+            for scope in KEPT_SCOPES:
+                self._speak_for(gone, scope, removing=True)
+            self._drop(gone)
 
     def restart(self) -> None:
         """The process starts again on the same store; what was in RAM is gone."""

@@ -64,7 +64,7 @@ class Truth:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.places: dict[Place, list[Event]] = {}
-        self._of: dict[tuple[Place, bytes, int], Event] = {}
+        self._of: dict[tuple[Place, bytes, int, bool], Event] = {}
         self.counters: dict[tuple[Place, bytes], Increments] = {}
 
     # -- recording --------------------------------------------------------------------------------------
@@ -75,17 +75,17 @@ class Truth:
         event = Event(place, len(self.events), 1 << len(here), rec, seen)
         here.append(event)
         self.events.append(event)
-        self._of[place, rec.aid, rec.stamp] = event
+        self._of[place, rec.aid, rec.stamp, rec.op == Op.VOID] = event
         return event
 
     def same(self, place: Place, rec: Record, event: Event) -> None:
         """A record that says an event again."""
-        self._of[place, rec.aid, rec.stamp] = event
+        self._of[place, rec.aid, rec.stamp, rec.op == Op.VOID] = event
         event.stamp = rec.stamp
 
     def of(self, scope: str, rec: Record) -> Event | None:
         """The event a record states."""
-        return self._of.get(((scope, rec.path, rec.kind), rec.aid, rec.stamp))
+        return self._of.get(((scope, rec.path, rec.kind), rec.aid, rec.stamp, rec.op == Op.VOID))
 
     def at(self, place: Place, stamp: int, value: object) -> Event | None:
         """The event at a place by its number (the value of a put) or its stamp (a delete)."""

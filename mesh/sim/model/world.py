@@ -177,9 +177,7 @@ class World:
             return
         place = (node.place(scope), rec.path, rec.kind)
         if rec.op == Op.VOID:
-            mine = [old for old in node.logs[scope].slots(rec.path) if old.aid == node.aid]
-            self.truth.new(place, rec, self.truth.closure(place[0], mine, rec.kind))
-            self.learned(node, scope, [rec])
+            self._withdrawn(node, scope, place, rec)
             return
         if source is None:
             self._acknowledged(node, scope, place, rec)
@@ -189,6 +187,16 @@ class World:
                 self.truth.same(place, rec, event)
                 if source != node.aid:
                     self._said_for_another(node, scope, rec, event)
+        self.learned(node, scope, [rec])
+
+    def _withdrawn(self, node: Node, scope: str, place: Place, rec: Record) -> None:
+        """A void; of a copy said for a removed author it withdraws only the copy."""
+        mine = node.logs[scope].get(SlotKey(rec.path, rec.kind, node.aid))
+        event = self.truth.of(place[0], mine) if mine is not None else None
+        seen = 0
+        if mine is not None and event is not None and event.aid == node.aid:
+            seen = self.truth.closure(place[0], [mine], rec.kind)
+        self.truth.new(place, rec, seen)
         self.learned(node, scope, [rec])
 
     def fence_passed(self, node: Node, scope: str) -> None:
