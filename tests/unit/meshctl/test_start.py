@@ -40,7 +40,7 @@ HEAVY = {
 OURS = {"mesh", "mesh.errors", "mesh.client"}
 COMMANDS = ["members", "status", "kv get k", "kv put k v", "pub t v", "node show beta", "counter add c"]
 
-# What each command of the list must be there for.
+# The commands that people were promised.
 PROMISED = [
     "status",
     "members",
