@@ -63,7 +63,7 @@ class Net(msgspec.Struct, frozen=True, kw_only=True):
         f"/ip4/0.0.0.0/tcp/{PORT}",
         f"/ip6/::/tcp/{PORT}",
     )
-    seeds: Annotated[tuple[str, ...], knob("members to try first, with or without /p2p/ID", reload=True)] = ()
+    seeds: Annotated[tuple[str, ...], knob("members to try first, with or without /p2p/ID")] = ()
     announce: Annotated[
         tuple[str, ...], knob("further addresses others can reach us at, e.g. a forwarded port", reload=True)
     ] = ()
@@ -84,10 +84,8 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
     """First peers, several ways at once; each reports its own failure."""
 
     mdns: Annotated[bool, knob("find members on the LAN without being told any address")] = True
-    dns: Annotated[
-        tuple[str, ...], knob("names whose A/AAAA (or name:port) records are members", reload=True)
-    ] = ()
-    dns_interval_s: Annotated[float, knob("guess: names change rarely", reload=True, ge=5)] = 60.0
+    dns: Annotated[tuple[str, ...], knob("names whose A/AAAA (or name:port) records are members")] = ()
+    dns_interval_s: Annotated[float, knob("guess: names change rarely", ge=5)] = 60.0
     address_book: Annotated[bool, knob("try the members known from before the restart")] = True
 
 
@@ -155,7 +153,9 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
 class Sync(msgspec.Struct, frozen=True, kw_only=True):
     """Upkeep of the replicated state: each author collects its own deletes and what has expired."""
 
-    collect_interval_s: Annotated[float, knob("own deletes are collected this often", gt=0)] = 86_400.0
+    collect_interval_s: Annotated[float, knob("own deletes are collected this often", reload=True, gt=0)] = (
+        86_400.0
+    )
     collect_age_s: Annotated[
         float, knob("deletes younger than this stay; younger risks long resets", ge=0)
     ] = 86_400.0
@@ -178,7 +178,9 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     """Samples of this machine and of the agent."""
 
     interval_s: Annotated[float, knob("a sample of everything takes a few ms", reload=True, ge=1)] = 10.0
-    ring_samples: Annotated[int, knob("2.7 hours at the default interval", ge=1, le=100_000)] = 1_000
+    ring_samples: Annotated[int, knob("2.7 hours at the default interval", reload=True, ge=1, le=100_000)] = (
+        1_000
+    )
     targets: Annotated[
         tuple[str, ...], knob('external "host:port"s whose latency and loss are watched, every 30 s')
     ] = ()
@@ -190,20 +192,27 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     level: Annotated[
         Literal["debug", "info", "warning", "error"], knob("least level written", reload=True)
     ] = "info"
-    format: Annotated[Literal["text", "json"], knob("json: one object a line", reload=True)] = "text"
-    file: Annotated[str, knob("empty: standard error, which the journal keeps", reload=True)] = ""
+    format: Annotated[Literal["text", "json"], knob("json: one object a line")] = "text"
+    file: Annotated[str, knob("empty: standard error, which the journal keeps")] = ""
 
 
 class Messages(msgspec.Struct, frozen=True, kw_only=True):
     """Topics, requests and queries."""
 
-    replay_max: Annotated[int, knob("messages of a topic that a late subscriber still gets", ge=0)] = 64
-    replay_s: Annotated[float, knob("and how old they may be; they lie in memory", ge=1, le=3600)] = 60.0
+    replay_max: Annotated[
+        int, knob("messages of a topic that a late subscriber still gets", reload=True, ge=0)
+    ] = 64
+    replay_s: Annotated[
+        float, knob("and how old they may be; they lie in memory", reload=True, ge=1, le=3600)
+    ] = 60.0
     queue_max: Annotated[
-        int, knob("messages waiting for one slow local program (at most 4 MiB), oldest dropped", ge=1)
+        int,
+        knob(
+            "messages waiting for one slow local program (at most 4 MiB), oldest dropped", reload=True, ge=1
+        ),
     ] = 8_192
-    request_timeout_s: Annotated[float, knob("when the caller names none", gt=0)] = 10.0
-    query_timeout_s: Annotated[float, knob("when the caller names none", gt=0)] = 5.0
+    request_timeout_s: Annotated[float, knob("when the caller names none", reload=True, gt=0)] = 10.0
+    query_timeout_s: Annotated[float, knob("when the caller names none", reload=True, gt=0)] = 5.0
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
