@@ -90,7 +90,7 @@ def make_host(node: Node) -> tuple[Host, Datagrams | None]:
     if not net.datagrams:
         return host, None
     hosts = list(dict.fromkeys(parse(text).host for text in net.listen)) or ["0.0.0.0", "::"]
-    return host, UdpDatagrams(node.key, node.directory.public_of, hosts=hosts, context=node.mesh_id)
+    return host, UdpDatagrams(node.key, node.public_of_member, hosts=hosts, context=node.mesh_id)
 
 
 async def _run(home: object, config: Config, reload: Callable[[], Config], logging_: logs.Logs) -> bool:

@@ -19,7 +19,7 @@ from typing import Protocol
 import msgspec
 import trio
 
-from mesh.agent.session import Session, Wire, exchange_hello
+from mesh.agent.session import DENIED, Session, TurnedAway, Wire, read_hello, say_hello
 from mesh.core.vitals import DialResult
 from mesh.errors import Denied, MeshError, PeerError, Unreachable
 from mesh.identity.keys import peer_id_of
@@ -36,7 +36,6 @@ LASTING_S = 5.0
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STRANGERS_MAX = 64
 ADDRESSES_MAX = 8
-DENIED = "denied: "
 
 
 class Hooks(Protocol):
@@ -50,6 +49,10 @@ class Hooks(Protocol):
         Raises:
             Denied: it is not (or no longer) a member.
         """
+        ...
+
+    def turned_away(self, public: bytes, reason: str) -> None:
+        """A neighbour refuses us."""
         ...
 
     def link_up(self, session: Session) -> None: ...
@@ -290,10 +293,17 @@ class Links:
         await self._hold(session)
 
     async def _greet(self, wire: Wire, *, dialled: bool) -> Session:
+        mine = self._hooks.hello()
         try:
-            hello, reader = await exchange_hello(wire, self._hooks.hello())
+            if dialled:
+                await say_hello(wire, mine)
+            hello, reader = await read_hello(wire, mine)
             await self._hooks.welcome(wire, hello)
+            if not dialled:
+                await say_hello(wire, self._hooks.hello())
         except BaseException as error:
+            if isinstance(error, TurnedAway):
+                self._hooks.turned_away(wire.public, error.message)
             if isinstance(error, MeshError):
                 await self._part(wire, error)
             else:
@@ -304,7 +314,7 @@ class Links:
 
     async def _part(self, wire: Wire, error: MeshError) -> None:
         try:
-            if isinstance(error, Denied):
+            if isinstance(error, Denied) and not isinstance(error, TurnedAway):
                 await wire.send(frames.pack(messages.encode(messages.Bye(DENIED + error.message[:200]))))
                 await wire.close()
             else:

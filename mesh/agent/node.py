@@ -22,10 +22,10 @@ from mesh.agent import card as cards
 from mesh.agent.author import Author, Statement
 from mesh.agent.dissemination import Gate, Spread
 from mesh.agent.forks import Forks
-from mesh.agent.links import DENIED, Links
+from mesh.agent.links import Links
 from mesh.agent.liveness import Vitality
 from mesh.agent.query import Queries
-from mesh.agent.session import Session, Wire
+from mesh.agent.session import DENIED, Session, Wire
 from mesh.agent.sight import Sight
 from mesh.config import Config, timing
 from mesh.core import policy, sync, vitals
@@ -125,7 +125,7 @@ class Node:
             author=self.author,
             links=self.links,
             endpoint_of=self._endpoint_of,
-            public_of=self._public_of_member,
+            public_of=self.public_of_member,
             capacity=lambda: self._capacity(),
             on_state=self._state_changed,
             on_lease=self.forks.lease,
@@ -373,7 +373,7 @@ class Node:
             self.spread.member_learned(aid)
         for aid in gone:
             self.clock.forget(aid)
-            self.nursery.start_soon(self.links.close, aid, "no longer a member")
+            self.nursery.start_soon(self.links.close, aid, DENIED + self.directory.explain(aid).message)
         if self.me in joined:
             for session in list(self.links.sessions.values()):
                 self.nursery.start_soon(self._welcome_again, session)
@@ -500,7 +500,8 @@ class Node:
         if welcome.admit:
             await self._admit(welcome.cert)
 
-    def _public_of_member(self, aid: bytes) -> bytes | None:
+    def public_of_member(self, aid: bytes) -> bytes | None:
+        """The public key of a member, None for everyone else, who is not spoken with."""
         cert = self.directory.certificate(aid)
         return cert.public if cert is not None else None
 
@@ -552,7 +553,8 @@ class Node:
             case messages.Pong():
                 self._ponged(session, message)
             case messages.Bye(reason=reason):
-                self._bye(session, reason)
+                if reason.startswith(DENIED):
+                    self.turned_away(session.wire.public, reason.removeprefix(DENIED))
             case messages.Probe():
                 pass
             case messages.Ask() | messages.Reply():
@@ -569,13 +571,17 @@ class Node:
             sent_ms, _ = answered
             self.clock.sample(session.aid, sent_ms, pong.clock_ms, self.wall_ms(), trio.current_time())
 
-    def _bye(self, session: Session, reason: str) -> None:
-        if not reason.startswith(DENIED):
-            return
-        self.refused[session.aid] = reason.removeprefix(DENIED)
-        log.error("%s refuses this node: %s", peer_id_of(session.wire.public), self.refused[session.aid])
+    def turned_away(self, public: bytes, reason: str) -> None:
+        """A neighbour refuses us.
+
+        Raises:
+            Refusal: and we have never been a member.
+        """
+        if self.refused.get(public[:16]) != reason:
+            log.error("%s refuses this node: %s", peer_id_of(public), reason)
+        self.refused[public[:16]] = reason
         if not self.directory.is_member(self.me):
-            raise Refusal(self.refused[session.aid])
+            raise Refusal(reason)
 
 
 class Refusal(Exception):

@@ -1,5 +1,8 @@
 """One held link to a neighbour: the hello both ways, a reader, a paced sender.
 
+Who dialled says hello first. The other answers with its own once it has judged the first, or with a refusal:
+so the end that dials knows at once whether it may stay.
+
 The sender pulls frames when the stream takes more. Idle, a frame leaves at once; under load frames are
 gathered for FLUSH_S, because what a frame costs hardly depends on how many records are in it.
 """
@@ -12,7 +15,7 @@ from typing import Protocol
 
 import trio
 
-from mesh.errors import MeshError, PeerError, TimedOut
+from mesh.errors import Denied, MeshError, PeerError, TimedOut
 from mesh.wire import frames, messages
 from mesh.wire.codec import FRAME_BYTES_MAX
 from mesh.wire.messages import Bye, Hello, Message, Ping, Pong
@@ -22,6 +25,7 @@ HELLO_DEADLINE_S = 4.0
 HELLO_BYTES_MAX = 64 << 10
 READ_BYTES = 64 << 10
 URGENT_MAX = 64
+DENIED = "denied: "
 
 
 class Wire(Protocol):
@@ -149,16 +153,25 @@ class Session:
                 await self.wire.reset()
 
 
-async def exchange_hello(wire: Wire, mine: Hello) -> tuple[Hello, frames.FrameReader]:
-    """Send our hello and read the neighbour's; returns it and the reader with what came after it.
+class TurnedAway(Denied):
+    """The neighbour refuses us; the message is its reason."""
+
+
+async def say_hello(wire: Wire, mine: Hello) -> None:
+    """Send our hello. Raises Unreachable."""
+    await wire.send(frames.pack(messages.encode(mine)))
+
+
+async def read_hello(wire: Wire, mine: Hello) -> tuple[Hello, frames.FrameReader]:
+    """Read the neighbour's hello; returns it and the reader with what came after it.
 
     Raises:
+        TurnedAway: it sent its refusal instead.
         PeerError: the first frame is not a hello of our protocol version and mesh.
         TimedOut: no hello within HELLO_DEADLINE_S.
     """
     reader = frames.FrameReader(HELLO_BYTES_MAX)
     with trio.move_on_after(HELLO_DEADLINE_S):
-        await wire.send(frames.pack(messages.encode(mine)))
         while data := await wire.receive(READ_BYTES):
             for body in reader.feed(data):
                 hello = _check(messages.decode(body), mine)
@@ -169,8 +182,10 @@ async def exchange_hello(wire: Wire, mine: Hello) -> tuple[Hello, frames.FrameRe
 
 
 def _check(message: object, mine: Hello) -> Hello:
+    if isinstance(message, Bye) and message.reason.startswith(DENIED):
+        raise TurnedAway(message.reason.removeprefix(DENIED))
     if isinstance(message, Bye):
-        raise PeerError(f"the peer refused the link: {message.reason[:200]!r}")
+        raise PeerError(f"the peer ended the link: {message.reason[:200]!r}")
     if not isinstance(message, Hello):
         raise PeerError("the first frame on a link is not a hello")
     if message.version != mine.version:

@@ -97,7 +97,7 @@ class Garden:
             listen=[f"/ip4/{ip}/tcp/0"],
             gate=lambda public, _: Admission[node.directory.gate(public).name],
         )
-        return host, MemoryDatagrams(self.board, node.key, node.directory.public_of, host=ip)
+        return host, MemoryDatagrams(self.board, node.key, node.public_of_member, host=ip)
 
     async def start(self, folder: Path) -> Plant:
         plant = Plant(self, folder)
@@ -287,9 +287,8 @@ async def test_a_removed_node_is_out_everywhere_and_what_it_wrote_stays(garden):
     await until(lambda: first.value("kv/z", ZONE) == "in the zone")
     await first.certs.revoke(second.id, reason="stolen")
     await until(lambda: third.verdict_on(second) == Verdict.REMOVED)
-    await until(
-        lambda: second.aid not in first.node.links.sessions and second.aid not in third.node.links.sessions
-    )
+    await until(lambda: not any(second.aid in plant.node.links.sessions for plant in (first, third)))
+    await until(lambda: any("stolen" in text for text in second.node.refused.values()))
     for plant in (first, third):
         await until(lambda plant=plant: plant.value("kv/a") == "by second")
         await until(lambda plant=plant: plant.value("kv/z", ZONE) == "in the zone")
