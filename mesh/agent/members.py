@@ -17,12 +17,13 @@ from mesh.agent.certs import Certs
 from mesh.agent.node import Node
 from mesh.agent.words import iso, rounded
 from mesh.core import folds, vitals
+from mesh.core.card import check_card
 from mesh.core.judgement import Verdict
 from mesh.core.lease import Status
 from mesh.core.log import Log
 from mesh.core.record import MESH, Kind
 from mesh.core.views import MemberView
-from mesh.errors import Conflict, Denied, NotFound, TimedOut
+from mesh.errors import Conflict, Denied, NotFound, TimedOut, UsageError
 from mesh.identity.home import check_labels
 from mesh.identity.keys import peer_id_of, public_of
 from mesh.store.store import Change
@@ -74,6 +75,9 @@ class Members:
         orders = {change.path for change in changes if change.scope == MESH and change.path.startswith(ORDER)}
         for path in sorted(orders):
             self._obey(path)
+        for change in changes:
+            if change.scope == MESH and change.record is not None and change.path.startswith("member/"):
+                self._judge_card(change.aid)
         if orders or any(change.path.startswith(("member/", "sight/")) for change in changes):
             self._move()
 
@@ -189,9 +193,22 @@ class Members:
         return cert.name if cert is not None else aid.hex()
 
     def card_of(self, aid: bytes) -> Json:
-        """The card a member published last, {} without one."""
+        """The card a member published last, {} without one that is sound."""
         card = self._node.cards.get(aid, {}).get("card")
-        return card if isinstance(card, dict) else {}
+        return card if isinstance(card, dict) and not self._fault(card) else {}
+
+    def _fault(self, card: object) -> str:
+        """What is wrong with a card, "" if nothing is."""
+        try:
+            check_card(card)
+        except UsageError as error:
+            return error.message
+        return ""
+
+    def _judge_card(self, aid: bytes) -> None:
+        """A card that breaks the rules enters nobody's view, and the field is named."""
+        if fault := self._fault(self._node.cards.get(aid, {}).get("card", {})):
+            self._node.alarm("card", aid, fault)
 
     def _views(self) -> dict[bytes, MemberView]:
         return {view.aid: view for view in self._node.vitality.machine.members(trio.current_time())}
