@@ -1,10 +1,10 @@
 """Reads a store through, as a process of its own: what a damaged file does to it, it does to nobody else.
 
-    python -m mesh.store.check DIRECTORY
+    python -m mesh.store.check DIRECTORY [--deep]
 
 The first line on stdout is a JSON object of the named values that could be read (base64). Exit status 0 means
 that every row was read and matches its checksum, and that the tables agree; else the last line says what is
-wrong.
+wrong. `--deep` first walks all pages without LMDB: order of keys, counters, pages used twice or not at all.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import base64
 import json
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import lmdb
@@ -21,10 +22,12 @@ from mesh.store import rows
 from mesh.store.rows import Damaged
 
 
-def main(path: str) -> int:
+def main(path: str, *, deep: bool = False) -> int:
     """Check the store in a directory; returns the exit status."""
     _no_core_file()
     try:
+        if deep:
+            _verify_pages(path)
         env = lmdb.open(path, readonly=True, lock=False, max_dbs=len(rows.NAMES), create=False)
         with env.begin() as txn:
             tables = {name.decode(): env.open_db(name, txn=txn, create=False) for name in rows.NAMES}
@@ -34,6 +37,21 @@ def main(path: str) -> int:
         print(f"{type(error).__name__}: {str(error).splitlines()[0]}", flush=True)
         return 1
     return 0
+
+
+def _verify_pages(path: str) -> None:
+    """Structure, by the verifier that comes with LMDB's binding; older ones have none."""
+    try:
+        from lmdb import verify
+    except ImportError:
+        return
+    walk: Any = verify.verify
+    try:
+        wrong = walk(os.path.join(path, "data.mdb"))
+    except verify.VerifyError as error:
+        raise ValueError(str(error)) from None
+    if wrong:
+        raise ValueError(f"{len(wrong)} faults, the first: {wrong[0]}")
 
 
 def _no_core_file() -> None:
@@ -56,7 +74,7 @@ def _meta(txn: Any, table: Any) -> dict[str, str]:
 def _walk(txn: Any, tables: dict[str, Any]) -> None:
     """Every row of every table, and what ties the tables together."""
     records = expiring = 0
-    for key, value in txn.cursor(db=tables["rec"]):
+    for key, value in _ascending(txn, tables, "rec"):
         stored = rows.unpack_stored(key, value)
         slot = rows.parse_slot_key(key)
         scope = key[:1]
@@ -69,21 +87,34 @@ def _walk(txn: Any, tables: dict[str, Any]) -> None:
                 raise Damaged("exp", key)
         records += 1
     for name, expected in (("log", records), ("exp", expiring)):
-        if txn.stat(tables[name])["entries"] != expected or _count(txn, tables[name]) != expected:
+        found = 0
+        for key, target in _ascending(txn, tables, name):
+            found += 1
+            if txn.get(target, db=tables["rec"]) is None:
+                raise Damaged(name, key)
+        if found != expected or txn.stat(tables[name])["entries"] != expected:
             raise Damaged(name, b"")
-    for key, value in txn.cursor(db=tables["heads"]):
+    for key, value in _ascending(txn, tables, "heads"):
         rows.unpack_state(key, value)
     for name in ("hist", "addr", "meta"):
-        for key, value in txn.cursor(db=tables[name]):
+        for key, value in _ascending(txn, tables, name):
             rows.unseal(name, key, value)
-    _count(txn, tables["ring"])
+    for _ in _ascending(txn, tables, "ring"):
+        pass
 
 
-def _count(txn: Any, table: Any) -> int:
-    return sum(1 for _ in txn.cursor(db=table).iternext(values=False))
+def _ascending(txn: Any, tables: dict[str, Any], name: str) -> Iterator[tuple[bytes, bytes]]:
+    """All rows of a table, whose keys must ascend."""
+    last = b""
+    for key, value in txn.cursor(db=tables[name]):
+        if key <= last:
+            raise Damaged(name, key)
+        last = key
+        yield key, value
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not os.path.isdir(sys.argv[1]):
-        sys.exit("usage: python -m mesh.store.check DIRECTORY")
-    sys.exit(main(sys.argv[1]))
+    directory, *options = sys.argv[1:] or [""]
+    if not os.path.isdir(directory) or options not in ([], ["--deep"]):
+        sys.exit("usage: python -m mesh.store.check DIRECTORY [--deep]")
+    sys.exit(main(directory, deep=bool(options)))

@@ -13,9 +13,14 @@ import trio
 
 
 class Thread:
-    """Runs one function at a time; its result is awaited on a pipe, half the cost of trio's own threads."""
+    """Runs one function at a time; its result is awaited on a pipe, half the cost of trio's own threads.
+
+    Attributes:
+        busy: something was posted whose result was not taken yet; nothing else may be posted.
+    """
 
     def __init__(self) -> None:
+        self.busy = False
         self._todo: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._result: outcome.Outcome[Any] | None = None
         self._thread = threading.Thread(target=self._work, name="mesh-store", daemon=True)
@@ -33,6 +38,9 @@ class Thread:
             os.write(self._write, b"\0")
 
     def post(self, function: Callable[[], Any]) -> None:
+        """Begin to run a function; `result` must be awaited before the next."""
+        assert not self.busy
+        self.busy = True
         self._todo.put(function)
 
     async def result(self) -> Any:
@@ -40,6 +48,7 @@ class Thread:
         with trio.CancelScope(shield=True):
             await trio.lowlevel.wait_readable(self._read)
         os.read(self._read, 1)
+        self.busy = False
         assert self._result is not None
         return self._result.unwrap()
 
@@ -59,18 +68,22 @@ class Inline:
     """The same without a thread, for virtual clocks: these run on while a thread waits for a disk."""
 
     def __init__(self) -> None:
+        self.busy = False
         self._result: outcome.Outcome[Any] | None = None
 
     def start(self) -> None:
         pass
 
     def post(self, function: Callable[[], Any]) -> None:
+        assert not self.busy
+        self.busy = True
         self._result = outcome.capture(function)
 
     async def result(self) -> Any:
         """What the posted function returned or raised."""
         with trio.CancelScope(shield=True):
             await trio.lowlevel.checkpoint()
+        self.busy = False
         assert self._result is not None
         return self._result.unwrap()
 

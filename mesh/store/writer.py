@@ -147,7 +147,7 @@ class Writer:
 
     @property
     def _idle(self) -> bool:
-        busy = self._posted or self._current or self._batch or self._must_redo or self._txn is None
+        busy = self._thread.busy or self._current or self._batch or self._must_redo or self._txn is None
         return self._running and not busy
 
     # -- the task ---------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Writer:
             self._wake = trio.Event()
             with trio.move_on_after(self._patience()):
                 await self._wake.wait()
-            if self.full:
+            if self.full and self._idle:
                 await self._look_for_room()
 
     def _due(self, wait: bool) -> bool:
@@ -383,6 +383,7 @@ class Writer:
 
     async def _disk_full(self) -> None:
         """Free the ballast, refuse this batch but for deletes, and take nothing else for now."""
+        became_full, self.full = not self.full, True
         freed = ballast.size(self._ballast_path) > 0
         if freed:
             await self._thread.call(lambda: ballast.free(self._ballast_path))
@@ -390,12 +391,10 @@ class Writer:
         self._requeue()
         self._refuse(self._waiting.take(lambda pending: not pending.spare))
         await self._begin()
-        if not self.full:
-            self.full = True
+        if became_full:
             self._full_changed(True)
 
     async def _look_for_room(self) -> None:
-        wanted = self._settings.ballast_bytes
-        if await self._thread.call(lambda: ballast.restore(self._ballast_path, wanted)):
+        if await self._thread.call(lambda: ballast.restore(self._ballast_path, self._settings.ballast_bytes)):
             self.full = False
             self._full_changed(False)
