@@ -65,7 +65,8 @@ LINK_VERSION = 1
 ADDRESSES_MAX = 8
 ALARMS_MAX = 256
 DURABLE = (MESH, ZONE)
-FORGOTTEN = (Verdict.REMOVED, Verdict.PURGED, Verdict.VOID)
+# Whose slots are dropped. Not those of UNADMITTED: it may only be that a countersignature is still to come.
+FORGOTTEN = (Verdict.REMOVED, Verdict.PURGED, Verdict.VOID, Verdict.USED_UP, Verdict.REVOKED)
 
 
 class Node:

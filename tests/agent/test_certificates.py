@@ -241,6 +241,33 @@ async def test_a_revoked_invite_refuses_and_may_take_along_whom_it_let_in(garden
     assert kept.verdict_on(kept) == Verdict.MEMBER
 
 
+async def test_an_invite_used_on_both_sides_of_a_split_lets_in_one_after_the_heal(garden):
+    first = await garden.founder()
+    far = await garden.join(first)
+    token = (await invite(first))["token"]
+    await until(lambda: len(far.node.directory.evidence.notices) == 2)
+    garden.board.cut(first.node.key.public, far.node.key.public)
+    here = await garden.enrol_hidden(token, hidden_from=far)
+    there = await garden.enrol_hidden(token, hidden_from=first)
+    garden.board.cut(here.node.key.public, there.node.key.public)
+    await until(lambda: first.verdict_on(here) == here.verdict_on(here) == Verdict.MEMBER)
+    await until(lambda: far.verdict_on(there) == there.verdict_on(there) == Verdict.MEMBER)
+    await here.put("kv/here", 1)
+    await there.put("kv/there", 1)
+    await until(lambda: first.value("kv/here") == far.value("kv/there") == 1)
+    for one in garden.plants:
+        for other in garden.plants:
+            garden.board.cut(one.node.key.public, other.node.key.public, False)
+    far.meet(first)
+    staying = [first, far]
+    await until(lambda: all(plant.node.directory.overused() for plant in staying))
+    (out,) = [plant for plant in (here, there) if first.verdict_on(plant) != Verdict.MEMBER]
+    assert far.verdict_on(out) == first.verdict_on(out) == Verdict.USED_UP
+    await until(lambda: not any(held(plant, out.aid) for plant in staying))
+    await until(lambda: len({plant.node.spread.machine.root(MESH) for plant in staying}) == 1)
+    await until(lambda: out.verdict_on(out) == Verdict.USED_UP or out.node.refused)
+
+
 async def test_an_invite_is_named_by_its_id_or_an_end_of_it(garden):
     first = await garden.founder()
     one, two = await invite(first), await invite(first)
