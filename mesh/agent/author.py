@@ -145,6 +145,13 @@ class Author:
         self.fences[scope], said = await self.store.write(job)
         return said
 
+    async def confirm(self, scope: str) -> None:
+        """A peer holds exactly what we hold of ourselves: nothing was forgotten."""
+        fence = msgspec.structs.replace(self.fences[scope], checked=True)
+        self.fences[scope] = fence
+        packed = codec.encode(msgspec.to_builtins(fence))
+        await self.store.write(lambda txn: txn.put_meta(FENCE_META + scope, packed), linger=True)
+
     async def rewind(self) -> int:
         """Our clock was ahead: drop the future and say our own part of it again; returns how many records."""
 

@@ -64,6 +64,7 @@ class Spread:
         alarm: called with (kind, aid, text) when an author or a neighbour misbehaves.
         clash: called with (scope, one, other): two records of an author under one stamp.
         recover: takes back what a neighbour's whole answer about ourselves holds and we forgot.
+        remembered: called with a scope: a neighbour holds exactly what we hold of ourselves.
         own_offered: called with (scope, records) when a neighbour knows of ourselves what we do not hold.
     """
 
@@ -79,6 +80,7 @@ class Spread:
         own_offered: Callable[[str, sync.Own], None],
         clash: Callable[[str, Record, Record], None],
         recover: Callable[[str, list[Record], bool], Awaitable[object]],
+        remembered: Callable[[str], None],
         fences: Mapping[str, int],
         rng: random.Random,
     ) -> None:
@@ -92,6 +94,7 @@ class Spread:
         self._own_offered = own_offered
         self._clash = clash
         self._recover = recover
+        self._remembered = remembered
         self._own_parts: dict[tuple[bytes, str], list[Record]] = {}
         self._tags = {scope: record.scope_tag(scope, zone) for scope in record.SCOPES}
         self.machine = core.Dissemination(me, record.SCOPES, store.read, rng, fences=fences)
@@ -242,6 +245,8 @@ class Spread:
                     self._todo.append((link, _Job(delta, records)))
             case tidings.Acknowledged(link=link, scope=scope, aid=aid, head=head):
                 self._acknowledged(link, scope, aid, head)
+            case tidings.Remembered(scope=scope):
+                self._remembered(scope)
 
     def _apply_live(self, link: bytes, delta: Delta, records: list[Record]) -> None:
         limits = self._gate.limits(delta.aid)

@@ -148,6 +148,7 @@ class Node:
             self._own_offered,
             self._clash,
             self._recover,
+            self._remembered,
             {scope: fence.hlc for scope, fence in self.author.fences.items()},
             self.rng,
         )
@@ -465,6 +466,10 @@ class Node:
 
     def _clash(self, scope: str, one: Record, other: Record) -> None:
         self.nursery.start_soon(self.forks.clash, scope, one, other)
+
+    def _remembered(self, scope: str) -> None:
+        if not self.author.fences[scope].checked:
+            self.nursery.start_soon(self.author.confirm, scope)
 
     async def _recover(self, scope: str, records: list[Record], reset: bool) -> None:
         said = await self.author.recover(scope, records, reset=reset)

@@ -47,6 +47,7 @@ from mesh.core.tidings import (
     LinkDown,
     LinkUp,
     Received,
+    Remembered,
     Wakeup,
 )
 from mesh.wire.messages import Delta, Heads, Listing, Message, Pull, Quiet, Root, Wake, Want
@@ -134,11 +135,14 @@ class Dissemination:
         shared = [scope for scope in self.scopes if scope in roots]
         self._links[name] = link = Neighbour(shared, now, now + self.config.compare_s * jitter)
         for scope in shared:
+            if roots[scope] == self.digests[scope].root():
+                if scope in self.fences:
+                    out.append(Remembered(scope))
+                continue
             if scope in self.fences:
                 link.fenced.add(scope)
-                self._control(link, Want(scope, self._me, self.fences[scope]))
-            if roots[scope] != self.digests[scope].root():
-                self._send_buckets(link, scope, now)
+                self._control(link, Heads(scope, [(self._me, 0, b"")], False, True))
+            self._send_buckets(link, scope, now)
         self._wake(name, out)
 
     def _link_down(self, name: bytes, out: list[Action]) -> None:
@@ -234,11 +238,7 @@ class Dissemination:
         if delta.records or key[0] in link.fenced:
             out.append(Apply(event.link, delta, event.records))
         if not (delta.more or delta.pull) and key[0] in link.fenced:
-            link.fenced.discard(key[0])
-            if link.sent.get(key, 0) < self._head(*key):
-                link.sent.setdefault(key, delta.since)
-                link.dirty.setdefault(key, None)
-                self._wake(event.link, out)
+            self._lift(event.link, link, key, delta.since, out)
 
     def _duplicate(
         self, link: Neighbour, name: bytes, key: Key, pushed: bool, now: float, out: list[Action]
@@ -348,6 +348,9 @@ class Dissemination:
                 self._tell(link, key, head)
                 continue
             out.append(Acknowledged(name, message.scope, aid, head))
+            if aid == self._me and message.scope in link.fenced:
+                self._remembered(name, link, key, head, fp, out)
+                continue
             link.sent[key] = max(head, link.sent.get(key, 0)) if aid != self._me else head
             if head > mine.head:
                 self._offered(name, key, head, now if fresh or not mine.head else now + self.config.repair_s)
@@ -355,6 +358,26 @@ class Dissemination:
                 self._maybe_list(name, link, key, now)
             elif aid == self._me and head < mine.head and key not in link.quiet:
                 link.dirty.setdefault(key, None)
+
+    def _remembered(
+        self, name: bytes, link: Neighbour, key: Key, head: int, fp: bytes, out: list[Action]
+    ) -> None:
+        """What a new neighbour holds of ourselves: the same, nothing, or something to be looked at."""
+        mine = self.heads[key[0]].get(self._me, NO_AUTHOR)
+        if head and (head != mine.head or fp != mine.fp.to_bytes(16, "big")):
+            self._control(link, Want(key[0], self._me, self.fences[key[0]]))
+            return
+        if head:
+            out.append(Remembered(key[0]))
+        self._lift(name, link, key, head, out)
+
+    def _lift(self, name: bytes, link: Neighbour, key: Key, since: int, out: list[Action]) -> None:
+        """The neighbour has said what it knows of ourselves: now it hears the rest from us."""
+        link.fenced.discard(key[0])
+        if link.sent.get(key, 0) < self._head(*key):
+            link.sent.setdefault(key, since)
+            link.dirty.setdefault(key, None)
+            self._wake(name, out)
 
     def _offered(self, name: bytes, key: Key, head: int, due: float) -> None:
         if key not in self._offers and len(self._offers) >= self.config.offers_max:

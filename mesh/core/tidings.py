@@ -114,4 +114,10 @@ class Acknowledged(msgspec.Struct, frozen=True):
     head: int
 
 
-Action: TypeAlias = Wakeup | Apply | Acknowledged
+class Remembered(msgspec.Struct, frozen=True):
+    """A neighbour holds exactly what we hold of ourselves: our memory is whole (`core/fence.py`)."""
+
+    scope: str
+
+
+Action: TypeAlias = Wakeup | Apply | Acknowledged | Remembered

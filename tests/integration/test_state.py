@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 
 import pytest
@@ -140,3 +141,50 @@ def test_a_put_that_waits_for_neighbours_says_how_many_have_it(yard: Yard) -> No
     agents = yard.form(3)
     with agents[0].client() as client:
         assert client.put("sure", 1, durable=2)["acknowledged"] >= 2
+
+
+def test_a_restored_backup_gets_back_what_it_forgot_and_loses_nothing(yard: Yard) -> None:
+    agents = yard.form(3)
+    author = agents[0]
+    copy = yard.folder / "copy.tar"
+    with author.client() as client:
+        client.put("plan", "old")
+        client.counter_add("hits", 2)
+        with copy.open("wb") as file:
+            file.writelines(client.backup())
+        client.put("plan", "new")
+        client.put("later", 1)
+        client.counter_add("hits", 3)
+    yard.same_roots()
+    refused = author.ctl("restore", "--yes", str(copy))
+    assert refused.returncode == 5, refused.stderr
+    done = author.ctl("restore", "--yes", "--force", str(copy))
+    assert done.returncode == 0, done.stderr
+    yard.agree()
+    yard.same_roots()
+    for agent in agents:
+        with agent.client() as client:
+            assert client.get("plan")["value"] == "new"
+            assert client.get("later")["value"] == 1
+            assert client.get("hits")["value"] == 5
+
+
+def test_a_node_whose_store_is_lost_gets_everything_back(yard: Yard) -> None:
+    agents = yard.form(3)
+    lost = agents[1]
+    with lost.client() as client:
+        client.put("mine", 1)
+    with agents[0].client() as client:
+        client.put("theirs", 2)
+    yard.same_roots()
+    lost.kill()
+    shutil.rmtree(lost.data / "store")
+    lost.start()
+    yard.agree()
+    yard.same_roots()
+    with lost.client() as client:
+        assert client.get("mine")["value"] == 1
+        assert client.get("theirs")["value"] == 2
+        client.put("mine", 3)
+    with agents[2].client() as client:
+        eventually(lambda: client.get("mine")["value"] == 3, "what it writes afterwards counts")
