@@ -305,10 +305,10 @@ def voids_before_drop(log: Log, me: bytes, gone: bytes, may: May = everything) -
         mine = log.get(SlotKey(rec.path, rec.kind, me))
         if mine is None or mine.op != Op.PUT:
             continue
-        if rec.kind == Kind.REG:
-            beaten = folds.speaks(rec) and folds.rank(rec) > folds.rank(mine) and mine.asof != rec.stamp
-        else:
-            beaten = folds.covered(mine, [rec])
+        beaten = folds.covered(mine, [rec])
+        if rec.kind == Kind.REG and not beaten and folds.speaks(rec) and mine.asof != rec.stamp:
+            beside = rec.path.startswith(USERS) and rec.op == Op.PUT  # shown as a conflict until now
+            beaten = folds.rank(rec) > folds.rank(mine) and not beside
         if beaten:
             out.append(void(mine))
     return out
