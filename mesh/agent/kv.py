@@ -204,7 +204,7 @@ class Kv(Reader):
 
         def build(log: Log) -> Sequence[Statement]:
             slots = read_slots(log, base, self._may)
-            now_ms, inherited = self._now_ms(), self._inherited(letter, base)
+            now_ms, inherited = self._now_ms(), self._inherited(letter, slots)
             return write(View(key, slots, read(slots, now_ms, inherited), me, now_ms, inherited))
 
         return build

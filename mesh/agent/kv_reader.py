@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from mesh.agent.kv_keys import base_path, in_order, key_of, prefix_path
-from mesh.agent.kv_read import Found, Inherited, log_entries, read, read_slots
+from mesh.agent.kv_read import Found, Inherited, Slots, log_entries, read, read_slots
 from mesh.agent.kv_shape import Shape
 from mesh.core import folds
 from mesh.core.log import Log
@@ -158,19 +158,21 @@ class Reader:
 
     def _found(self, log: Log, letter: str, base: str) -> dict[str, Found]:
         slots = read_slots(log, base, self._may)
-        return read(slots, self._now_ms(), self._inherited(letter, base))
+        return read(slots, self._now_ms(), self._inherited(letter, slots))
 
     def _entry(self, key: str, scope: str, found: Mapping[str, Found], type: str | None) -> Json | None:
         chosen = found.get(type) if type else next(iter(found.values()), None)
         return None if chosen is None else self._shape.entry(key, scope, chosen, list(found))
 
-    def _inherited(self, letter: str, base: str) -> Inherited | None:
-        """What removed authors left of the counter at a path."""
+    def _inherited(self, letter: str, slots: Slots) -> Inherited | None:
+        """What removed authors left of the counter that a key may be."""
+        if slots.plain and not any(rec.kind == Kind.CTR for rec in slots.plain):
+            return None
         left: dict[bytes, tuple[int, int]] = {}
         newest: Record | None = None
         for rec in self._removals(letter):
             counters = rec.val.get("counters") if isinstance(rec.val, dict) else None
-            pair = counters.get(base) if isinstance(counters, dict) else None
+            pair = counters.get(slots.base) if isinstance(counters, dict) else None
             if pair is None:
                 continue
             plus, minus = folds.totals_of(pair)
