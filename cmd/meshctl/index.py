@@ -30,6 +30,7 @@ INDEX: dict[str, dict[str, Entry]] = {
         "links": Entry("links", "list the links of this node"),
         "invite": Entry("invites", "let devices in"),
         "cert": Entry("invites", "show and revoke membership certificates"),
+        "policy": Entry("policy", "show and change who may do what"),
     },
     "Replicated state": {
         "kv": Entry("kv", "read and write keys"),

@@ -193,6 +193,22 @@ class Certs(Protocol):
         """`shapes.Forgotten`. Remove the node for ever, at once; its links close. Denied."""
 
 
+class Policy(Protocol):
+    """Who may do what: role, or node, to verb, to patterns."""
+
+    async def show(self) -> Json:
+        """`shapes.Policy`: what is set, and the defaults of roles that it does not name."""
+
+    async def set(self, roles: Json, nodes: Json) -> Json:
+        """`shapes.Policy`. Replace it. Denied; UsageError naming what is not allowed."""
+
+    async def reset(self) -> Json:
+        """`shapes.Policy`. Go back to the defaults. Denied."""
+
+    async def check(self, node: str, verb: str, name: str) -> Json:
+        """`shapes.Right`: whether a node may. UsageError: no such verb; NotFound: not a member."""
+
+
 class Kv(Protocol):
     """Users' replicated state.
 

@@ -20,6 +20,7 @@ from mesh.agent.members import Members
 from mesh.agent.messages import Messages
 from mesh.agent.metrics import Metrics
 from mesh.agent.node import Node
+from mesh.agent.policy import Policies
 from mesh.agent.programs import Programs
 from mesh.agent.query import Queries
 from mesh.agent.renewal import Keeper
@@ -71,6 +72,7 @@ class Features:
         )
         self.certs = Certs(node, self.members.rows)
         self.invites = Invites(node, self.certs)
+        self.policy = Policies(node, self.certs, self.members.name_of)
         self.members.use(self.certs)
         self.messages = self._messages()
         node.store.add_listener(self.messages.changed)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from mesh.agent.members import Members
 from mesh.agent.node import Node
 from mesh.core.policy import WRITE
-from mesh.core.record import MESH, Record
+from mesh.core.record import Record
 from mesh.core.vitals import State
 from mesh.errors import Denied
 from mesh.identity.certs import Certificate
@@ -75,8 +75,8 @@ class Table:
         self._node.view.policy.require(cert, WRITE, path)
 
     def removals(self, scope: str) -> Iterable[Record]:
-        """Removal records of admins, which carry the counters of those they removed."""
-        with self._node.store.read(MESH) as slots:
+        """Removal records of admins, which carry the counters of those they removed in this scope."""
+        with self._node.store.read(scope) as slots:
             for path in slots.paths("removed/"):
                 for rec in slots.slots(path):
                     if self._node.directory.limits(rec.aid).admin:

@@ -176,3 +176,21 @@ class NodeCalls(Base):
     def revoke(self, node: str, *, reason: str = "") -> Any:
         """`Forgotten`. Remove a node for ever, at once."""
         return self._post(f"/v1/certs/{segment(node)}/revoke", reason=reason)
+
+    # Policy
+
+    def policy(self) -> Any:
+        """`Policy`."""
+        return self._get("/v1/policy")
+
+    def set_policy(self, roles: Mapping[str, Any], nodes: Mapping[str, Any] = {}) -> Any:
+        """`Policy`. Replace it: role (or node) to verb to patterns."""
+        return self._ask(Request("PUT", "/v1/policy", body={"roles": dict(roles), "nodes": dict(nodes)}))
+
+    def reset_policy(self) -> Any:
+        """`Policy`. Go back to the defaults."""
+        return self._ask(Request("DELETE", "/v1/policy"))
+
+    def may(self, node: str, verb: str, name: str) -> Any:
+        """`Right`: whether a node may do something."""
+        return self._get(f"/v1/rights/{segment(node)}/{segment(verb)}/{segment(name)}")

@@ -190,17 +190,19 @@ def _filled(cert: Certificate, patterns: Iterable[str]) -> list[str]:
     return [_PLACEHOLDER.sub(lambda match: words[match[1]], pattern) for pattern in patterns]
 
 
-def chosen(records: Iterable[Record], directory: Directory) -> Policy:
-    """The policy in force: the newest by a member with role admin. `records` are the slots of `policy`.
-
-    A policy has no expiry, and deleting it brings the default back.
-    """
+def in_force(records: Iterable[Record], directory: Directory) -> Record | None:
+    """The record that decides: the newest by a member with role admin, of the slots of `policy`."""
     by_admins = []
     for rec in records:
         cert = directory.certificate(rec.aid)
         if rec.path == PATH and cert is not None and cert.is_admin:
             by_admins.append(rec)
-    best = winner(by_admins)
+    return winner(by_admins)
+
+
+def chosen(records: Iterable[Record], directory: Directory) -> Policy:
+    """The policy in force. It has no expiry; where it is deleted the default counts again."""
+    best = in_force(records, directory)
     return Policy(best.val if best is not None and best.op == Op.PUT else None)
 
 

@@ -14,6 +14,7 @@ from mesh.agent.certs import Certs
 from mesh.agent.invites import Invites
 from mesh.agent.members import Members
 from mesh.agent.node import Node, Refusal
+from mesh.agent.policy import Policies
 from mesh.agent.renewal import Keeper
 from mesh.config import Config, Discovery, Store
 from mesh.core import folds
@@ -40,6 +41,7 @@ class Plant:
         self.members = Members(self.node)
         self.certs = Certs(self.node, self.members.rows)
         self.invites = Invites(self.node, self.certs)
+        self.policy = Policies(self.node, self.certs, self.members.name_of)
         self.zones: list[str] = []
         self.keeper = Keeper(self.node, self.certs, self.zones.append)
         self.scope = trio.CancelScope()
@@ -481,3 +483,32 @@ async def test_a_certificate_that_nobody_renews_is_warned_of(garden):
     await until(lambda: second.node.directory.certificate(second.aid).settled)
     await second.keeper.check()
     assert ("certificate", second.aid) not in second.node.alarms
+
+
+async def test_an_admins_policy_counts_everywhere_also_for_what_was_written_before(garden):
+    first = await garden.founder()
+    second, sensor = await garden.join(first), await garden.join(first, roles=["sensor"])
+    before = await first.policy.show()
+    assert (before["roles"], before["author"], before["fault"]) == ({}, None, "")
+    assert before["defaults"][MEMBER]["write"][0] == "kv/**"
+    await sensor.put("kv/sensors/a", 20)
+    await first.put("kv/seen", 1)
+    await until(lambda: second.value("kv/seen") == 1)
+    assert second.value("kv/sensors/a") is None, "a role that nobody has described has no right"
+    with pytest.raises(Denied, match="not an admin"):
+        await second.policy.set({MEMBER: {}}, {})
+    with pytest.raises(UsageError, match="unknown verb 'fly'"):
+        await first.policy.set({"sensor": {"fly": []}}, {})
+    shown = await first.policy.set({"sensor": {"write": ["kv/sensors/**"]}}, {})
+    assert (shown["author"], shown["author_name"]) == (first.id, "n0")
+    await until(lambda: second.value("kv/sensors/a") == 20)
+    assert (await second.policy.check(sensor.id, "write", "kv/sensors/a b"))["allowed"]
+    assert not (await second.policy.check(sensor.id, "write", "kv/other"))["allowed"]
+    with pytest.raises(UsageError, match="unknown verb"):
+        await second.policy.check(sensor.id, "fly", "kv/other")
+    with pytest.raises(NotFound):
+        await second.policy.check(invites.NodeKey.generate().peer_id, "write", "kv/other")
+    await first.policy.set({}, {sensor.id: {"write": ["kv/other"]}})
+    await until(lambda: second.value("kv/sensors/a") is None)
+    await first.policy.reset()
+    assert (await first.policy.show())["roles"] == {}

@@ -29,6 +29,7 @@ from mesh.admin.memory.node import (
     MemoryMetrics,
     MemoryStatus,
 )
+from mesh.admin.memory.policy import MemoryPolicy
 from mesh.admin.server import AdminServer
 
 __all__ = ["ID", "Features", "running"]
@@ -49,6 +50,7 @@ class Features:
         self.metrics = MemoryMetrics(clock)
         self.invites = MemoryInvites(clock)
         self.certs = MemoryCerts(clock, self.members)
+        self.policy = MemoryPolicy(clock, self.members)
         self.kv = MemoryKv(clock)
         self.messages = MemoryMessages(clock, self.members)
 

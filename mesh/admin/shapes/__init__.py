@@ -16,8 +16,10 @@ from mesh.admin.shapes.members import (
     Member,
     MemberChange,
     MemberDetail,
+    Policy,
     Pong,
     Reach,
+    Right,
     RoundTrip,
 )
 from mesh.admin.shapes.node import (
@@ -82,6 +84,7 @@ __all__ = [
     "MeshName",
     "Message",
     "Point",
+    "Policy",
     "Pong",
     "Published",
     "QueryResult",
@@ -89,6 +92,7 @@ __all__ = [
     "Refusal",
     "Restored",
     "Revision",
+    "Right",
     "RoundTrip",
     "Sample",
     "Scope",

@@ -88,6 +88,33 @@ class MemberDetail(Member):
     accused_by: list[str]
 
 
+class Policy(TypedDict):
+    """Who may do what: role, or node id, to verb, to patterns.
+
+    `defaults`: of roles that `roles` does not name. author, author_name and time: who set it when; None
+    while nobody has. `fault`: why what is stored does not count, or "".
+    """
+
+    roles: dict[str, dict[str, list[str]]]
+    nodes: dict[str, dict[str, list[str]]]
+    defaults: dict[str, dict[str, list[str]]]
+    fault: str
+    author: str | None
+    author_name: str | None
+    time: str | None
+
+
+class Right(TypedDict):
+    """Whether a member may do one thing."""
+
+    id: str
+    name: str
+    roles: list[str]
+    verb: str
+    path: str
+    allowed: bool
+
+
 class Forgotten(TypedDict):
     """A node that was removed, or in a dry run would be."""
 

@@ -30,6 +30,8 @@ async def call_of(route: Route, features: Features) -> Call:
     args = dict.fromkeys(route.words, "seen")
     if "node" in args:
         args["node"] = features.members.names()[2 if "force" in route.pattern else 1][0]
+    if "verb" in args:
+        args["verb"] = "write"
     if "metric" in args:
         args["metric"] = "cpu.usage_percent"
     if "invite" in args:
