@@ -20,6 +20,7 @@ from mesh.agent.kv_shape import Shape
 from mesh.agent.kv_write import View
 from mesh.core.log import Log
 from mesh.errors import Failed, MeshError, TimedOut, UsageError
+from mesh.store.log import LmdbLog
 from mesh.store.store import Store
 
 Durable = str | int
@@ -188,7 +189,7 @@ class Kv(Reader):
     ) -> dict[int, MeshError]:
         """What would be refused, judged on the present state."""
         refused: dict[int, MeshError] = {}
-        with self._store.read(letter) as log:
+        with self._store.read_durable(letter) as log:
             for index, build in builds.items():
                 try:
                     build(log)
@@ -203,9 +204,12 @@ class Kv(Reader):
         me = self._author.aid
 
         def build(log: Log) -> Sequence[Statement]:
+            assert isinstance(log, LmdbLog)
             slots = read_slots(log, base, self._may)
             now_ms, inherited = self._now_ms(), self._inherited(letter, slots)
-            return write(View(key, slots, read(slots, now_ms, inherited), me, now_ms, inherited))
+            return write(
+                View(key, slots, read(slots, now_ms, inherited, entries_max=1), me, now_ms, inherited)
+            )
 
         return build
 

@@ -12,14 +12,15 @@ not seen survives, as everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
 
 from mesh.agent.kv_keys import COUNTER_GONE, ELEMENT, FIELD, FLAG, LOG_GONE, MARK
 from mesh.core import folds
-from mesh.core.log import Log
 from mesh.core.record import Kind, Op, Record
+from mesh.store.log import LmdbLog
 
 TYPES = ("reg", "mv", "flag", "counter", "set", "map", "log")
 LOG_SHOWN_MAX = 1000
@@ -56,10 +57,16 @@ class Inherited(msgspec.Struct, frozen=True):
 
 
 class Slots(msgspec.Struct):
-    """All records of one key, those of authors without the right left out."""
+    """All records of one key, those of authors without the right left out.
+
+    A log may be long, so its entries stay where they are: `entries` reads them inside the same snapshot.
+    """
 
     base: str
     plain: list[Record]
+    log: LmdbLog
+    may: Callable[[bytes, str], bool]
+    is_log: bool = False
     flag: list[Record] = []
     elements: dict[str, list[Record]] = {}
     fields: dict[str, list[Record]] = {}
@@ -67,21 +74,39 @@ class Slots(msgspec.Struct):
     log_gone: list[Record] = []
 
     def everything(self) -> Iterator[Record]:
-        """Every record."""
+        """Every record, of a log the newest entries."""
         yield from self.plain
         yield from self.flag
         for group in (self.elements, self.fields):
             for records in group.values():
                 yield from records
+        yield from islice(self.entries(newest_first=True), LOG_SHOWN_MAX)
+
+    def entries(self, after: int = 0, *, newest_first: bool = False) -> Iterator[Record]:
+        """The entries of a log that no delete has taken away, expired ones included."""
+        if not self.is_log:
+            return iter(())
+        gone = stamps_gone(self.log_gone)
+
+        def low(aid: bytes) -> int | None:
+            return max(after, gone.get(aid, 0)) if self.may(aid, self.base) else None
+
+        return self.log.entries(self.base, low, newest_first=newest_first)
 
 
-def read_slots(log: Log, base: str, may: Callable[[bytes, str], bool]) -> Slots:
+def read_slots(log: LmdbLog, base: str, may: Callable[[bytes, str], bool]) -> Slots:
     """Read all records of the key at a base path.
 
     Args:
         may: whether an author may write this path; others' slots do not count.
     """
-    slots = Slots(base, [rec for rec in log.slots(base) if may(rec.aid, base)])
+    slots = Slots(base, [], log, may)
+    for rec in log.slots(base):
+        if rec.kind >= Kind.LOG:  # they come by kind, and none that a key uses comes after
+            slots.is_log = rec.kind == Kind.LOG
+            break
+        if may(rec.aid, base):
+            slots.plain.append(rec)
     at = len(base)
     for path in log.paths(base + MARK):
         records = [rec for rec in log.slots(path) if may(rec.aid, base)]
@@ -98,11 +123,14 @@ def read_slots(log: Log, base: str, may: Callable[[bytes, str], bool]) -> Slots:
     return slots
 
 
-def read(slots: Slots, now_ms: int, inherited: Inherited | None = None) -> dict[str, Found]:
-    """The visible values of a key by type, in the order of TYPES.
+def read(
+    slots: Slots, now_ms: int, inherited: Inherited | None = None, *, entries_max: int = LOG_SHOWN_MAX
+) -> dict[str, Found]:
+    """The visible values of a key by type, in the order of TYPES. Inside the snapshot of the slots.
 
     Args:
         now_ms: mesh time, unix milliseconds.
+        entries_max: entries of a log to show, the newest.
         inherited: what removed authors left at this path.
     """
     kinds = {rec.kind for rec in slots.plain}
@@ -113,7 +141,7 @@ def read(slots: Slots, now_ms: int, inherited: Inherited | None = None) -> dict[
         _counter(slots, now_ms, inherited) if Kind.CTR in kinds or inherited else None,
         _set(slots.elements, now_ms) if slots.elements else None,
         _map(slots.fields, now_ms) if slots.fields else None,
-        _log(slots, now_ms) if Kind.LOG in kinds else None,
+        _log(slots, now_ms, entries_max) if slots.is_log else None,
     ]
     return {value.type: value for value in found if value is not None}
 
@@ -253,12 +281,7 @@ def stamps_gone(records: Iterable[Record]) -> dict[bytes, int]:
     return gone
 
 
-def log_entries(slots: Slots, now_ms: int) -> list[Record]:
-    """The entries of a log, oldest first."""
-    gone = stamps_gone(slots.log_gone)
-    return [rec for rec in folds.entries(slots.plain, now_ms) if rec.hlc > gone.get(rec.aid, 0)]
-
-
-def _log(slots: Slots, now_ms: int) -> Found | None:
-    entries = log_entries(slots, now_ms)
-    return Found("log", entries[-LOG_SHOWN_MAX:], entries[-1]) if entries else None
+def _log(slots: Slots, now_ms: int, entries_max: int) -> Found | None:
+    live = (rec for rec in slots.entries(newest_first=True) if folds.live(rec, now_ms))
+    entries = list(islice(live, entries_max))[::-1]
+    return Found("log", entries, entries[-1]) if entries else None

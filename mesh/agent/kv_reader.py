@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import trio
 
 from mesh.agent.kv_keys import base_path, in_order, key_of, prefix_path
-from mesh.agent.kv_read import Found, Inherited, Slots, log_entries, read, read_slots
+from mesh.agent.kv_read import Found, Inherited, Slots, read, read_slots
 from mesh.agent.kv_shape import Shape
 from mesh.core import folds
-from mesh.core.log import Log
 from mesh.core.record import MESH, ZONE, Kind, Record
 from mesh.errors import NotFound, UsageError
+from mesh.store.log import LmdbLog
 from mesh.store.store import Cursor, Store
 
 Json = dict[str, Any]
@@ -52,7 +53,7 @@ class Reader:
     async def get(self, key: str, *, type: str | None, scope: str) -> Json:
         """`shapes.Entry`. NotFound."""
         base, letter = base_path(key), letter_of(scope)
-        with self._store.read(letter) as log:
+        with self._store.read_durable(letter) as log:
             found = self._found(log, letter, base)
         await trio.lowlevel.checkpoint()
         entry = self._entry(key, scope, found, type)
@@ -103,7 +104,7 @@ class Reader:
         """Entries of the next keys of one snapshot, and the last key looked at, None at the end."""
         letter, rows, last = letter_of(scope), list[Json](), None
         seen = 0
-        with self._store.read(letter) as log:
+        with self._store.read_durable(letter) as log:
             for key in in_order(log, prefix, after):
                 last = key
                 seen += 1
@@ -119,7 +120,7 @@ class Reader:
     async def history(self, key: str, *, scope: str) -> Rows:
         """`shapes.Revision`, newest first. NotFound."""
         base, letter = base_path(key), letter_of(scope)
-        with self._store.read(letter) as log:
+        with self._store.read_durable(letter) as log:
             slots = read_slots(log, base, self._may)
             records = list(slots.everything())
             current = self._current(slots.everything())
@@ -147,16 +148,16 @@ class Reader:
     async def log_read(self, key: str, *, scope: str, after: str | None, limit: int) -> Rows:
         """`shapes.LogEntry` with a larger hlc than `after`, oldest first; without it the newest `limit`."""
         base, letter = base_path(key), letter_of(scope)
-        with self._store.read(letter) as log:
-            entries = log_entries(read_slots(log, base, self._may), self._now_ms())
+        now_ms = self._now_ms()
+        with self._store.read_durable(letter) as log:
+            slots = read_slots(log, base, self._may)
+            found = slots.entries(int(after)) if after is not None else slots.entries(newest_first=True)
+            chosen = list(islice((rec for rec in found if folds.live(rec, now_ms)), limit))
         await trio.lowlevel.checkpoint()
-        if after is None:
-            chosen = entries[-limit:] if limit else []
-        else:
-            chosen = [rec for rec in entries if rec.hlc > int(after)][:limit]
-        return [self._shape.log_entry(rec) for rec in chosen]
+        ordered = chosen if after is not None else chosen[::-1]
+        return [self._shape.log_entry(rec) for rec in ordered]
 
-    def _found(self, log: Log, letter: str, base: str) -> dict[str, Found]:
+    def _found(self, log: LmdbLog, letter: str, base: str) -> dict[str, Found]:
         slots = read_slots(log, base, self._may)
         return read(slots, self._now_ms(), self._inherited(letter, slots))
 
@@ -205,7 +206,7 @@ class Reader:
 
     def _changed(self, key: str, scope: str, cursor: str) -> Json:
         letter = letter_of(scope)
-        with self._store.read(letter) as log:
+        with self._store.read_durable(letter) as log:
             found = self._found(log, letter, base_path(key))
         entry = self._entry(key, scope, found, None)
         return self._shape.change("delete" if entry is None else "put", cursor, key, scope, entry)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mesh.agent.kv_keys import COUNTER_GONE, FLAG, LOG_GONE, element_path, field_path
-from mesh.agent.kv_read import Found, Inherited, Slots, element_order, log_entries, totals, totals_gone
+from mesh.agent.kv_read import Found, Inherited, Slots, element_order, totals, totals_gone
 from mesh.core import folds
 from mesh.core.collect import Statement
 from mesh.core.record import Kind, Op, Record
@@ -321,9 +321,9 @@ def _log_gone(view: View) -> Statement:
     """The newest stamp of each author; needed as long as the longest-lived of these entries."""
     newest: dict[bytes, int] = {}
     until_ms = view.now_ms
-    for rec in log_entries(view.slots, view.now_ms):
-        newest[rec.aid] = max(rec.hlc, newest.get(rec.aid, 0))
-        until_ms = max(until_ms, rec.expiry_ms or 0)
+    for aid, (hlc, expiry_ms) in view.slots.log.log_ends(view.slots.base).items():
+        newest[aid] = hlc
+        until_ms = max(until_ms, expiry_ms)
     own = view.own(view.slots.log_gone, Kind.ALL)
     if own is not None and isinstance(own.val, dict):
         for aid, hlc in own.val.items():

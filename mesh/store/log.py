@@ -6,13 +6,15 @@ job touches are kept in `states` until the transaction writes them back, and eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import lmdb
 
 from mesh.core.log import NO_AUTHOR, AuthorState
-from mesh.core.record import Kind, Record, SlotKey, fingerprint
+from mesh.core.record import AID_BYTES, Kind, Record, SlotKey, fingerprint
 from mesh.store import rows
 from mesh.store.rows import Damaged, Stored
 from mesh.store.watch import Change
@@ -132,6 +134,60 @@ class LmdbLog:
         prefix = rows.path_prefix(self._scope, path)
         for key, value in self._scan(self._tables.rec, prefix, prefix):
             yield rows.unpack_record(key, value)
+
+    def entries(
+        self, path: str, after: Callable[[bytes], int | None], *, newest_first: bool = False
+    ) -> Iterator[Record]:
+        """The LOG records of a path by hlc, merged from its authors and decoded only when taken.
+
+        Args:
+            after: for an author the hlc above which its records are wanted, or None to leave it out.
+        """
+        prefix = rows.path_prefix(self._scope, path) + bytes([Kind.LOG])
+        streams = [
+            self._entries_of(prefix + aid, low, newest_first)
+            for aid in self._log_authors(prefix)
+            if (low := after(aid)) is not None
+        ]
+        for _, key, value in heapq.merge(*streams, key=itemgetter(0), reverse=newest_first):
+            yield rows.unpack_record(key, value)
+
+    def _log_authors(self, prefix: bytes) -> Iterator[bytes]:
+        cursor, at = self._txn.cursor(db=self._tables.rec), len(prefix)
+        more = cursor.set_range(prefix)
+        while more and cursor.key().startswith(prefix):
+            aid = cursor.key()[at : at + AID_BYTES]
+            yield aid
+            more = cursor.set_range(prefix + aid + b"\xff" * 9)
+
+    def _entries_of(
+        self, prefix: bytes, low: int, newest_first: bool
+    ) -> Iterator[tuple[tuple[int, bytes], bytes, bytes]]:
+        """((hlc, aid), key, value) of one author's LOG records at a path."""
+        cursor, aid = self._txn.cursor(db=self._tables.rec), prefix[-AID_BYTES:]
+        if newest_first:
+            if not cursor.set_range(prefix + b"\xff" * 9):
+                cursor.last()
+            else:
+                cursor.prev()
+        elif not cursor.set_range(prefix + rows.hlc_bytes(min(low + 1, rows.U64_MAX))):
+            return
+        for key, value in cursor.iterprev() if newest_first else cursor.iternext():
+            hlc = int.from_bytes(key[-8:], "big")
+            if not key.startswith(prefix) or hlc <= low:
+                return
+            yield (hlc, aid), key, value
+
+    def log_ends(self, path: str) -> dict[bytes, tuple[int, int]]:
+        """For each author with LOG records at a path: its newest hlc there, and when the last expires."""
+        prefix = rows.path_prefix(self._scope, path) + bytes([Kind.LOG])
+        ends: dict[bytes, tuple[int, int]] = {}
+        for key, value in self._scan(self._tables.rec, prefix, prefix):
+            stored = rows.unpack_stored(key, value)
+            aid = key[len(prefix) : len(prefix) + AID_BYTES]
+            _, expiry_ms = ends.get(aid, (0, 0))
+            ends[aid] = (stored.hlc, max(expiry_ms, stored.expiry_ms or 0))
+        return ends
 
     def paths(self, prefix: str, start: str = "") -> Iterator[str]:
         wanted = self._scope + prefix.encode()

@@ -101,6 +101,11 @@ def parse_slot_key(key: bytes) -> SlotKey:
         raise Damaged("rec", key) from None
 
 
+def hlc_bytes(hlc: int) -> bytes:
+    """A stamp as it stands at the end of keys."""
+    return _U64.pack(hlc)
+
+
 def log_key(scope: bytes, aid: bytes, hlc: int) -> bytes:
     return scope + _LOG_SUFFIX.pack(aid, hlc)
 

@@ -178,9 +178,10 @@ class Store:
         Raises (on use):
             Damaged: a row that was needed is damaged; it is noted and mended soon.
         """
-        return ReadingLive(self.live) if scope == LIVE else self._read(scope)
+        return ReadingLive(self.live) if scope == LIVE else self.read_durable(scope)
 
-    def _read(self, scope: str) -> Reading:
+    def read_durable(self, scope: str) -> Reading:
+        """As `read`, of a scope on disk: an `LmdbLog`, which can do more than a `Log`."""
         return Reading(scope, self._tables, self._begin_read, self._end_read)
 
     def _begin_read(self) -> Any:
@@ -216,7 +217,7 @@ class Store:
 
     def replaced(self, scope: str, path: str) -> list[Record]:
         """Values under `kv/` that were replaced here, oldest first; a bounded few."""
-        with self._read(scope) as log:
+        with self.read_durable(scope) as log:
             return log.replaced(path)
 
     # -- writing ----------------------------------------------------------------------------------------
@@ -308,7 +309,7 @@ class Store:
         """Mesh time at which the next record expires, or None."""
         times = []
         for scope in DURABLE_SCOPES:
-            with self._read(scope) as log:
+            with self.read_durable(scope) as log:
                 times += [at for at, _ in _first(log.expiries(now_ms + 1, rows.U64_MAX))]
         times += [at for at in (self.live.next_expiry_ms(now_ms),) if at is not None]
         return min(times, default=None)
@@ -316,7 +317,7 @@ class Store:
     def _expiring_paths(self, scope: str, after_ms: int, until_ms: int) -> list[str]:
         if scope == LIVE:
             return self.live.expired_paths(after_ms, until_ms)
-        with self._read(scope) as log:
+        with self.read_durable(scope) as log:
             keys = [key for _, key in log.expiries(after_ms + 1, until_ms)]
         return list(dict.fromkeys(rows.parse_slot_key(key).path for key in keys))
 

@@ -15,6 +15,7 @@ from mesh.core.collect import Statement
 from mesh.core.record import Kind
 from mesh.errors import Conflict, Denied, Failed, NotFound, StoreFull, TimedOut, UsageError
 from mesh.identity.keys import NodeKey
+from mesh.store import rows
 from mesh.store.store import Store
 
 MESH_ID = b"mesh-of-the-test"
@@ -536,6 +537,30 @@ async def test_a_deleted_log_keeps_what_the_deleter_had_not_seen(bench):
     await bench.exchange()
     for node in (a, b):
         assert [row["value"] for row in await value(node, "l")] == ["unseen"]
+
+
+async def test_appending_to_a_long_log_does_not_read_it(kv, monkeypatch):
+    async def decoded_by(append):
+        decoded = []
+        unpack = rows.unpack_record
+        monkeypatch.setattr(
+            rows, "unpack_record", lambda key, value: decoded.append(key) or unpack(key, value)
+        )
+        await append()
+        monkeypatch.setattr(rows, "unpack_record", unpack)
+        return len(decoded)
+
+    async def append():
+        await kv.log_append("l", "x", ttl_ms=None, **OPTIONS)
+
+    await append()
+    few = await decoded_by(append)
+    await kv.put_many(
+        [{"key": "l", "value": list(range(50)), "type": "log"} for _ in range(20)], dry_run=False, **OPTIONS
+    )
+    assert await decoded_by(append) == few
+    assert len((await get(kv, "l"))["value"]) == 1000
+    assert len(await kv.log_read("l", scope="mesh", after="0", limit=5000)) == 1003
 
 
 # -- ranges -------------------------------------------------------------------------------------------------

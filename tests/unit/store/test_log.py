@@ -192,3 +192,28 @@ def test_every_change_is_told_in_order(lmdb_log, pen):
         Change("m", "kv/a", Kind.REG, pen.aid, rec.hlc, None),
     ]
     assert [change.op for change in told] == [Op.PUT, None]
+
+
+def test_entries_of_a_log_are_merged_from_their_authors_in_both_directions(lmdb_log, pens):
+    entries = []
+    for number in range(40):
+        pen = pens[number * 7 % 3]
+        pen.hlc = max(other.hlc for other in pens)
+        entries.append(pen.say("kv/log", number, kind=Kind.LOG, ttl=1000 + number))
+        for rec in (
+            entries[-1],
+            pen.say("kv/log", number, kind=Kind.CTR),
+            pen.say("kv/log/x", 1, kind=Kind.LOG, ttl=1),
+        ):
+            lmdb_log.put(rec)
+    assert list(lmdb_log.entries("kv/log", lambda aid: 0)) == entries
+    assert list(lmdb_log.entries("kv/log", lambda aid: 0, newest_first=True)) == entries[::-1]
+    half = entries[20].hlc
+    assert list(lmdb_log.entries("kv/log", lambda aid: half)) == entries[21:]
+    assert list(lmdb_log.entries("kv/log", lambda aid: half, newest_first=True)) == entries[:20:-1]
+    left = [rec for rec in entries if rec.aid != pens[0].aid]
+    assert list(lmdb_log.entries("kv/log", lambda aid: None if aid == pens[0].aid else 0)) == left
+    assert list(lmdb_log.entries("kv/log", lambda aid: (1 << 64) - 1)) == []
+    assert list(lmdb_log.entries("kv/lo", lambda aid: 0)) == []
+    newest = {rec.aid: (rec.hlc, rec.expiry_ms) for rec in entries}
+    assert lmdb_log.log_ends("kv/log") == newest
