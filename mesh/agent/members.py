@@ -15,6 +15,7 @@ import trio
 from mesh.agent.author import Statement
 from mesh.agent.certs import Certs
 from mesh.agent.node import Node
+from mesh.agent.paths import Paths
 from mesh.agent.words import iso, rounded
 from mesh.core import folds, vitals
 from mesh.core.card import check_card
@@ -23,9 +24,8 @@ from mesh.core.lease import Status
 from mesh.core.log import Log
 from mesh.core.record import MESH, Kind
 from mesh.core.views import MemberView
-from mesh.errors import Conflict, Denied, NotFound, TimedOut, UsageError
+from mesh.errors import Conflict, Denied, UsageError
 from mesh.identity.home import check_labels
-from mesh.identity.keys import peer_id_of, public_of
 from mesh.store.store import Change
 
 Json = dict[str, Any]
@@ -37,7 +37,7 @@ WATCH_S = 0.2
 SHOWN = (Verdict.MEMBER, Verdict.FORKED)
 
 
-class Members:
+class Members(Paths):
     """See `mesh.admin.features.Members`."""
 
     def __init__(self, node: Node) -> None:
@@ -182,16 +182,6 @@ class Members:
         known = self._node.directory.known()
         return [(it.cert.peer_id, it.cert.name) for it in known.values() if it.cert is not None]
 
-    def _aid(self, node: str) -> bytes:
-        aid = public_of(node)[:16]
-        if self._node.directory.standing(aid).cert is None:
-            raise NotFound(f"no member {node}", "`meshctl members` lists them")
-        return aid
-
-    def name_of(self, aid: bytes) -> str:
-        cert = self._node.directory.standing(aid).cert
-        return cert.name if cert is not None else aid.hex()
-
     def card_of(self, aid: bytes) -> Json:
         """The card a member published last, {} without one that is sound."""
         card = self._node.cards.get(aid, {}).get("card")
@@ -292,13 +282,6 @@ class Members:
             flags.append("expired" if left_ms < 0 else "expiring")
         return flags
 
-    def _rtt_ms(self, aid: bytes) -> float | None:
-        link = self._node.vitality.machine.prober.links.get(aid)
-        if link is not None and link.up and link.rtt.samples:
-            return link.rtt.mean_s * 1000
-        session = self._node.links.sessions.get(aid)
-        return session.rtt_s * 1000 if session is not None and session.rtt_s is not None else None
-
     async def show(self, node: str) -> Json:
         aid = self._aid(node)
         view = self._view(aid)
@@ -311,10 +294,6 @@ class Members:
         row["monitors"] = [self._id(each) for each in monitors]
         row["accused_by"] = [self._id(each) for each in view.accusers]
         return row
-
-    def _id(self, aid: bytes) -> str:
-        public = self._node.directory.public_of(aid)
-        return peer_id_of(public) if public is not None else aid.hex()
 
     # -- watching ---------------------------------------------------------------------------------------
 
@@ -336,94 +315,6 @@ class Members:
                 yield {**change, "time": iso(self._node.now_ms())}
             known = rows
             await trio.sleep(WATCH_S)
-
-    # -- links ------------------------------------------------------------------------------------------
-
-    async def links(self) -> Rows:
-        node, now = self._node, trio.current_time()
-        views = {view.aid: view for view in node.vitality.machine.links(now)}
-        rows = []
-        for aid in sorted({*views, *node.links.sessions, *node.links.wanted}):
-            rows.append(self._link(aid, views, now))
-        return sorted(rows, key=lambda row: (row["name"], row["id"]))
-
-    def _link(self, aid: bytes, views: Mapping[bytes, Any], now: float) -> Json:
-        session, view, node = self._node.links.sessions.get(aid), views.get(aid), self._node
-        peer_id = self._id(aid)
-        rtt = view.rtt_ms if view is not None else None
-        if rtt is None and session is not None and session.rtt_s is not None:
-            rtt = session.rtt_s * 1000
-        state = view.status if view is not None else "connected" if session is not None else "unknown"
-        return {
-            "id": peer_id,
-            "name": self.name_of(aid),
-            "state": "connecting" if state == "unknown" and session is None else state,
-            "address": node.links.worked.get(aid),
-            "dialled": session.dialled if session is not None else None,
-            "since_s": rounded(now - session.since, 1) if session is not None else None,
-            "rtt_ms": rounded(rtt),
-            "jitter_ms": rounded(view.jitter_ms) if view is not None else None,
-            "loss_percent": rounded(view.loss * 100, 1) if view is not None else None,
-            "bytes_in": session.bytes_in if session is not None else 0,
-            "bytes_out": session.bytes_out if session is not None else 0,
-            "datagrams": view.datagrams if view is not None else None,
-            "error": node.links.failures.get(peer_id, "") if session is None else "",
-        }
-
-    async def ping(self, node: str, *, timeout_s: float) -> Json:
-        aid = self._aid(node)
-        if aid == self._node.me:
-            return {"id": node, "name": self.name_of(aid), "rtt_ms": 0.0, "via": "self"}
-        public = self._node.directory.public_of(aid)
-        assert public is not None
-        with trio.move_on_after(timeout_s):
-            started = trio.current_time()
-            via = await self._node.reach(public)
-            if via == "call":
-                started = trio.current_time()
-                await self._node.reach(public)
-            rtt_ms = (trio.current_time() - started) * 1000
-            return {"id": node, "name": self.name_of(aid), "rtt_ms": round(rtt_ms, 3), "via": via}
-        raise TimedOut(f"{self.name_of(aid)} did not answer within {timeout_s:g} s")
-
-    async def rtt(self, a: str, b: str) -> Json:
-        one, other = self._aid(a), self._aid(b)
-        found: tuple[float, float | None, str, float | None] | None = (0.0, 0.0, "self", None)
-        if one != other:
-            found = self._node.sight.estimate(one, other, self._node.now_ms())
-        if found is None:
-            raise NotFound(
-                f"nothing is known yet of the way between {self.name_of(one)} and {self.name_of(other)}",
-                "each node tells its round trips once in 30 s; try again then",
-            )
-        return {
-            "a": a,
-            "b": b,
-            "a_name": self.name_of(one),
-            "b_name": self.name_of(other),
-            "rtt_ms": round(found[0], 3),
-            "error_ms": rounded(found[1]),
-            "method": found[2],
-            "age_s": rounded(found[3], 1),
-        }
-
-    async def reachability(self) -> Rows:
-        rows = []
-        for each in self._node.sight.all(self._node.now_ms()):
-            if each.subject != each.observer and self._node.directory.is_member(each.subject):
-                rows.append(
-                    {
-                        "observer": self._id(each.observer),
-                        "observer_name": self.name_of(each.observer),
-                        "subject": self._id(each.subject),
-                        "subject_name": self.name_of(each.subject),
-                        "reachable": each.rtt_ms is not None,
-                        "rtt_ms": rounded(each.rtt_ms),
-                        "via": "link",
-                        "age_s": rounded(each.age_s, 1),
-                    }
-                )
-        return sorted(rows, key=lambda row: (row["observer_name"], row["subject_name"]))
 
 
 def _differences(old: Mapping[str, Json], new: Mapping[str, Json]) -> Rows:

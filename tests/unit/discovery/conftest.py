@@ -12,6 +12,17 @@ from dnslib import RR, DNSRecord
 from mesh.discovery.base import Found
 
 
+async def _one_port() -> tuple[trio.socket.SocketType, list[trio.SocketListener]]:
+    """A UDP and a TCP socket on one number, which may be free for one and taken for the other."""
+    while True:
+        udp = trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM)
+        await udp.bind(("127.0.0.1", 0))
+        try:
+            return udp, await trio.open_tcp_listeners(udp.getsockname()[1], host="127.0.0.1")
+        except OSError:
+            udp.close()
+
+
 class NameServer:
     """Answers over UDP and TCP on one free port from zone lines; `cut` truncates over UDP."""
 
@@ -36,10 +47,8 @@ class NameServer:
         return bytes(answer.pack())
 
     async def run(self, *, task_status: Any) -> None:
-        udp = trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM)
-        await udp.bind(("127.0.0.1", 0))
+        udp, listeners = await _one_port()
         self.port = udp.getsockname()[1]
-        listeners = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
         with udp:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.serve_listeners, self._tcp, listeners)
