@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 
 import msgspec
 import trio
@@ -282,11 +282,13 @@ class Spread:
         now_ms = self._wall_ms()
         limits = {job.delta.aid: self._gate.limits(job.delta.aid) for job in batch}
 
-        def work(txn: Txn) -> list[sync.Outcome]:
-            return [
-                self._receive(link, txn.log(job.delta.scope), job, now_ms, limits[job.delta.aid])
-                for job in batch
-            ]
+        def work(txn: Txn) -> Generator[None, None, list[sync.Outcome]]:
+            outcomes = []
+            for job in batch:
+                slots = txn.log(job.delta.scope)
+                outcomes.append(self._receive(link, slots, job, now_ms, limits[job.delta.aid]))
+                yield  # a long batch must not hold the loop
+            return outcomes
 
         try:
             outcomes = await self._store.write(work, linger=True)
