@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 DIAL_DEADLINE_S = 5.0
 DIALS_MAX = 32
+RELAY_DEADLINE_S = 3.0
+RELAYS_TRIED = 3
 UNWANTED_AFTER_S = 60.0
 LASTING_S = 5.0
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -226,10 +228,11 @@ class Links:
         elif aid not in self.sessions:
             await self._link(connection.public, address)
 
-    async def _link(self, public: bytes, address: str) -> None:
+    async def _link(self, public: bytes, address: str | None) -> None:
         wire = await self._host.open(public, protocols.LINK, deadline_s=DIAL_DEADLINE_S)
         session = await self._greet(wire, dialled=True)
-        self.worked[session.aid] = address
+        if address is not None:
+            self.worked[session.aid] = address
         self._nursery.start_soon(self._hold, session)
 
     async def connect(self, public: bytes, *, anew: bool = False) -> None:
@@ -255,7 +258,26 @@ class Links:
                 raise
             except MeshError as error:
                 last = error
-        raise last
+        if anew or isinstance(last, Refused) or not await self.relayed(public):
+            raise last
+        await self._link(public, None)
+        return None
+
+    async def relayed(self, public: bytes) -> bool:
+        """Connect to a member through a neighbour of ours that is linked with it; says whether it worked.
+
+        Its own addresses came first and failed: it cannot be dialled, or the way between us is broken.
+        """
+        neighbours = sorted(self.sessions.keys() - {public[:16]})
+        for aid in self._rng.sample(neighbours, min(RELAYS_TRIED, len(neighbours))):
+            via = self.sessions[aid].wire.public if aid in self.sessions else None
+            try:
+                if via is not None:
+                    await self._host.dial_via(via, public, deadline_s=RELAY_DEADLINE_S)
+                    return True
+            except MeshError as error:
+                log.debug("%s is not reached through %s: %s", peer_id_of(public), aid.hex(), error.message)
+        return False
 
     async def redial(self, aid: bytes, deadline_s: float) -> DialResult:
         """Dial a member once more, to know whether its agent answers.

@@ -105,8 +105,12 @@ class Vitality:
     # -- what comes in ----------------------------------------------------------------------------------
 
     def members_changed(self, joined: Iterable[tuple[bytes, Place]], removed: Iterable[bytes]) -> None:
-        """The member table moved."""
-        self.drive.handle(vitals.MembersChanged(tuple(joined), tuple(removed)))
+        """The member table moved. A link may stand before its other end is known as a member."""
+        joined = tuple(joined)
+        self.drive.handle(vitals.MembersChanged(joined, tuple(removed)))
+        for aid, _ in joined:
+            if aid in self._links.sessions:
+                self.drive.handle(vitals.LinkUp(aid))
         self._links.want(self.machine.wanted())
 
     def datagram(self, aid: bytes, address: tuple[str, int], payload: bytes) -> None:

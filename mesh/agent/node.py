@@ -47,7 +47,7 @@ from mesh.identity.certs import Certificate
 from mesh.identity.home import Home
 from mesh.identity.keys import peer_id_of
 from mesh.net.address import parse
-from mesh.net.base import Datagrams, Host, Stream
+from mesh.net.base import Datagrams, Host, Refused, Stream
 from mesh.observe.facts import node_facts
 from mesh.store.store import Change, Store, Txn
 from mesh.wire import messages, protocols
@@ -306,6 +306,8 @@ class Node:
                 return await self.host.open(public, protocol, deadline_s=deadline_s)
             except MeshError as error:
                 last = error
+        if not isinstance(last, Refused) and await self.links.relayed(public):
+            return await self.host.open(public, protocol, deadline_s=deadline_s)
         raise last
 
     async def publish_card(self) -> None:
