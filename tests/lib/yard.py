@@ -46,6 +46,7 @@ class Agent:
         self.process: subprocess.Popen[bytes] | None = None
         self.listen = "/ip4/127.0.0.1/tcp/0"
         self.settings: dict[str, str] = {}
+        self.words: list[str] = []
         self.prefix: list[str] = []
 
     def start(self) -> Agent:
@@ -53,6 +54,7 @@ class Agent:
         words = ["run", "--data-dir", self.data, "--listen", self.listen, "--admin-socket", self.socket]
         for seed in self.seeds:
             words += ["--seed", seed]
+        words += self.words
         env = {**os.environ, "MESHD_DISCOVERY__MDNS": "false", **self.settings}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
