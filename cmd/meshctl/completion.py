@@ -51,12 +51,13 @@ def _words_of(item: Arg | None) -> tuple[str, str]:
 
 
 def bash() -> str:
-    """For bash; zsh runs it too, by its bashcompinit."""
+    """For bash; zsh runs it too, by its bashcompinit. Where nothing is offered, the shell offers files."""
     cases = []
     for path, verb in verbs().items():
         fixed, asked = _words_of(_positional(verb))
-        words = f'words="{fixed}"' if fixed else f'words="$({asked})"' if asked else "files=yes"
-        cases.append(f'    "{" ".join(path)}") opts="{" ".join(_options(verb))}"; {words};;')
+        words = f'words="{fixed}"; ' if fixed else ""
+        ask = f"_meshctl_offer < <({asked}); " if asked else ""
+        cases.append(f'    "{" ".join(path)}") {words}{ask}opts="{" ".join(_options(verb))}";;')
     groups = "\n".join(
         f'    "{word}") words="{" ".join(path[1] for path in verbs() if path[0] == word)}";;'
         for word in dict.fromkeys(path[0] for path in verbs() if len(path) == 2)
@@ -67,12 +68,21 @@ def bash() -> str:
 
 _BASH = """\
 # bash completion for meshctl: source <(meshctl completion bash)
+# Names and keys are other people's words: compgen would expand what is in them, this does not.
+_meshctl_offer() {{
+  local word
+  [[ "$cur" == -* ]] && return
+  while IFS= read -r word; do
+    [[ "$word" == "$cur"* ]] && COMPREPLY+=("$(printf %q "$word")")
+  done
+}}
 _meshctl() {{
   local cur="${{COMP_WORDS[COMP_CWORD]}}" prev="${{COMP_WORDS[COMP_CWORD-1]}}"
-  local path="" words="" opts="" files="" at word
+  local path="" words="" opts="" at word
+  COMPREPLY=()
   case "$prev" in
     -o|--output) COMPREPLY=($(compgen -W "table wide json jsonl name" -- "$cur")); return;;
-    --socket) COMPREPLY=($(compgen -f -- "$cur")); return;;
+    --socket) return;;
   esac
   for ((at = 1; at < COMP_CWORD; at++)); do
     word="${{COMP_WORDS[at]}}"
@@ -90,8 +100,7 @@ _meshctl() {{
 {cases}
   esac
   if [[ "$cur" == -* ]]; then COMPREPLY=($(compgen -W "$opts --output --socket --help" -- "$cur"))
-  elif [[ -n "$files" ]]; then COMPREPLY=($(compgen -f -- "$cur"))
-  else COMPREPLY=($(compgen -W "$words" -- "$cur")); fi
+  elif [[ -n "$words" ]]; then COMPREPLY=($(compgen -W "$words" -- "$cur")); fi
 }}
 complete -o default -F _meshctl meshctl"""
 
@@ -109,32 +118,63 @@ def zsh() -> str:
     )
 
 
+def _quoted(text: str) -> str:
+    """Text in single quotes as fish reads them."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+_FISH = """\
+# fish completion for meshctl: meshctl completion fish | source
+function __meshctl_words
+    set -l skip no
+    for word in (commandline -opc)[2..]
+        if test $skip = yes
+            set skip no
+        else if contains -- $word -o --output --socket
+            set skip yes
+        else if not string match -q -- '-*' $word
+            echo $word
+        end
+    end
+end
+function __meshctl_exactly
+    set -l words (__meshctl_words)
+    test "$words" = "$argv"
+end
+function __meshctl_begins
+    set -l words (__meshctl_words)
+    test (count $words) -ge (count $argv); and test "$words[1..$(count $argv)]" = "$argv"
+end
+complete -c meshctl -f
+complete -c meshctl -s o -l output -x -a 'table wide json jsonl name' -d 'output format'
+complete -c meshctl -l socket -r -F -d 'admin socket'"""
+
+
 def fish() -> str:
     """For fish."""
-    lines = ["# fish completion for meshctl: meshctl completion fish | source", "complete -c meshctl -f"]
-    formats = "table wide json jsonl name"
-    lines.append(f"complete -c meshctl -s o -l output -x -a '{formats}' -d 'output format'")
-    lines.append("complete -c meshctl -l socket -r -F -d 'admin socket'")
+    lines = [_FISH]
     for word, entry in WORDS.items():
-        lines.append(f"complete -c meshctl -n __fish_use_subcommand -a {word} -d '{entry.summary}'")
+        lines.append(f"complete -c meshctl -n __meshctl_exactly -a {word} -d {_quoted(entry.summary)}")
     for path, verb in verbs().items():
-        seen = " ; and ".join(f"__fish_seen_subcommand_from {word}" for word in path)
         if len(path) == 2:
-            others = " ".join(other[1] for other in verbs() if other[0] == path[0] and len(other) == 2)
-            first = f"__fish_seen_subcommand_from {path[0]}; and not __fish_seen_subcommand_from {others}"
-            lines.append(f"complete -c meshctl -n '{first}' -a {path[1]} -d '{verb.summary}'")
-        for item in verb.args:
-            for name in item.names:
-                if name.startswith("--"):
-                    takes = "" if item.how.get("action") == "store_true" else " -r"
-                    lines.append(f"complete -c meshctl -n '{seen}' -l {name[2:]}{takes}")
-        fixed, asked = _words_of(_positional(verb))
-        source = fixed or (f"({asked.replace('$cur', '')})" if asked else "")
-        if source:
-            lines.append(f"complete -c meshctl -n '{seen}' -a '{source}'")
-        elif _positional(verb):
-            lines.append(f"complete -c meshctl -n '{seen}' -F")
+            group = f"'__meshctl_exactly {path[0]}'"
+            lines.append(f"complete -c meshctl -n {group} -a {path[1]} -d {_quoted(verb.summary)}")
+        lines += _fish_verb(f"complete -c meshctl -n '__meshctl_begins {' '.join(path)}'", verb)
     return "\n".join(lines)
+
+
+def _fish_verb(start: str, verb: Verb) -> list[str]:
+    lines = []
+    for item in verb.args:
+        takes = "" if item.how.get("action") == "store_true" else " -r"
+        lines += [f"{start} -l {name[2:]}{takes}" for name in item.names if name.startswith("--")]
+    first = _positional(verb)
+    fixed, asked = _words_of(first)
+    source = fixed or (f"({asked.replace('$cur', '')})" if asked else "")
+    if first is not None:
+        lines.append(f"{start} -a '{source}'" if source else f"{start} -F")
+    return lines
 
 
 _SCRIPTS = {"bash": bash, "zsh": zsh, "fish": fish}

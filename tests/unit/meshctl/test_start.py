@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,6 +164,18 @@ def test_bash_completes_words_options_nodes_and_keys(meshctl: Run, environ: dict
     assert complete(script, environ, "kv", "get", "complete/") == ["complete/me"]
     assert complete(script, environ, "kv", "put", "--dur") == ["--durable"]
     assert complete(script, environ, "log-level", "w") == ["warning"]
+
+
+def test_what_others_named_is_never_run_by_completing_it(
+    meshctl: Run, environ: dict[str, str], tmp_path: Path
+) -> None:
+    script = meshctl("completion", "bash").out
+    for key in ("evil/$(touch pwned)", "evil/`touch pwned`", "evil/;touch pwned", "evil/a b", "evil/*"):
+        meshctl("kv", "put", key, "1")
+    offered = complete(script, environ, "kv", "get", "evil/")
+    assert r"evil/\$\(touch\ pwned\)" in " ".join(offered)
+    assert not (tmp_path / "pwned").exists()
+    assert not Path("pwned").exists()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
