@@ -141,11 +141,25 @@ class Certs:
                 renew=old.renew,
             )
         }
+        right = self._right(wanted, authority)
+        if right is not None:
+            value["authority"] = right
+        return Statement(path_of(CERT, old.aid), Kind.REG, value)
+
+    def _right(self, wanted: Renewal, authority: Certificate) -> bytes | None:
+        """The right to certify that goes with an admin's renewal: new, or the one it has.
+
+        It stays published, because whoever removes its issuer must know of it to keep it valid.
+        """
+        node, old = self._node, wanted.cert
         if wanted.authority:
-            value["authority"] = home.authorise(
+            return home.authorise(
                 node.key, authority.data, node.home.mesh, old.public, old.name, node.now_ms()
             )
-        return Statement(path_of(CERT, old.aid), Kind.REG, value)
+        if old.aid == node.me:
+            return authority.data
+        known = node.directory.evidence.authorities.get(old.aid, {})
+        return min((cert.data for cert in known.values()), key=len, default=None)
 
     async def move_zone(self, node: str, zone: str) -> None:
         """Certify a member for another zone; it moves when it learns of it.

@@ -19,7 +19,8 @@ from mesh.core.collect import Removal, Statement
 from mesh.core.evidence import ADMIT, INVITE, KEEP_MAX, REMOVED, path_of, piece_path
 from mesh.core.judgement import removed_keys, void_by
 from mesh.core.record import AID_BYTES, Kind
-from mesh.identity.certs import Certificate
+from mesh.identity.certs import CHAIN_BYTES_MAX, Certificate, Terms
+from mesh.wire import codec
 
 PIECES_MAX = 1000
 
@@ -78,12 +79,23 @@ def _settled(cert: Certificate | None) -> bool:
 
 
 def _revocations(directory: Directory, gone: bytes, now_ms: int) -> Iterator[Statement]:
-    for invite, notices in sorted(directory.evidence.notices.items()):
-        cert = next((notice.cert for _, notice in sorted(notices.items()) if notice.cert is not None), None)
-        if cert is None or cert.links[-1].issuer[:AID_BYTES] != gone or directory.revocation(invite):
-            continue
-        if cert.terms is not None and cert.terms.exp_ms >= now_ms:
-            yield Statement(path_of(INVITE, invite), Kind.REG, {"cert": cert.data, "revoked": True})
+    for invite, (terms, chain) in sorted(_invites_of(directory, gone).items()):
+        if terms.exp_ms >= now_ms and directory.revocation(invite) is None:
+            yield Statement(path_of(INVITE, invite), Kind.REG, {"cert": chain, "revoked": True})
+
+
+def _invites_of(directory: Directory, gone: bytes) -> dict[bytes, tuple[Terms, bytes]]:
+    """Invites a key made: terms and chain by aid; those listed, and those by which somebody came."""
+    evidence = directory.evidence
+    listed = [notice.cert for row in evidence.notices.values() for notice in row.values() if notice.cert]
+    came = [cert for claims in evidence.claims.values() for cert in claims.values()]
+    found = {}
+    for cert in [*listed, *came]:
+        for at, link in enumerate(cert.links):
+            if link.terms is not None and link.issuer[:AID_BYTES] == gone:
+                chain = codec.encode(codec.decode(cert.data, CHAIN_BYTES_MAX)[: at + 1])
+                found[link.public[:AID_BYTES]] = (link.terms, chain)
+    return found
 
 
 def _links_signed_by(directory: Directory, gone: bytes, own: Sequence[Certificate]) -> set[bytes]:

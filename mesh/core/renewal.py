@@ -12,7 +12,7 @@ first admin at once and by the next ones CONFIRM_S later each: until then it may
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import msgspec
 
@@ -31,12 +31,12 @@ class Renewal(msgspec.Struct, frozen=True):
     authority: bool
 
 
-def rank(aid: bytes, admin: bytes, admins: Iterable[bytes]) -> int:
-    """Where an admin stands in the order of those who renew a key; its own key is its own affair."""
+def rank(aid: bytes, admin: bytes, admins: Collection[bytes]) -> int:
+    """Where an admin stands in the order of those who renew a key; its own is its own affair first."""
     if aid == admin:
         return 0
-    order = [each for each in hrw_top(aid, sorted({*admins, admin}), 1 << 30) if each != aid]
-    return order.index(admin)
+    order = hrw_top(aid, sorted({*admins, admin} - {aid}), 1 << 30)
+    return order.index(admin) + (aid in admins)
 
 
 def due(directory: Directory, me: bytes, now_ms: int, before_ms: int) -> list[Renewal]:

@@ -132,9 +132,12 @@ class Village:
         path = evidence.path_of(evidence.ADMIT, who.aid)
         return self.says(by, path, {"cert": who.chain}, at=at, asof=asof)
 
-    def renew(self, by: Villager, who: Villager, chain: bytes, *, at: int) -> Record:
+    def renew(
+        self, by: Villager, who: Villager, chain: bytes, *, at: int, authority: bytes | None = None
+    ) -> Record:
         path = evidence.path_of(evidence.CERT, who.aid)
-        return self.says(by, path, {"cert": chain}, at=at, kind=Kind.REG)
+        value = {"cert": chain} if authority is None else {"cert": chain, "authority": authority}
+        return self.says(by, path, value, at=at, kind=Kind.REG)
 
     def revoke(self, by: Villager, invite: Invite, *, at: int, purge: bool = False) -> Record:
         path = evidence.path_of(evidence.INVITE, invite.key.aid)

@@ -438,6 +438,11 @@ async def test_a_second_admin_is_confirmed_and_may_then_admit_and_remove_the_fir
     await second.keeper.check()
     assert second.node.home.authority is not None
     third = await garden.join(second)
+    garden.now_ms += 61 * DAY_MS
+    for plant in (first, second):
+        await plant.keeper.check()
+    await until(lambda: third.node.directory.certificate(second.aid).exp_ms > NOW_MS + 100 * DAY_MS)
+    assert third.node.directory.evidence.authorities[second.aid], "what it may is known after a renewal too"
     await second.put("kv/a", 1)
     await second.certs.revoke(first.id, reason="lost")
     await until(lambda: third.verdict_on(first) == Verdict.REMOVED)
