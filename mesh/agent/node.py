@@ -27,6 +27,7 @@ from mesh.agent.liveness import Vitality
 from mesh.agent.query import Queries
 from mesh.agent.session import DENIED, Session, Wire
 from mesh.agent.sight import Sight
+from mesh.agent.storecare import StoreCare
 from mesh.config import Config, timing
 from mesh.core import policy, sync, vitals
 from mesh.core.admission import Directory
@@ -162,6 +163,7 @@ class Node:
         self.on_state: list[Callable[[vitals.StateChanged], None]] = []
         self.on_link: list[Callable[[Session], None]] = []
         self.on_members: list[Callable[[list[bytes], list[bytes]], None]] = []
+        self.care = StoreCare(self.store, self.me, self.vitality, self.alarm, self.clear_alarm)
         self.store.add_listener(self._changed)
 
     def use_capacity(self, capacity: Callable[[], tuple[float | None, dict[str, float]]]) -> None:
@@ -256,6 +258,7 @@ class Node:
             port = parse(self.host.addresses[0]).port
             await nursery.start(self.datagrams.run, port, self.vitality.datagram)
         await self.publish_card()
+        self.care.tell_opened(self.store)
         self._members_changed()
         nursery.start_soon(self._keep_time)
         nursery.start_soon(self._ping)
@@ -454,6 +457,10 @@ class Node:
         self.alarms[(kind, aid)] = text
         for listener in self.on_alarm:
             listener(kind, aid, text)
+
+    def clear_alarm(self, kind: str, aid: bytes) -> None:
+        """What an alarm was about is over."""
+        self.alarms.pop((kind, aid), None)
 
     def _own_offered(self, scope: str, own: Own) -> None:
         """A neighbour holds records of ours that we do not."""
