@@ -38,10 +38,9 @@ nothing at all: it is the one cut off. While it hears something, it may speak: t
 Finding back. The dead who would be our neighbours if nobody were dead are pinged on, and while over half of
 our links miss, 4 random members too. A datagram from a dead or unlinked member: dial at once.
 
-Where this differs from a plain reading of the rules: incarnations rise by their owner's records only, so
-that one liar cannot make every honest accusation stale; a monitor we hear ourselves counts as able to
-speak whatever is said of it, so that a liar cannot become the only judge; and lateness of ours silences
-only accusations of silence.
+One liar. What others say never raises the incarnation we hold of a member, else a liar could make every
+honest accusation stale. One who accuses a member and all its other monitors would be the only judge left,
+but each of them refutes within `miss`, long before the confirm time, which then begins anew.
 """
 
 from __future__ import annotations
@@ -97,6 +96,9 @@ class Liveness:
         rng: dice, seeded by the caller.
         incarnation: the last one on disk; the first tick uses the one after it.
         now: monotonic seconds.
+
+    Attributes:
+        missed_s: time in which our loop stood still; the machine's own time is `now` less this.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class Liveness:
         self._rng = rng
         self.status = Status.UP
         self._until_ms: int | None = None
-        self._lost_s = 0.0
+        self.missed_s = 0.0
         self._due = now
         self._late: deque[tuple[float, float]] = deque(maxlen=64)
         self._unsteady_until = NEVER
@@ -163,19 +165,21 @@ class Liveness:
             self._take_off(late, now)
         if self._late:
             self.board.slowness = self.slowness(now)
-        return now - self._lost_s
+        return now - self.missed_s
 
     def _take_off(self, late: float, now: float) -> None:
+        if late > self.config.miss_s:
+            self.missed_s += late
+        self._doubt(late, now - self.missed_s, now)
+
+    def _doubt(self, late: float, t: float, now: float) -> None:
         if late > self.config.miss_s / 4:
             self._late.append((now, late))
-        if late > UNSTEADY_LATE_S:
-            self._unsteady_until = now + UNSTEADY_FOR_S
         if late > self.config.miss_s:
-            self._lost_s += late
-            t = now - self._lost_s
             self.prober.mute_until = t + self.config.interval_s + self.config.miss_s
         if late > UNSTEADY_LATE_S:
-            self._lease_at = min(self._lease_at, now - self._lost_s)
+            self._unsteady_until = now + UNSTEADY_FOR_S
+            self._lease_at = min(self._lease_at, t)
 
     def slowness(self, now: float) -> int:
         """H: the worst lateness of our own loop in the last 10 s, in halves of a second, at most 8."""
@@ -199,7 +203,7 @@ class Liveness:
         if self._refute_above is not None:
             dues.append(self._refuted_at + self.config.miss_s)
         # The microsecond keeps rounding from waking us just before what is due.
-        due = min(dues) + self._lost_s + 1e-6
+        due = min(dues) + self.missed_s + 1e-6
         if not self._said_steady:
             due = min(due, self._unsteady_until)
         self._due = max(due, now)
@@ -258,7 +262,7 @@ class Liveness:
                 self.status, self._until_ms = st, until_ms
                 self._publish(t, now, out, urgent=True)
             case LoopLate(seconds):
-                self._take_off(seconds, now)
+                self._doubt(seconds, t, now)
             case RemoteReported(aid, state):
                 self.board.report(aid, state, t, out)
             case ForcedOut(aid, inc):
@@ -321,11 +325,11 @@ class Liveness:
     def members(self, now: float) -> list[MemberView]:
         """Every member as we see it, ascending by aid; ourselves included."""
         own = Lease(self.incarnation, self.status, self._until_ms, self.steady(now))
-        return member_views(self.board, own, now - self._lost_s)
+        return member_views(self.board, own, now - self.missed_s)
 
     def links(self, now: float) -> list[LinkView]:
         """Every link we hold, want or look for, ascending by aid."""
-        return link_views(self.prober.links, now - self._lost_s)
+        return link_views(self.prober.links, now - self.missed_s)
 
     def state(self, aid: bytes) -> State | None:
         """The state of one member, or None if it is none."""

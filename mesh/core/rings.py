@@ -212,6 +212,10 @@ class Overlay:
         """Names of the zones with members, ascending."""
         return sorted(self._zones)
 
+    def ring_size(self, zone: str) -> int:
+        """Members in a zone's rings, leaves not counted."""
+        return len(self._zones[zone]) if zone in self._zones else 0
+
     def gateways(self, zone: str) -> list[bytes]:
         """The members that carry a zone's traffic to other zones, rank 1 first.
 

@@ -12,13 +12,15 @@ from heapq import heapify, heappop, heappush
 from mesh.core.clock import unix_ms_of
 from mesh.core.lease import SLEEP_MS_MAX, Evidence, Lease, Status
 from mesh.core.member import FOREVER, NEVER, Charge, Member
-from mesh.core.rings import Overlay, Place
+from mesh.core.rings import K_ONE_ZONE, Overlay, Place
 from mesh.core.vitals import GONE_FOR_NOW, Action, LivenessConfig, State, StateChanged
 
 LEASES_PER_SECOND_MAX = 33
 # An accusation names an incarnation its accuser has seen, so it is never far above the one we know.
 INC_JUMP_MAX = 1 << 16
 CHARGES_MAX = 64
+SMALL_ZONE = 2 * K_ONE_ZONE + 2
+ABLE = (State.REGISTERING, State.ALIVE)  # neither dead nor accused
 
 
 class Board:
@@ -43,6 +45,7 @@ class Board:
         self._stirred: dict[bytes, None] = {}  # of those, whom to judge again
         self._due: float | None = None
         self._recheck = FOREVER
+        self._several = False
         self._zone = place.zone
         self.join(me, place, 0.0)
 
@@ -79,7 +82,7 @@ class Board:
             self._near.set(aid, place)
         if member.state not in GONE_FOR_NOW or aid in self._leaving:
             self._settled.set(aid, place)
-        self._stir_all()
+        self.stir_all()
 
     def remove(self, aid: bytes) -> None:
         """Forget a member whose card is gone."""
@@ -94,16 +97,24 @@ class Board:
         self._lapses = [entry for entry in self._lapses if entry[1] != aid]
         heapify(self._lapses)
         self._stirred.pop(aid, None)
-        self._stir_all()
+        self.stir_all()
 
-    def _stir_all(self) -> None:
+    def stir_all(self) -> None:
+        """Judge every accused member again at the next `settle`."""
         self.moved, self._due = True, None
         self._stirred.update(self._open)
 
     def _stir_around(self, aid: bytes) -> None:
-        """A change of one member may decide about those it is neighbour of, and about itself."""
+        """A change of one member may decide about those it is neighbour of, and about itself.
+
+        About all, where it makes the zone a full mesh or changes the number of rings.
+        """
         self._due = None
-        if self._open:
+        several = len(self._near.zones()) > 1
+        if self._near.ring_size(self._zone) <= SMALL_ZONE or several != self._several:
+            self._several = several
+            self._stirred.update(self._open)
+        elif self._open:
             for near in (aid, *self._near.zone_neighbours(aid, self.members[aid].place), *self.monitors(aid)):
                 if near in self._open:
                     self._stirred[near] = None
@@ -239,8 +250,7 @@ class Board:
             del self._leaving[aid]
             self._stir_around(aid)
             self._settled.remove(aid)
-        if self._recheck <= t:
-            # Who is able to speak changes with time alone, so look again while anyone is accused.
+        if self._recheck <= t:  # accusations of sleepers begin to count with time alone
             self._stirred.update(self._open)
             self._recheck = t + self.config.interval_s / 2 if self._open else FOREVER
         confirm_s = self._confirm_s()
@@ -296,7 +306,7 @@ class Board:
         if gone >= max(1, min(2, living)):
             member.dead_inc = inc
             self._end(member, State.DEAD, Evidence.GONE, seen_by, t, out)
-        elif len(counted) < self.need(member, t):
+        elif len(counted) < self.need(member):
             member.held = None
         else:
             member.held = t if member.held is None else member.held
@@ -314,17 +324,10 @@ class Board:
             and self.may_accuse(accuser, member.aid)
         }
 
-    def need(self, member: Member, t: float) -> int:
+    def need(self, member: Member) -> int:
         """How many accusers make a verdict: two, unless fewer monitors are able to speak."""
-        able = sum(self._able(self.members[aid], t) for aid in self.monitors(member.aid))
-        return max(1, min(2, able))
-
-    def _able(self, monitor: Member, t: float) -> bool:
-        if monitor.state != State.SUSPECT:
-            return monitor.state not in GONE_FOR_NOW
-        # Whom we hear ourselves is able whatever is said of it: else one liar who accuses all the other
-        # monitors of a member would be left as its only judge.
-        return t - monitor.heard < self.config.interval_s + self.config.miss_s
+        states = [self.members[aid].state for aid in self.monitors(member.aid)]
+        return max(1, min(2, sum(state in ABLE for state in states)))
 
     def _confirm_s(self) -> float:
         return self.config.confirm_s * (1 + self.slowness)

@@ -213,7 +213,7 @@ class StatusSet(Event, frozen=True):
 
 
 class LoopLate(Event, frozen=True):
-    """The machine cannot have seen it: the whole computer stood still for so long (a suspend)."""
+    """The whole computer stood still for so long (a suspend), and `now` with it, so nothing is taken off."""
 
     seconds: float
 

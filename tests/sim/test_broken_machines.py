@@ -78,7 +78,7 @@ def test_a_node_that_never_thinks_itself_cut_off_accuses_the_whole_mesh() -> Non
 
 
 class AlwaysTwo(Board):
-    def need(self, member: Member, t: float) -> int:
+    def need(self, member: Member) -> int:
         return 2
 
 
