@@ -23,7 +23,7 @@ INDEX: dict[str, dict[str, Entry]] = {
     "Members": {
         "members": Entry("members", "list everyone in the mesh"),
         "node": Entry("members", "show and steer one member"),
-        "leave": Entry("members", "leave the mesh for good"),
+        "leave": Entry("members", "leave the mesh, and stop"),
         "ping": Entry("links", "measure round trips to a member"),
         "rtt": Entry("links", "show the round trip between two members"),
         "reachability": Entry("links", "show who sees whom"),

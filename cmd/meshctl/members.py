@@ -149,7 +149,7 @@ def move_zone(context: Context, args: Namespace) -> None:
 
 
 def leave(context: Context, args: Namespace) -> None:
-    context.confirm("leave the mesh for good? The agent stops.", yes=args.yes)
+    context.confirm("leave the mesh? The agent stops.", yes=args.yes)
     left = context.client.leave()
     context.out.done(left, f"{left['name']} has left the mesh; its agent stops")
 
@@ -266,7 +266,7 @@ COMMANDS: Commands = {
         "leave",
         leave,
         args=(parse.YES,),
-        text="Leave the mesh for good: the others are told, then the agent stops. To stop without leaving, "
+        text="Leave the mesh: the others are told, then the agent stops. Started again, it comes back. To stop without leaving, "
         "stop the service (SIGTERM).",
         examples=(("meshctl leave --yes", "does not ask"),),
     ),

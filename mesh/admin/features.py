@@ -118,7 +118,7 @@ class Members(Protocol):
         """`shapes.Member`. Certify the node for another zone; it drops its old zone's state. Denied."""
 
     async def leave(self) -> Json:
-        """`shapes.Left`. Leave the mesh for good and stop the agent after this answer is out."""
+        """`shapes.Left`. Leave the mesh and stop the agent after this answer is out."""
 
     async def ping(self, node: str, *, timeout_s: float) -> Json:
         """`shapes.Pong`: one round trip. TimedOut, Unreachable, NotFound."""

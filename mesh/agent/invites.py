@@ -6,6 +6,7 @@ node, and carries its revocation. The token is shown once and kept nowhere.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ class Invites:
             )
         now_ms = max(node.now_ms(), authority.nbf_ms)
         terms = Terms(
-            roles=_roles(roles),
+            roles=_roles(roles, node.view.policy.roles),
             zone=zone or node.zone,
             tier=tier,
             labels=check_labels(labels),
@@ -165,7 +166,16 @@ def _at(addresses: Sequence[str], peer_id: str) -> list[str]:
     return [f"{address}/p2p/{peer_id}" for address in addresses if "/p2p/" not in address]
 
 
-def _roles(roles: Sequence[str]) -> tuple[str, ...]:
-    """None named: a plain member. An admin is a member too."""
+def _roles(roles: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """None named: a plain member. An admin is a member too.
+
+    Raises:
+        UsageError: a role that is nearly one that has rights: a slip of the pen would make a powerless node.
+            Quite another one may get its rights later, by a policy.
+    """
+    for role in roles:
+        near = difflib.get_close_matches(role, known, 1, cutoff=0.7)
+        if near and role not in known:
+            raise UsageError(f"there is no role {role!r}", f"did you mean {near[0]}?")
     chosen = set(roles) or {MEMBER}
     return tuple(sorted(chosen | {MEMBER} if ADMIN in chosen else chosen))

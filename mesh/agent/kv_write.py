@@ -15,7 +15,7 @@ from mesh.core import folds
 from mesh.core.collect import Statement
 from mesh.core.record import Kind, Op, Record
 from mesh.errors import Conflict, NotFound, UsageError
-from mesh.wire.codec import RECORD_BYTES_MAX, check_user_value
+from mesh.wire.codec import VALUE_BYTES_MAX, check_user_value, encode
 
 LOG_TTL_MS = 30 * 86_400_000
 ELEMENTS_MAX = 10_000
@@ -75,18 +75,22 @@ def check_value(value: Any) -> None:
     Raises:
         UsageError: too large, or of a type or shape that CBOR between members does not take.
     """
-    if isinstance(value, (str, bytes)):
-        size = (
-            len(value)
-            if isinstance(value, bytes) or value.isascii()
-            else len(value.encode("utf-8", "replace"))
-        )
-        if size > RECORD_BYTES_MAX - 512:
-            raise UsageError(
-                f"the value has {size} bytes, at most {RECORD_BYTES_MAX - 512} are allowed",
-                "keep large data elsewhere and store where it is",
-            )
     check_user_value(value)
+    size = _size(value)
+    if size > VALUE_BYTES_MAX:
+        raise UsageError(
+            f"the value has {size} bytes, at most {VALUE_BYTES_MAX} are allowed",
+            "keep large data elsewhere and store where it is",
+        )
+
+
+def _size(value: Any) -> int:
+    """Bytes of text and bytes as they are, of anything else as it is encoded."""
+    if isinstance(value, bytes):
+        return len(value)
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
+    return len(encode(value)) if isinstance(value, (list, dict)) else 0
 
 
 # -- reg, mv, flag ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import trio
 from mesh.agent.author import Statement
 from mesh.agent.certs import Certs
 from mesh.agent.node import Node
-from mesh.agent.paths import Paths
+from mesh.agent.paths import SHOWN, Paths
 from mesh.agent.words import iso, rounded
 from mesh.core import folds, vitals
 from mesh.core.card import check_card
@@ -34,7 +34,6 @@ Rows = list[Json]
 ORDER = "order/"
 EXPIRY_WARN_MS = 14 * 86_400_000
 WATCH_S = 0.2
-SHOWN = (Verdict.MEMBER, Verdict.FORKED)
 
 
 class Members(Paths):
@@ -46,7 +45,7 @@ class Members(Paths):
         self._left: dict[bytes, int] = {}
         self._labels: dict[bytes, dict[str, str]] = {}
         self._moved = trio.Event()
-        node.on_state.append(lambda _: self._move())
+        node.on_state.append(self._state_changed)
         node.on_members.append(lambda joined, gone: self._obey_all())
         node.store.add_listener(self._changed)
         self.left = trio.Event()
@@ -109,9 +108,15 @@ class Members(Paths):
         if aid == self._node.me:
             self._obey_own(order)
         left = order.get("left")
-        if isinstance(left, int) and not isinstance(left, bool) and self._left.get(aid) != left:
+        if isinstance(left, int) and not isinstance(left, bool):
             self._left[aid] = left
             self._node.vitality.drive.handle(vitals.ForcedOut(aid, left))
+
+    def _state_changed(self, change: vitals.StateChanged) -> None:
+        """A verdict may come after the order that it has left: after a restart of ours it does."""
+        if change.new == vitals.State.DEAD and change.aid in self._left:
+            self._node.vitality.drive.handle(vitals.ForcedOut(change.aid, self._left[change.aid]))
+        self._move()
 
     def _obey_own(self, order: Json) -> None:
         wanted = Status.DRAIN if order.get("drain") else Status.CORDON if order.get("cordon") else Status.UP
@@ -260,7 +265,7 @@ class Members(Paths):
             if verdict not in SHOWN:
                 return "registering"
             return "left" if self._node.vitality.status[0] == Status.LEFT else "alive"
-        return str(view.state)
+        return "quarantined" if verdict == Verdict.FORKED else str(view.state)
 
     def _flags(self, view: MemberView, verdict: Verdict, name: str) -> Sequence[str]:
         node = self._node
@@ -290,7 +295,8 @@ class Members(Paths):
         row["card"] = self.card_of(aid)
         row["certificate"] = self._certs.row(aid)
         row["links"] = [link for link in links if link["id"] == row["id"]]
-        monitors = self._node.vitality.machine.board.monitors(aid)
+        board = self._node.vitality.machine.board
+        monitors = board.monitors(aid) if aid in board.members else ()
         row["monitors"] = [self._id(each) for each in monitors]
         row["accused_by"] = [self._id(each) for each in view.accusers]
         return row

@@ -9,11 +9,13 @@ import trio
 
 from mesh.agent.node import Node
 from mesh.agent.words import rounded
+from mesh.core.judgement import Verdict
 from mesh.errors import NotFound, TimedOut
 from mesh.identity.keys import peer_id_of, public_of
 
 Json = dict[str, Any]
 Rows = list[Json]
+SHOWN = (Verdict.MEMBER, Verdict.FORKED)
 
 
 class Paths:
@@ -23,8 +25,14 @@ class Paths:
 
     def _aid(self, node: str) -> bytes:
         aid = public_of(node)[:16]
-        if self._node.directory.standing(aid).cert is None:
-            raise NotFound(f"no member {node}", "`meshctl members` lists them")
+        standing = self._node.directory.standing(aid)
+        if aid != self._node.me and standing.verdict not in SHOWN:
+            what = (
+                "is not a member"
+                if standing.cert is None
+                else f"is no member: it is {standing.verdict.value}"
+            )
+            raise NotFound(f"{self.name_of(aid)} {what}", "`meshctl members` lists the members")
         return aid
 
     def name_of(self, aid: bytes) -> str:

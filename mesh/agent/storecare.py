@@ -1,4 +1,4 @@
-"""What the store finds wrong with itself or its disk, as people are told of it: alarms, and a full disk drains.
+"""What the store finds wrong with itself or its disk: alarms, and a full disk drains the node.
 
 A node whose disk is full keeps relaying and takes deletes; its lease says `drain`, so that work goes
 elsewhere, until there is room again.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mesh.agent.members import Members
 from mesh.agent.node import Node
+from mesh.core.lease import Status
 from mesh.core.policy import WRITE
 from mesh.core.record import Record
 from mesh.core.vitals import State
@@ -32,8 +33,12 @@ class Table:
         return cert.public if cert is not None else None
 
     def present(self) -> Sequence[bytes]:
-        machine = self._node.vitality.machine
-        others = [aid for aid in self._node.directory.members() if machine.state(aid) in PRESENT]
+        board = self._node.vitality.machine.board
+        others = [
+            aid
+            for aid, member in board.members.items()
+            if member.state in PRESENT and not (member.lease and member.lease.st == Status.SLEEP)
+        ]
         return sorted({*others, self._node.me})
 
     def labels_of(self, aid: bytes) -> Mapping[str, str]:

@@ -155,6 +155,11 @@ class Policy:
         self._nodes: dict[bytes, Grants] = {public_of(node)[:16]: grants for node, grants in nodes.items()}
         self._compiled: dict[tuple[Any, ...], re.Pattern[str]] = {}
 
+    @property
+    def roles(self) -> list[str]:
+        """Roles that are known: those with a default, and those the policy names."""
+        return sorted(self._roles)
+
     def may(self, cert: Certificate, verb: str, path: str) -> bool:
         """Whether the holder of a certificate may do this to this path or name."""
         return cert.is_admin or self._allowed(cert, verb).fullmatch(path) is not None

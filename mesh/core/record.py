@@ -152,7 +152,7 @@ def sign(
         ttl: milliseconds from the hlc's time, or None.
 
     Raises:
-        UsageError: the body would exceed 64 KiB, or the path or value is not allowed.
+        UsageError: the body would exceed RECORD_BYTES_MAX, or the path or value is not allowed.
     """
     check_path(path)
     aid = secret[32:48]

@@ -17,7 +17,8 @@ from mesh.errors import PeerError, UsageError
 
 DEPTH_MAX = 16
 FRAME_BYTES_MAX = 1 << 20
-RECORD_BYTES_MAX = 64 << 10
+VALUE_BYTES_MAX = 64 << 10
+RECORD_BYTES_MAX = VALUE_BYTES_MAX + 1024  # the value, and what a record says around it
 CALL_BYTES_MAX = 256 << 10
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 # cbor2.loads ignores trailing bytes. Decoding [item, nonce] with a nonce no peer knows shows them,
