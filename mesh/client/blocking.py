@@ -8,15 +8,19 @@ import select
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 from mesh.client.calls import Calls
-from mesh.client.http import Lines, Reply, Request, answer_of, bytes_hook, replies
+from mesh.client.http import Lines, Reply, Request, answer_of, bytes_hook, failure, replies
 from mesh.errors import Denied, MeshError, NotFound, TimedOut, Unreachable, UsageError
 
 ANSWER_S = 30.0
 IDLE_MAX = 16
+# What an answer meets when nobody waits for it any more: the deadline has passed, the caller takes no more
+# parts, or the agent is gone, which the stream of calls tells too.
+GIVEN_UP = (NotFound, TimedOut, Unreachable)
 READ_BYTES = 256 << 10
 START_HINT = "start it (`meshd run`), or name its socket with --socket or MESHCTL_SOCKET"
 
@@ -90,7 +94,8 @@ class Client(Calls):
 
         Args:
             function: from a payload to an answer; an iterator answers in parts. A MeshError that it raises
-                reaches the caller as it is.
+                reaches the caller as it is. So does the error when its answer cannot be sent (no JSON form,
+                too large, parts where the caller wants one answer): no call ends the serving.
         """
         with self.serve(name) as calls:
             for call in calls:
@@ -98,11 +103,17 @@ class Client(Calls):
                     answer = function(call["payload"])
                 except Exception as error:
                     answer = error
-                try:
-                    for reply in replies(answer):
-                        self.answer(call["call"], **reply)
-                except NotFound:
-                    continue  # its deadline has passed
+                self._reply(call["call"], answer)
+
+    def _reply(self, call: str, answer: Any) -> None:
+        try:
+            for reply in replies(answer):
+                self.answer(call, **reply)
+        except GIVEN_UP:
+            return
+        except MeshError as error:
+            with suppress(MeshError):
+                self.answer(call, error=failure(error))
 
     def _ask(self, request: Request) -> Any:
         sock, kept = self._connection(), False

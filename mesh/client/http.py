@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mesh.errors import Failed, MeshError, Unreachable, UsageError
@@ -65,7 +65,10 @@ def _default(value: Any) -> Any:
 def bytes_hook(found: Json) -> Any:
     """For json.loads: {"base64": text} back to bytes."""
     if len(found) == 1 and isinstance(text := found.get("base64"), str):
-        return base64.b64decode(text)
+        try:
+            return base64.b64decode(text)
+        except ValueError:
+            return found  # a peer wrote an object that only looks like bytes
     return found
 
 
@@ -230,7 +233,7 @@ def replies(answer: Any) -> Iterator[dict[str, Any]]:
     An iterator answers in parts; the last one says that nothing follows.
     """
     if isinstance(answer, Exception):
-        yield {"error": _failure(answer)}
+        yield {"error": failure(answer)}
     elif not isinstance(answer, Iterator):
         yield {"payload": answer}
     else:
@@ -241,10 +244,30 @@ def replies(answer: Any) -> Iterator[dict[str, Any]]:
                 part = following
             yield {"payload": part}
         except Exception as error:
-            yield {"error": _failure(error)}
+            yield {"error": failure(error)}
 
 
-def _failure(error: Exception) -> dict[str, str]:
+async def replies_async(answer: Any) -> AsyncGenerator[dict[str, Any], None]:
+    """As `replies`, for answers that may also be async iterators."""
+    if not isinstance(answer, AsyncIterator):
+        for reply in replies(answer):
+            yield reply
+        return
+    try:
+        part = await anext(answer, None)
+        async for following in answer:
+            yield {"payload": part, "more": True}
+            part = following
+        yield {"payload": part}
+    except Exception as error:
+        yield {"error": failure(error)}
+    finally:
+        if isinstance(answer, AsyncGenerator):
+            await answer.aclose()
+
+
+def failure(error: Exception) -> dict[str, str]:
+    """How a call is answered that failed."""
     if isinstance(error, MeshError):
         return {"code": error.code, "message": error.message, "hint": error.hint}
     return {"code": "failed", "message": f"the handler failed: {type(error).__name__}: {error}", "hint": ""}

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import trio
 
-from mesh.client.blocking import ANSWER_S, IDLE_MAX, READ_BYTES, connect_error, default_socket, is_stale
+from mesh.client.blocking import (
+    ANSWER_S,
+    GIVEN_UP,
+    IDLE_MAX,
+    READ_BYTES,
+    connect_error,
+    default_socket,
+    is_stale,
+)
 from mesh.client.calls import Calls
-from mesh.client.http import Json, Lines, Reply, Request, answer_of, bytes_hook, replies
-from mesh.errors import MeshError, NotFound, TimedOut
+from mesh.client.http import Json, Lines, Reply, Request, answer_of, bytes_hook, failure, replies_async
+from mesh.errors import MeshError, TimedOut
+
+Handler: TypeAlias = Callable[[Any], Awaitable[Any] | AsyncIterator[Any]]
 
 
 class AsyncClient(Calls):
@@ -40,14 +51,12 @@ class AsyncClient(Calls):
     ) -> None:
         self.close()
 
-    async def handle(
-        self, name: str, function: Callable[[Any], Awaitable[Any]], *, at_once: int = 64
-    ) -> None:
+    async def handle(self, name: str, function: Handler, *, at_once: int = 64) -> None:
         """Serve requests and queries for `name` until cancelled, up to `at_once` of them together.
 
         Args:
-            function: async, from a payload to an answer; an iterator answers in parts. A MeshError that it
-                raises reaches the caller as it is.
+            function: async, from a payload to an answer; an async generator, or an iterator that is
+                returned, answers in parts. Errors are treated as by `Client.handle`.
         """
         limit = trio.CapacityLimiter(at_once)
         async with self.serve(name) as calls, trio.open_nursery() as nursery:
@@ -55,20 +64,29 @@ class AsyncClient(Calls):
                 await limit.acquire_on_behalf_of(call["call"])
                 nursery.start_soon(self._handle_one, call, function, limit)
 
-    async def _handle_one(
-        self, call: Json, function: Callable[[Any], Awaitable[Any]], limit: trio.CapacityLimiter
-    ) -> None:
+    async def _handle_one(self, call: Json, function: Handler, limit: trio.CapacityLimiter) -> None:
+        answer: Any
         try:
-            answer = await function(call["payload"])
+            answer = function(call["payload"])
+            if isinstance(answer, Awaitable):
+                answer = await answer
         except Exception as error:
             answer = error
         try:
-            for reply in replies(answer):
-                await self.answer(call["call"], **reply)
-        except NotFound:
-            pass  # its deadline has passed
+            await self._reply(call["call"], answer)
         finally:
             limit.release_on_behalf_of(call["call"])
+
+    async def _reply(self, call: str, answer: Any) -> None:
+        try:
+            async with aclosing(replies_async(answer)) as found:
+                async for reply in found:
+                    await self.answer(call, **reply)
+        except GIVEN_UP:
+            return
+        except MeshError as error:
+            with suppress(MeshError):
+                await self.answer(call, error=failure(error))
 
     async def _ask(self, request: Request) -> Any:
         stream, kept = await self._connection(), False

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from mesh.admin.router import Router, parse_body, parse_query
 from mesh.admin.routes import ROUTES
 from mesh.client import AsyncClient, Client, default_socket
 from mesh.client.calls import Calls
-from mesh.client.http import Lines, Reply, Request, error_of, replies
+from mesh.client.http import Lines, Reply, Request, bytes_hook, error_of, replies
 from mesh.errors import (
     Conflict,
     Denied,
     Failed,
     MeshError,
+    NoHandler,
     NotFound,
     Partial,
     StoreFull,
@@ -295,6 +296,38 @@ def test_a_handlers_answers_parts_and_errors_reach_the_caller(features: Features
     thread.join()
 
 
+UNSENDABLE = {
+    "parts": lambda: iter([1, 2, 3]),
+    "nan": lambda: float("nan"),
+    "object": object,
+    "huge": lambda: "x" * 20_000_000,
+    "half": lambda: "\ud800",
+}
+
+
+@pytest.mark.parametrize("wanted", UNSENDABLE)
+def test_an_answer_that_cannot_be_sent_is_an_error_for_the_caller_alone(
+    features: Features, tmp_path: Path, wanted: str
+) -> None:
+    def answer(payload: Any) -> Any:
+        return UNSENDABLE[payload]() if payload in UNSENDABLE else payload
+
+    with running(features, str(tmp_path / "admin.sock")) as path, Client(path) as client:
+        thread = threading.Thread(target=_handle_until_gone, args=(path, "echo", answer))
+        thread.start()
+        while "echo" not in features.messages._servers:
+            pass
+        with pytest.raises(UsageError):
+            client.request("alpha", "echo", wanted)
+        assert client.request("alpha", "echo", "next")["payload"] == "next"
+    thread.join()
+
+
+def test_an_object_that_only_looks_like_bytes_stays_an_object() -> None:
+    assert bytes_hook({"base64": "x"}) == {"base64": "x"}
+    assert bytes_hook({"base64": "eA=="}) == b"x"
+
+
 def _handle_until_gone(path: str, name: str, function: Any) -> None:
     with Client(path) as client:
         try:
@@ -365,6 +398,50 @@ async def test_the_trio_twin_handles(path: str) -> None:
         with pytest.raises(Conflict):
             await client.request("alpha", "echo", "no")
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("wanted", UNSENDABLE)
+async def test_an_unsendable_answer_does_not_end_the_trio_twins_serving(path: str, wanted: str) -> None:
+    async def answer(payload: Any) -> Any:
+        return UNSENDABLE[payload]() if payload in UNSENDABLE else payload
+
+    async with AsyncClient(path) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(client.handle, "echo", answer)
+        await _until_served(client)
+        with pytest.raises(UsageError):
+            await client.request("alpha", "echo", wanted)
+        assert (await client.request("alpha", "echo", "next"))["payload"] == "next"
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_async_generator_answers_in_parts(path: str) -> None:
+    async def answer(payload: Any) -> AsyncIterator[Any]:
+        for number in range(payload or 1):
+            await trio.lowlevel.checkpoint()
+            yield number
+        if payload == 2:
+            raise Conflict("no more")
+
+    async with AsyncClient(path) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(client.handle, "echo", answer)
+        await _until_served(client)
+        async with client.request_stream("alpha", "echo", 3) as parts:
+            assert [part["payload"] async for part in parts] == [0, 1, 2]
+        async with client.request_stream("alpha", "echo", 2) as parts:
+            with pytest.raises(Conflict):
+                assert [part async for part in parts]
+        with pytest.raises(UsageError):
+            await client.request("alpha", "echo", 3)
+        nursery.cancel_scope.cancel()
+
+
+async def _until_served(client: AsyncClient) -> None:
+    while True:
+        try:
+            await client.request("alpha", "echo")
+            return
+        except NoHandler:
+            await trio.lowlevel.checkpoint()
 
 
 async def test_a_cancelled_call_does_not_poison_the_next(path: str, features: Features) -> None:

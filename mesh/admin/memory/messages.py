@@ -12,7 +12,17 @@ import trio
 from mesh.admin.features import Json
 from mesh.admin.memory.clock import ID, Clock
 from mesh.admin.memory.node import MemoryMembers
-from mesh.errors import Conflict, Denied, Failed, MeshError, NotFound, TimedOut, Unreachable, UsageError
+from mesh.errors import (
+    Conflict,
+    Denied,
+    Failed,
+    MeshError,
+    NoHandler,
+    NotFound,
+    TimedOut,
+    Unreachable,
+    UsageError,
+)
 
 KEPT = 64
 TIMEOUT_S = 10.0
@@ -38,7 +48,7 @@ class MemoryMessages:
         self._kept: deque[Json] = deque(maxlen=KEPT)
         self._subscribers: list[tuple[str, trio.MemorySendChannel[Json]]] = []
         self._servers: dict[str, trio.MemorySendChannel[Json]] = {}
-        self._calls: dict[str, trio.MemorySendChannel[Json]] = {}
+        self._calls: dict[str, tuple[trio.MemorySendChannel[Json], bool]] = {}  # with whether parts are taken
         self._number = 0
 
     async def publish(
@@ -83,9 +93,11 @@ class MemoryMessages:
             del self._servers[name]
 
     async def answer(self, call: str, payload: Any, *, more: bool, error: Json | None) -> Json:
-        channel = self._calls.get(call)
+        channel, stream = self._calls.get(call, (None, False))
         if channel is None:
             raise NotFound(f"no call {call} waits for an answer")
+        if more and not stream:
+            raise UsageError("this call takes one answer, not parts")
         channel.send_nowait({"payload": payload, "more": more, "error": error})
         return {"call": call}
 
@@ -108,11 +120,11 @@ class MemoryMessages:
         if node != ID:
             raise Unreachable(f"{(await self._members.show(node))['name']} has no link to this node")
         if name not in self._servers:
-            raise NotFound(f"alpha has no handler {name!r}")
+            raise NoHandler(f"nothing on alpha serves {name!r}")
         self._number += 1
         call = f"c{self._number}"
         send, receive = trio.open_memory_channel[Json](64)
-        self._calls[call] = send
+        self._calls[call] = send, stream
         patience_s = timeout_s or TIMEOUT_S
         started = trio.current_time()
         line: Json = {"call": call, "name": name, "payload": payload, "node": ID, "node_name": "alpha"}
@@ -169,5 +181,5 @@ def _labels(member: Json) -> dict[str, str]:
 
 
 def _error(found: Json) -> MeshError:
-    kinds = {kind.code: kind for kind in (Conflict, Denied, NotFound, TimedOut, Unreachable)}
+    kinds = {kind.code: kind for kind in (Conflict, Denied, NotFound, TimedOut, Unreachable, UsageError)}
     return kinds.get(found["code"], Failed)(found["message"], found.get("hint", ""))
