@@ -104,20 +104,24 @@ class HostBase(ABC):
         inside = trio.CancelScope(shield=True)
         doors = trio.CancelScope()
 
-        async def serve(*, task_status: trio.TaskStatus[None]) -> None:
+        ready = trio.Event()
+
+        async def serve() -> None:
             with inside:
                 async with trio.open_nursery() as self._nursery, trio.open_nursery() as doorway:
                     with doors:
                         for task in accepting:
                             doorway.start_soon(task)
-                        task_status.started()
+                        ready.set()
                         await trio.sleep_forever()
                     doorway.cancel_scope.cancel()
                     await trio.sleep_forever()
 
         async with trio.open_nursery() as outside:
-            await outside.start(serve)
             try:
+                # Not `outside.start`: cancelled meanwhile, it would wait for a task that is shielded.
+                outside.start_soon(serve)
+                await ready.wait()
                 task_status.started()
                 await trio.sleep_forever()
             finally:
