@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 _WITH_VALUE = ("-o", "--output", "--socket")
 _WHY = {
-    "failed": "the agent tried, and it did not work",
+    "failed": "it was tried, and did not work",
     "usage": "the command is not what meshctl or the agent understands",
     "config": "a setting is not what the agent understands",
     "unreachable": "nobody answered there",
@@ -48,14 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = _guarded(words)
+        try:
+            if sys.stdout is None:
+                raise OSError("it is closed")
+            status = _guarded(words)
+        except KeyboardInterrupt:
+            status = INTERRUPTED
         sys.stdout.flush()
         return status
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except BrokenPipeError:
         _forget_output()
         return 0
+    except OSError as error:
+        return _unwritable(error)
 
 
 def _guarded(words: list[str]) -> int:
@@ -71,8 +76,22 @@ def _guarded(words: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 0
 
 
+def _unwritable(error: OSError) -> int:
+    """What standard output does not take (a full disk) is lost, and the exit status says so."""
+    from contextlib import suppress
+
+    from mesh.errors import Failed
+
+    if sys.stdout is not None:
+        _forget_output()
+    failed = Failed(f"cannot write the output: {error.strerror or error}", "is there room where it goes?")
+    with suppress(OSError):
+        _report(failed)
+    return failed.exit_code
+
+
 def _forget_output() -> None:
-    """The reader of our output is gone: nothing more may be written, not even while the process ends."""
+    """Nothing more can be written to standard output, not even while the process ends."""
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -103,7 +122,7 @@ def _run(words: list[str]) -> int:
     from meshctl.command import Parser
     from meshctl.context import Context
 
-    args = Parser(path, verb).parse_args(rest)
+    args = Parser(path, verb).parse(rest)
     return verb.run(Context(args.socket, args.output), args) or 0
 
 

@@ -6,6 +6,7 @@ Only the verb that is called is built: `argparse` gets one parser, not sixty.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -50,6 +51,7 @@ class Verb(NamedTuple):
     examples: tuple[tuple[str, str], ...] = ()
 
 
+_NUMBER = re.compile(r"-\d+$|-\d*\.\d+$").match
 Commands = dict[str, Verb | tuple[Verb, ...]]
 
 
@@ -93,6 +95,46 @@ class Parser(argparse.ArgumentParser):
             self._own.add_argument(*names, **how)
         for names, how in GLOBAL:
             self._common.add_argument(*names, **how)
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse words whose options may stand anywhere between the arguments.
+
+        argparse itself gives an argument that may be absent up as soon as an option stands before it. So the
+        options are put first here.
+        """
+        options: list[str] = []
+        plain: list[str] = []
+        takes = False  # the word before is an option that wants this one
+        for at, word in enumerate(words):
+            if word == "--":
+                plain += words[at + 1 :]
+                break
+            option = self._is_option(word)
+            (options if option or takes else plain).append(word)
+            takes = option and self._wants_more(word)
+        return self.parse_args([*options, *(["--"] if plain else []), *plain])
+
+    @staticmethod
+    def _is_option(word: str) -> bool:
+        """As argparse judges it: not a dash alone, a negative number, or a text with spaces."""
+        if len(word) < 2 or word[0] != "-":
+            return False
+        return " " not in word.partition("=")[0] and not _NUMBER(word)
+
+    def _wants_more(self, word: str) -> bool:
+        """Whether an option's value is the word after it."""
+        known = self._option_string_actions
+        if word.startswith("--"):
+            return word in known and known[word].nargs != 0
+        for at, char in enumerate(word[1:], 2):
+            action = known.get(f"-{char}")
+            if action is None or action.nargs != 0:
+                return action is not None and at == len(word)
+        return False
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse's own hides that the output could not be written.
+        print(message, end="", file=file)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, f"{self.prog} --help")

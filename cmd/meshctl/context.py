@@ -30,13 +30,18 @@ class Context:
         return self._client
 
     def confirm(self, question: str, *, yes: bool) -> None:
-        """Ask before something that cannot be undone, if a person is there to answer.
+        """Ask before something that cannot be undone.
 
         Raises:
-            UsageError: the answer is not yes.
+            UsageError: the answer is not yes, or nobody is there to give one.
         """
-        if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if yes:
             return
+        if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
+            raise UsageError(
+                f"nothing was done: {question}",
+                "give --yes: without a terminal nobody can be asked",
+            )
         print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise UsageError("nothing was done", "answer y, or give --yes")

@@ -60,6 +60,8 @@ def list_all(context: Context, args: Namespace) -> None:
 
 
 def revoke_invite(context: Context, args: Namespace) -> None:
+    if args.remove_admitted:
+        context.confirm(f"remove everyone that invite {args.invite} let in for ever?", yes=args.yes)
     invite = context.client.revoke_invite(args.invite, remove_admitted=args.remove_admitted)
     context.out.done(invite, f"invite {invite['id']} is revoked", "id")
 
@@ -111,6 +113,7 @@ COMMANDS: Commands = {
             (
                 arg("invite", metavar="INVITE", help="its id, or a unique end of it"),
                 arg("--remove-admitted", action="store_true", help="also remove those it let in"),
+                parse.YES,
             ),
             text="Nobody can join by the invite any more. Those it let in stay, unless told otherwise.",
             examples=(("meshctl invite revoke 3f9a --remove-admitted", "the token leaked"),),

@@ -109,9 +109,19 @@ def value(args: argparse.Namespace) -> Any:
 def parse_json(text: str | bytes, what: str) -> Any:
     """Decode JSON; UsageError names what it was meant for."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=once_each)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{what} is not JSON: {error}", "quote it for the shell: '{\"a\": 1}'") from None
+
+
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For json.loads: an object; ValueError when a name is in it twice, as one value would be lost."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice in one object")
+    return found
 
 
 def _refuse_constant(word: str) -> None:

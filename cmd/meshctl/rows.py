@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from mesh.errors import UsageError
+from meshctl.parse import once_each
 
 TYPES = ("reg", "mv", "flag", "counter", "set", "map", "log")
 LINE_BYTES_MAX = 1 << 20
@@ -83,7 +84,11 @@ def _json_rows(file: BinaryIO, prefix: str) -> Iterator[Row | Bad]:
 
 def _json_row(number: int, data: bytes, prefix: str) -> Row | Bad:
     try:
-        found = json.loads(data.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=_refuse)
+        found = json.loads(
+            data.decode("utf-8-sig" if number == 1 else "utf-8"),
+            parse_constant=_refuse,
+            object_pairs_hook=once_each,
+        )
     except (ValueError, RecursionError) as error:
         return Bad(number, None, f"not JSON: {error}")
     if not isinstance(found, dict):

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 
-from mesh.errors import Failed
+from mesh.errors import Conflict, Failed
 from meshctl import parse, words
 from meshctl.command import Commands, Verb, arg
 from meshctl.context import Context
@@ -37,6 +37,8 @@ def config_show(context: Context, args: Namespace) -> None:
 
 
 def backup(context: Context, args: Namespace) -> None:
+    if args.file != "-" and not args.force and os.path.lexists(args.file):
+        raise Conflict(f"there is a file {args.file} already", "choose another name, or give --force")
     with context.client.backup() as pieces:
         _save(args.file, pieces, "saved")
 
@@ -74,8 +76,8 @@ def _save(path: str, pieces: Iterable[bytes], what: str) -> None:
 
 
 def restore(context: Context, args: Namespace) -> None:
-    context.confirm("replace this node's replica by the backup?", yes=args.yes)
     with parse.open_input(args.file) as file:
+        context.confirm("replace this node's replica by the backup?", yes=args.yes)
         done = context.client.restore(_pieces(file, args.file), force=args.force)
     then = "restart the agent: it counts from then on" if done["restart"] else "the agent starts anew with it"
     context.out.done(done, f"{words.size(done['bytes'])} taken; {then}", "bytes")
@@ -126,10 +128,16 @@ COMMANDS: Commands = {
     "backup": Verb(
         "backup",
         backup,
-        args=(arg("file", metavar="FILE|-", help="written whole or not at all, mode 0600"),),
+        args=(
+            arg("file", metavar="FILE|-", help="written whole or not at all, mode 0600"),
+            arg("--force", action="store_true", help="also over a file that is there"),
+        ),
         text="Copy this node's store, consistent as of one moment, while the agent runs. Keys are not in "
         "it: keep node.key and root.key elsewhere.",
-        examples=(("meshctl backup /backups/mesh.bak", "from a timer"),),
+        examples=(
+            ("meshctl backup /backups/mesh-$(date +%F).bak", "one file a day"),
+            ("meshctl backup /backups/mesh.bak --force", "only the newest is kept"),
+        ),
     ),
     "restore": Verb(
         "restore",

@@ -83,6 +83,14 @@ def test_the_socket_may_stand_anywhere_and_wins(meshctl: Run, socket_path: str) 
         ([], 2),
         (["log-level", "loud"], 2),
         (["restore", "missing-file"], 4),
+        (["log", "read", "never-written"], 4),
+        (["kv", "put", "k", '{"a": 1, "a": 2}', "--json"], 2),
+        (["leave"], 2),
+        (["node", "forget", "gamma"], 2),
+        (["node", "prune", "--older-than", "1h"], 2),
+        (["cert", "revoke", "gamma"], 2),
+        (["invite", "revoke", "x", "--remove-admitted"], 2),
+        (["policy", "reset"], 2),
         (["backup", "/no/such/directory/file"], 1),
     ],
 )
@@ -96,6 +104,34 @@ def test_exit_codes_and_errors_of_three_lines(meshctl: Run, words: list[str], co
         assert why.startswith("  why: ")
         assert hint.startswith("  try: ")
         assert len(hint) > len("  try: ")
+
+
+def test_what_needs_a_yes_says_so_and_does_nothing_without(meshctl: Run, features: Features) -> None:
+    assert "--yes" in meshctl("leave").err
+    assert not features.members.left
+    assert meshctl("leave", "--yes").code == 0
+    assert features.members.left
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["version"], ["members", "-o", "json"], ["kv", "put", "-h"], ["backup", "-"]]
+)
+def test_output_that_cannot_be_written_is_an_error(environ: dict[str, str], words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "meshctl", *words], env=environ, stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode == 1
+    assert [line.split(b":")[0].strip() for line in done.stderr.splitlines()] == [b"error", b"why", b"try"]
+    assert b"No space left" in done.stderr
+
+
+def test_a_backup_replaces_no_file_unless_forced(meshctl: Run, tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("precious")
+    assert meshctl("backup", "old").code == 5
+    assert (tmp_path / "old").read_text() == "precious"
+    assert meshctl("backup", "old", "--force").code == 0
+    assert (tmp_path / "old").read_bytes().startswith(b"backup")
 
 
 def test_a_typing_mistake_is_answered_with_the_right_word(meshctl: Run) -> None:
@@ -252,7 +288,7 @@ def test_a_backup_is_whole_and_for_its_owner_alone(meshctl: Run, tmp_path: Path,
     assert meshctl("restore", "copy.bak", "--yes").code == 0
     assert features.status.restored == (tmp_path / "copy.bak").read_bytes()
     (tmp_path / "bad.bak").write_text("nonsense")
-    assert meshctl("restore", "bad.bak").code == 2
+    assert meshctl("restore", "bad.bak", "--yes").code == 2
     assert meshctl("backup", "-").out.startswith("backup")
     assert meshctl("debug", "bundle", "b.tgz").code == 0
 
