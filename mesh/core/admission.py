@@ -32,7 +32,16 @@ import msgspec
 
 from mesh.core.clock import unix_ms_of
 from mesh.core.evidence import MEMBER, PREFIXES, Evidence, Notice, subject_of
-from mesh.core.judgement import Standing, Use, Verdict, judge, removed_keys, revocation, void_by
+from mesh.core.judgement import (
+    Judgement,
+    Standing,
+    Use,
+    Verdict,
+    judge,
+    judge_newcomer,
+    revocation,
+    void_by,
+)
 from mesh.core.log import Log
 from mesh.core.receive import Limits
 from mesh.core.record import AID_BYTES, Record, SlotKey
@@ -76,9 +85,7 @@ class Directory:
         self.mesh = mesh
         self.evidence = Evidence(mesh)
         self._me = me
-        self._standings: Mapping[bytes, Standing] = {}
-        self._uses: Mapping[bytes, Sequence[Use]] = {}
-        self._surplus: Mapping[bytes, int] = {}
+        self._found = Judgement({}, {}, {}, {})
 
     def load(self, log: Log) -> None:
         """Take everything that the store holds about members. `log` is that of scope mesh."""
@@ -107,15 +114,14 @@ class Directory:
             return None
         if cert.aid != record.aid:
             return None
-        if self.evidence.learn(cert):
-            self._judge()
+        self._learn(cert)
         return cert.public if self.standing(cert.aid).verdict == Verdict.MEMBER else None
 
     # -- asking -----------------------------------------------------------------------------------------
 
     def standing(self, aid: bytes) -> Standing:
         """Verdict and certificate of a key."""
-        return self._standings.get(aid, NOBODY)
+        return self._found.standings.get(aid, NOBODY)
 
     def verdict(self, aid: bytes) -> Verdict:
         return self.standing(aid).verdict
@@ -135,11 +141,11 @@ class Directory:
 
     def members(self) -> list[bytes]:
         """All members, ascending."""
-        return sorted(aid for aid, it in self._standings.items() if it.verdict == Verdict.MEMBER)
+        return sorted(aid for aid, it in self._found.standings.items() if it.verdict == Verdict.MEMBER)
 
     def known(self) -> Mapping[bytes, Standing]:
         """Everyone anything is known of."""
-        return self._standings
+        return self._found.standings
 
     def public_of(self, aid: bytes) -> bytes | None:
         """The public key of an aid, also of one that is no longer a member."""
@@ -172,18 +178,18 @@ class Directory:
         """Members by name. More than one under a name: the name is claimed twice."""
         found: dict[str, list[bytes]] = {}
         for aid in self.members():
-            cert = self._standings[aid].cert
+            cert = self._found.standings[aid].cert
             assert cert is not None
             found.setdefault(cert.name, []).append(aid)
         return found
 
     def uses(self, invite: bytes) -> Sequence[Use]:
         """The uses of an invite (by its public key) that count, in order."""
-        return self._uses.get(invite, ())
+        return self._found.uses.get(invite, ())
 
     def overused(self) -> Mapping[bytes, int]:
         """Invites with which more keys came than they allow, and how many were kept out: worth an alarm."""
-        return self._surplus
+        return self._found.surplus
 
     def revocation(self, invite: bytes) -> Notice | None:
         """The revocation of an invite (by its aid) that counts, or None."""
@@ -208,7 +214,7 @@ class Directory:
         found = self.standing(cert.aid)
         if found.verdict not in (Verdict.MEMBER, Verdict.UNKNOWN, Verdict.UNADMITTED):
             raise self._denied(cert, found)
-        if found.verdict != Verdict.MEMBER and void_by(cert, removed_keys(self.evidence)):
+        if found.verdict != Verdict.MEMBER and void_by(cert, self._found.removed):
             raise self._denied(cert, Standing(Verdict.VOID, cert))
         newest = cert
         if found.cert is not None and found.verdict == Verdict.MEMBER and found.cert.exp_ms > cert.exp_ms:
@@ -220,8 +226,7 @@ class Directory:
         if not cert.settled:
             self._check_use(cert, now_ms)
             return Welcome(cert, admit=True)
-        if self.evidence.learn(cert):
-            self._judge()
+        self._learn(cert)
         found = self.standing(cert.aid)
         if found.verdict != Verdict.MEMBER:
             raise self._denied(cert, found)
@@ -266,7 +271,12 @@ class Directory:
 
     def _judge(self) -> list[bytes]:
         """Compute every verdict anew; returns the keys whose standing changed."""
-        found, before = judge(self.evidence), self._standings
-        self._uses, self._surplus, self._standings = found.uses, found.surplus, found.standings
-        changed = {aid for aid, it in found.standings.items() if before.get(aid) != it}
-        return sorted(changed | (before.keys() - found.standings.keys()))
+        before, self._found = self._found.standings, judge(self.evidence)
+        after = self._found.standings
+        changed = {aid for aid, it in after.items() if before.get(aid) != it}
+        return sorted(changed | (before.keys() - after.keys()))
+
+    def _learn(self, cert: Certificate) -> None:
+        """Believe a certificate; a new node is told of thousands, so they are not all judged each time."""
+        if self.evidence.learn(cert) and not judge_newcomer(self.evidence, self._found, cert):
+            self._judge()

@@ -12,6 +12,7 @@ in a circle: two outsiders who countersign each other enter neither.
 from __future__ import annotations
 
 import heapq
+from bisect import insort
 from collections import Counter
 from enum import Enum
 
@@ -66,20 +67,51 @@ class Use(msgspec.Struct, frozen=True, order=True):
     by: bytes
 
 
+Kept = dict[bytes, frozenset[bytes]]
+
+
 class Judgement(msgspec.Struct, frozen=True):
-    """All verdicts. `uses`: those that count, by invite (public key). `surplus`: keys kept out, by invite."""
+    """All verdicts.
+
+    Attributes:
+        uses: those that count, by invite (public key), in order.
+        surplus: how many keys were kept out, by invite.
+        removed: removed keys, and the links they signed that stay valid.
+    """
 
     standings: dict[bytes, Standing]
     uses: dict[bytes, list[Use]]
     surplus: dict[bytes, int]
-
-
-Kept = dict[bytes, frozenset[bytes]]
+    removed: Kept
 
 
 def judge(evidence: Evidence) -> Judgement:
     """Judge every key that anything is known of."""
     return _Judge(evidence).run()
+
+
+def judge_newcomer(evidence: Evidence, so_far: Judgement, cert: Certificate) -> bool:
+    """Add the verdict on a key that nothing was known of, by an admin's word, if it moves nobody else's.
+
+    Returns whether that was so; else everything is to be judged anew.
+    """
+    aid, via = cert.aid, cert.links[-1].via
+    alone = aid not in so_far.standings and aid not in evidence.admits and aid not in evidence.forked
+    plain = cert.settled and not cert.is_admin  # an admin's word on others may wait in the evidence
+    if not (alone and plain and aid not in so_far.removed and void_by(cert, so_far.removed) is None):
+        return False
+    standing = Standing(Verdict.MEMBER, cert, cert.exp_ms)
+    if via is not None:
+        uses = so_far.uses.setdefault(via.invite, [])
+        if len(uses) >= via.uses or revocation(evidence, via.invite[:AID_BYTES]) is not None:
+            return False
+        use = Use(via.stamp, aid, via.invite, via.uses, cert.links[-1].issuer[:AID_BYTES])
+        if uses and max(other.uses for other in uses) != via.uses:
+            return False
+        insort(uses, use)
+        standing = Standing(Verdict.MEMBER, cert, cert.exp_ms, use.stamp, use.by)
+    so_far.standings[aid] = standing
+    return True
 
 
 def removed_keys(evidence: Evidence) -> Kept:
@@ -148,7 +180,7 @@ class _Judge:
         standings = {aid: self._standing(aid) for aid in self._evidence.claims}
         for aid in self._removed:
             standings.setdefault(aid, self._standing(aid))
-        return Judgement(standings, self._uses, dict(self._surplus))
+        return Judgement(standings, self._uses, dict(self._surplus), self._removed)
 
     def _sponsor(self, aid: bytes, stamp: int) -> None:
         """A key is a member since this stamp: take up the uses it countersigned."""

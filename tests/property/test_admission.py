@@ -12,7 +12,7 @@ from mesh.core.admission import Directory
 from mesh.core.judgement import Verdict
 from mesh.core.record import Op
 from mesh.identity import certs
-from mesh.sim.village import Village
+from mesh.sim.village import Village, Villager
 
 ADMINS, INVITES, JOINERS, USES = 3, 2, 8, 2
 
@@ -137,6 +137,25 @@ def test_a_removal_that_counts_counts_whatever_else_is_said(steps, extra):
         assert after.verdict(aid) == Verdict.REMOVED
         assert aid not in after.members()
         assert after.limits(aid).removed
+
+
+@settings(max_examples=150, deadline=None)
+@given(HISTORIES, st.lists(STEPS, max_size=20))
+def test_certificates_learned_before_their_records_are_judged_as_if_all_were_looked_at(steps, learned):
+    directory = judged(newest(steps))
+    for what, who, whom, at, _ in learned:
+        t, joiner = town(), town().joiners[whom % JOINERS]
+        admin = t.admins[who % ADMINS]
+        chain = admin.chain
+        if what != "member":
+            chain = t.v.settle(admin, joiner, t.invite_of(whom % JOINERS), stamp_at=at, at=at)
+        holder = Villager(joiner.key if what != "member" else admin.key, chain)
+        directory.introduce(t.v.member(holder, at=at))
+    before = dict(directory.known())
+    uses = {invite.key.public: list(directory.uses(invite.key.public)) for invite in town().invites}
+    assert directory._judge() == []
+    assert directory.known() == before
+    assert {invite: list(directory.uses(invite)) for invite in uses} == uses
 
 
 @settings(max_examples=100, deadline=None)
