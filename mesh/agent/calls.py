@@ -175,7 +175,7 @@ class Calls:
             raise Denied(f"{peer_id_of(call.public)} may not request {shown(call.method)}")
         handler = self._handlers.get(call.method) or self._fallback(call.method)
         if handler is None:
-            raise NoHandler(f"nothing here serves {shown(call.method)}")
+            raise NoHandler(f"nothing on {self._named(self._public)} serves {shown(call.method)}")
         with trio.move_on_at(call.deadline):
             return await handler(call)
         raise TimedOut(f"{shown(call.method)} did not answer in time")

@@ -58,11 +58,7 @@ class Reader:
         await trio.lowlevel.checkpoint()
         entry = self._entry(key, scope, found, type)
         if entry is None:
-            what = f"{type} " if type else ""
-            also = f"; it is a {' and '.join(found)}" if found else ""
-            raise NotFound(
-                f"there is no {what}key {key!r} in scope {scope}{also}", "`meshctl kv ls` lists keys"
-            )
+            raise _missing(key, scope, type, found)
         return entry
 
     async def list(
@@ -146,13 +142,18 @@ class Reader:
         return {(rec.aid, rec.hlc) for rec in current}
 
     async def log_read(self, key: str, *, scope: str, after: str | None, limit: int) -> Rows:
-        """`shapes.LogEntry` with a larger hlc than `after`, oldest first; without it the newest `limit`."""
+        """`shapes.LogEntry` with a larger hlc than `after`, oldest first; without it the newest `limit`.
+
+        NotFound when the log has no entry at all.
+        """
         base, letter = base_path(key), letter_of(scope)
         now_ms = self._now_ms()
         with self._store.read_durable(letter) as log:
             slots = read_slots(log, base, self._may)
             found = slots.entries(int(after)) if after is not None else slots.entries(newest_first=True)
             chosen = list(islice((rec for rec in found if folds.live(rec, now_ms)), limit))
+            if not chosen and not any(folds.live(rec, now_ms) for rec in slots.entries()):
+                raise _missing(key, scope, "log", self._found(log, letter, base))
         await trio.lowlevel.checkpoint()
         ordered = chosen if after is not None else chosen[::-1]
         return [self._shape.log_entry(rec) for rec in ordered]
@@ -222,3 +223,9 @@ def letter_of(scope: str) -> str:
         return SCOPES[scope]
     except KeyError:
         raise UsageError(f"unknown scope {scope!r:.40}", "mesh or zone") from None
+
+
+def _missing(key: str, scope: str, type: str | None, found: Mapping[str, Found]) -> NotFound:
+    what = f"{type} " if type else ""
+    also = f"; it is a {' and '.join(found)}" if found else ""
+    return NotFound(f"there is no {what}key {key!r} in scope {scope}{also}", "`meshctl kv ls` lists keys")

@@ -143,7 +143,7 @@ class Programs:
         """
         program = self._programs.get(name)
         if program is None:
-            raise NoHandler(f"nothing here serves {name[:80]!r}")
+            raise NoHandler(f"nothing on {self._here()} serves {name[:80]!r}")
         if len(program.waiting) >= QUEUE_MAX:
             raise Failed(f"{QUEUE_MAX} calls wait for {name[:80]!r} already")
         self._count += 1
@@ -161,10 +161,13 @@ class Programs:
                     await call.emit(answer.payload)
                 if not answer.more:
                     return None
-            raise NoHandler(f"the program that served {name[:80]!r} went away")
+            raise NoHandler(f"the program that served {name[:80]!r} on {self._here()} went away")
         finally:
             del self._open[waiting.ident], program.calls[waiting.ident]
             waiting.receive.close()
+
+    def _here(self) -> str:
+        return self._peers.name_of(self._me) or "this node"
 
     async def answer(
         self, call: str, payload: Any, *, more: bool, error: dict[str, Any] | None

@@ -221,7 +221,8 @@ class Queries:
         if not self._peers.may(asker, QUERY, query.fn):
             return "denied", f"the asker may not query {query.fn[:80]!r}"
         if query.fn not in self._functions and query.fn not in self._programs.names:
-            return "no_handler", f"nothing here answers {query.fn[:80]!r}"
+            here = self._peers.name_of(self._key.aid) or "this node"
+            return "no_handler", f"nothing on {here} answers {query.fn[:80]!r}"
         if self._computing >= COMPUTE_MAX:
             return "failed", "too many queries at once"
         return None

@@ -514,6 +514,7 @@ async def test_a_log_is_read_in_order_from_anywhere(bench):
     assert [row["author_name"] for row in rows] == ["node-1", "node-2"] * 2
     later = await a.log_read("l", scope="mesh", after=rows[1]["hlc"], limit=1)
     assert [row["value"] for row in later] == [2]
+    assert await a.log_read("l", scope="mesh", after=str(2**62), limit=1) == []
     newest = await a.log_read("l", scope="mesh", after=None, limit=2)
     assert [row["value"] for row in newest] == [2, 3]
     assert [row["value"] for row in (await get(a, "l"))["value"]] == [0, 1, 2, 3]
@@ -525,7 +526,9 @@ async def test_entries_of_a_log_end_after_thirty_days(bench, kv):
     bench.now_ms += 10
     assert [row["value"] for row in await value(kv, "l")] == ["x"]
     bench.now_ms += 30 * 86_400_000
-    assert await kv.log_read("l", scope="mesh", after=None, limit=10) == []
+    for after in (None, "0"):
+        with pytest.raises(NotFound, match="no log key 'l'"):
+            await kv.log_read("l", scope="mesh", after=after, limit=10)
 
 
 async def test_a_deleted_log_keeps_what_the_deleter_had_not_seen(bench):
