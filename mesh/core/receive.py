@@ -26,7 +26,7 @@ from mesh.core.floors import (
     outlives_removal,
 )
 from mesh.core.log import AuthorState, Log
-from mesh.core.record import GC_PATH, MESH, Kind, Op, Record, SlotKey, signature_hash
+from mesh.core.record import GC_PATH, Kind, Op, Record, SlotKey, signature_hash
 from mesh.wire.messages import Delta
 
 QUOTA_SLACK = 1.25
@@ -217,8 +217,8 @@ class Receiver:
             head = max(head, self._judge.reach(self._upto, self._verified))
             self._collect(head)
             out.forward = whole and out.refused is None and not delta.reset
-        else:
-            out.want = head
+        elif out.refused is None:
+            out.want = head  # where something was refused, asking again at once would be refused again
         out.mark_dirty = not out.forward and (head > before.head or (delta.pull and bool(out.stored)))
         return self._finish(head)
 
@@ -337,7 +337,7 @@ class Receiver:
 
     def _removed(self) -> Outcome:
         """A removed author: what is spared of it has no order to be complete in; the newest is its head."""
-        spares = self._limits.admin and self._delta.scope == MESH
+        spares = self._limits.admin and not self._judge.live
         self._records = [rec for rec in self._records if spares and outlives_removal(rec.path, rec.aid)]
         self._store(0.0)
         self._out.refused = "removed"

@@ -82,13 +82,19 @@ _LIVE = LiveJudge()
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One part of an answer; while it says `more`, call `serve` again with it as `after`."""
+    """One part of an answer; while it says `more`, call `serve` again with it as `after`.
+
+    Attributes:
+        upto: how far it claims to be complete: never beyond our own head.
+        at: hlc of the last record it holds, from where the next part goes on.
+    """
 
     since: int
     upto: int
     reset: bool
     records: list[Record]
     more: bool
+    at: int = 0
 
 
 def receive(
@@ -165,22 +171,23 @@ def serve(
     """
     state = log.author(aid)
     reset = after.reset if after is not None else since < state.floor
-    start = after.upto if after is not None else 0 if reset else since
-    head = max(state.head, start)
+    since = after.upto if after is not None else 0 if reset else since
+    start = max(after.at, since) if after is not None else since
+    head = max(state.head, since)
     records = [rec for rec in _lead(log, aid) if rec.hlc > start or (reset and is_gc(rec))]
     leading = {rec.hlc for rec in records}
     size = sum(rec.size + _OVERHEAD for rec in records)
-    upto, sent = start, 0
+    at, sent = start, 0
     for rec in log.since(aid, start):
         dead = outlived(rec, now_ms) and (live or (rec.kind == Kind.LOG and rec.hlc < head))
         if rec.hlc not in leading and not dead:
             size += rec.size + _OVERHEAD
             if sent and size > bytes_max:
-                return Part(start, min(upto, head), reset, records, True)
+                return Part(since, min(at, head), reset, records, True, at)
             records.append(rec)
             sent += 1
-        upto = rec.hlc
-    return Part(start, head, reset, records, False)
+        at = rec.hlc
+    return Part(since, head, reset, records, False, at)
 
 
 def _lead(log: Log, aid: bytes) -> Iterator[Record]:

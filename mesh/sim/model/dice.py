@@ -131,7 +131,7 @@ class Dice:
 
     def _register(self, node: Node, scope: str, path: str | None = None) -> None:
         path = path or self.rng.choice(REGISTERS)
-        slots = [rec for rec in node.logs[scope].slots(path) if rec.kind == Kind.REG]
+        slots = node.slots(scope, path, Kind.REG)
         sees = self.world.policy.sees(slots, node.aid, node.now_ms)
         if self.rng.random() < 0.35:
             if folds.register(node.read(scope, path, Kind.REG), node.now_ms) is not None:
@@ -150,7 +150,7 @@ class Dice:
         self._multi(node, scope, path, Op.DEL if present and self.rng.random() < 0.7 else Op.PUT, None)
 
     def _multi(self, node: Node, scope: str, path: str, op: Op, ttl: int | None) -> None:
-        slots = [rec for rec in node.logs[scope].slots(path) if rec.kind == Kind.MV]
+        slots = node.slots(scope, path, Kind.MV)
         if op == Op.DEL and not folds.siblings(node.read(scope, path, Kind.MV), node.now_ms):
             return
         sees = self.world.policy.sees(slots, node.aid, node.now_ms)

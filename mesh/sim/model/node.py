@@ -83,6 +83,8 @@ class Context(Protocol):
     def call(self, node: Node, to: int, scope: str, since: int) -> list[sync.Part] | None: ...
     def nonce(self) -> int: ...
     def fence_passed(self, node: Node, scope: str) -> None: ...
+    def dropped_own(self, peer: int, node: Node, scope: str, records: list[Record]) -> None: ...
+    def deceived(self, node: Node, scope: str) -> None: ...
     def company(self, node: Node, scope: str) -> bool: ...
     def trace(self, text: Callable[[], str]) -> None: ...
 
@@ -199,16 +201,21 @@ class Node:
         return full and log.get(slot) is None
 
     def renew(self, until_ms: int) -> None:
-        """Publish a certificate; a renewal never ends before what it replaces, or records in between that some
-        replicas took would be refused by those that know only the renewal."""
+        """Publish a certificate; a renewal never ends before what it replaces.
+
+        Else records in between, which some replicas took, are refused by those that know only the renewal.
+        """
         until_ms = max(until_ms, self.until.get(self.aid, 0))
         self.until[self.aid] = until_ms
         self.say(MESH, [Statement(member_path(self.aid), Kind.ALL, {"until": until_ms})])
 
     def read(self, scope: str, path: str, kind: int) -> list[Record]:
-        """The slots of a path as this node's policy and rules read them."""
-        slots = [rec for rec in self.logs[scope].slots(path) if rec.kind == kind and self.counts(rec)]
-        return self.world.policy.readable(slots, self.now_ms)
+        """The slots of a path as this node's rules read them."""
+        return self.world.policy.readable(self.slots(scope, path, kind), self.now_ms)
+
+    def slots(self, scope: str, path: str, kind: int) -> list[Record]:
+        """The slots of a path whose authors have the right."""
+        return [rec for rec in self.logs[scope].slots(path) if rec.kind == kind and self.counts(rec)]
 
     def counts(self, rec: Record) -> bool:
         """Whether the policy lets a record count."""
@@ -345,13 +352,16 @@ class Node:
             self.clock.receive(rec.hlc)
         if not self.world.policy.fenced:
             fence = Fence(head=log.author(self.aid).head)
-        before = {rec.hlc for rec in log.since(self.aid, 0)}
+        before = {rec.hlc: rec for rec in log.since(self.aid, 0)}
         says = fence.recover(log, self.aid, records, reset=parts[0].reset, now_ms=self.now_ms)
         if says:
             self.world.trace(lambda: f"  {self.index} recovers from {peer}: {says}")
         self._learn(scope, self.aid, records)
         back = [rec for rec in log.since(self.aid, 0) if rec.hlc not in before]
         self.world.learned(self, scope, back)
+        self.world.dropped_own(
+            peer, self, scope, [rec for hlc, rec in before.items() if not log.at(self.aid, hlc)]
+        )
         self.say(scope, says, source=self.aid)
         for rec in back if scope == MESH else ():
             self.notice(rec)
@@ -445,6 +455,7 @@ class Node:
                 fence.alone()
             if fence.passed(self.now_ms):
                 self.world.fence_passed(self, scope)
+            self.world.deceived(self, scope)
             says = policy.collector.plan(
                 self.logs[scope],
                 self.aid,

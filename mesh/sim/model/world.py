@@ -189,6 +189,28 @@ class World:
                     self._said_for_another(node, scope, rec, event)
         self.learned(node, scope, [rec])
 
+    def deceived(self, node: Node, scope: str) -> None:
+        """A node collects while a bad relay hides from it a value that its author still has.
+
+        It cannot know that its own delete of that value is still needed, and the author may not have seen it
+        yet: then the value may come back. That is the known limit of collection without agreement.
+        """
+        for place, events in self.truth.places.items() if self.misbehaviour else ():
+            known = node.known.get(place, 0) if place[0] == node.place(scope) else 0
+            for event in events:
+                if known & event.bit and event.aid != node.aid and event.op == Op.PUT:
+                    slot = SlotKey(place[1], place[2], event.aid)
+                    theirs = self.nodes[self.index_of[event.aid]].logs[scope].get(slot)
+                    if theirs is not None and self.truth.of(place[0], theirs) is event:
+                        event.exempt = event.exempt or node.logs[scope].get(slot) != theirs
+
+    def dropped_own(self, peer: int, node: Node, scope: str, records: list[Record]) -> None:
+        """A restored node took a reset of its own log from a relay that leaves things out."""
+        for rec in records if peer in self.misbehaviour else ():
+            event = self.truth.of(node.place(scope), rec)
+            if event is not None:
+                event.optional = event.exempt = True
+
     def _withdrawn(self, node: Node, scope: str, place: Place, rec: Record) -> None:
         """A void; of a copy said for a removed author it withdraws only the copy."""
         mine = node.logs[scope].get(SlotKey(rec.path, rec.kind, node.aid))
