@@ -119,11 +119,19 @@ def _run(words: list[str]) -> int:
     if rest[0] == "--version":
         rest[0] = "version"
     path, verb, rest = _find([*options, *rest[1:]], rest[0])
+    from mesh.errors import UsageError
     from meshctl.command import Parser
     from meshctl.context import Context
 
-    args = Parser(path, verb).parse(rest)
-    return verb.run(Context(args.socket, args.output), args) or 0
+    parser = Parser(path, verb)
+    args = parser.parse(rest)
+    try:
+        return verb.run(Context(args.socket, args.output), args) or 0
+    except UsageError as error:
+        # The API knows fields; a person typed options.
+        error.message = parser.as_typed(error.message)
+        error.hint = error.hint or f"{parser.prog} --help"
+        raise
 
 
 def _overview(*, asked: bool) -> int:

@@ -132,6 +132,11 @@ class Parser(argparse.ArgumentParser):
                 return action is not None and at == len(word)
         return False
 
+    def as_typed(self, message: str) -> str:
+        """A message of the API that begins with the name of a field, with the option that it came from."""
+        field, colon, _ = message.partition(":")
+        return f"--{message}" if colon and f"--{field}" in self._option_string_actions else message
+
     def _print_message(self, message: str, file: Any = None) -> None:
         # argparse's own hides that the output could not be written.
         print(message, end="", file=file)

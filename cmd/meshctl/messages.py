@@ -6,7 +6,7 @@ from argparse import Namespace
 from itertools import islice
 from typing import Any
 
-from mesh.errors import Partial
+from mesh.errors import MeshError, NoHandler, NotFound, Partial
 from meshctl import parse, words
 from meshctl.command import Commands, Verb, arg
 from meshctl.context import Context
@@ -26,6 +26,9 @@ _ANSWERS = (
     Column("ANSWER", lambda row: _answer(row)),
     Column("ID", lambda row: words.id_end(row["node"]), wide=True),
 )
+
+
+_SERVE_HINT = "start the program that serves it"
 
 
 def _lost(row: dict[str, Any]) -> str:
@@ -75,6 +78,39 @@ def query(context: Context, args: Namespace) -> None:
     wanted = parse.labels(args.label)
     how = {"combine": args.combine, "selector": args.select}
     found = context.client.query(args.name, payload, labels=wanted, timeout_s=timeout_s, **how)
+    problem = _problem(found, args)
+    if context.out.human and isinstance(problem, NotFound):
+        raise problem
+    _show_answers(context, found)
+    if problem is not None:
+        raise problem
+
+
+def _problem(found: dict[str, Any], args: Namespace) -> MeshError | None:
+    """What the outcome of a query lacks, if anything."""
+    if not found["asked"]:
+        terms = ", ".join(filter(None, [*args.label, args.select or ""]))
+        return NotFound(
+            f"no member that is present matches {terms}" if terms else "no member is present to be asked",
+            "meshctl members -o wide shows the labels",
+        )
+    failed = [row for row in found["answers"] if row.get("error")]
+    missing = found["missing"]
+    if not missing and len(failed) == found["asked"] and all(map(_unserved, failed)):
+        return NoHandler(f"nobody serves {args.name!r}: {len(failed)} asked", _SERVE_HINT)
+    said = []
+    if missing:
+        said.append(f"{len(missing)} did not answer ({words.listed([words.id_end(id_) for id_ in missing])})")
+    if failed:
+        said.append(f"{len(failed)} could not ({words.listed([row['node_name'] for row in failed])})")
+    return Partial(f"of {found['asked']} asked {' and '.join(said)}", "meshctl members") if said else None
+
+
+def _unserved(row: dict[str, Any]) -> bool:
+    return bool(row["error"]["code"] == NoHandler.code)
+
+
+def _show_answers(context: Context, found: dict[str, Any]) -> None:
     if context.out.form == "json":
         context.out.json(found)
     elif "value" in found:
@@ -83,14 +119,10 @@ def query(context: Context, args: Namespace) -> None:
         answers = sorted(found["answers"], key=lambda row: (row["node_name"], row["node"]))
         context.out.rows(answers, _ANSWERS, "node_name")
     if context.out.human:
-        note(f"{len(found['answered'])} of {found['asked']} answered")
+        failed = sum(1 for row in found["answers"] if row.get("error"))
+        note(f"{len(found['answered']) - failed} of {found['asked']} answered")
         if found["left_out"]:
             note(f"{found['left_out']} answers did not fit; ask for less, or use --combine")
-    if found["missing"]:
-        names = words.listed([words.id_end(id_) for id_ in found["missing"]])
-        raise Partial(
-            f"{len(found['missing'])} of {found['asked']} did not answer: {names}", "meshctl members"
-        )
 
 
 COMMANDS: Commands = {
@@ -179,7 +211,8 @@ COMMANDS: Commands = {
             parse.TIMEOUT,
         ),
         text="Ask every member, or those with the labels (zone, tier and name count as labels), and print "
-        "the answers. Exit status 7 if some did not answer; they are named.",
+        "the answers. Exit status 7 if some did not answer, or with an error; they are named. 4 if nobody "
+        "serves the name, or no member has the labels.",
         examples=(
             ("meshctl query load", "of everyone"),
             ("meshctl query version -l zone=berlin --timeout 2s", "of one zone"),

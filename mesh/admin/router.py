@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 
 from mesh.admin.http import HttpError
+from mesh.admin.refusals import refusal
 from mesh.errors import NotFound, UsageError
 
 
@@ -162,7 +163,7 @@ def parse_query(text: str, form: type[msgspec.Struct]) -> Any:
     try:
         return msgspec.convert(found, form, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"query: {error}", _fields(form)) from None
+        raise refusal(error, form, lambda: found) from None
 
 
 def parse_body(data: bytes, form: type[msgspec.Struct]) -> Any:
@@ -174,11 +175,6 @@ def parse_body(data: bytes, form: type[msgspec.Struct]) -> Any:
     try:
         return msgspec.json.decode(data or b"{}", type=form)
     except msgspec.ValidationError as error:
-        raise UsageError(f"body: {error}", _fields(form)) from None
+        raise refusal(error, form, lambda: msgspec.json.decode(data or b"{}")) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise UsageError(f"the body is not JSON: {error}", "send an object, in UTF-8") from None
-
-
-def _fields(form: type[msgspec.Struct]) -> str:
-    fields = ", ".join(form.__struct_fields__)
-    return f"known here: {fields}" if fields else "nothing is taken here"

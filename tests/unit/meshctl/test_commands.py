@@ -59,6 +59,10 @@ def test_the_socket_may_stand_anywhere_and_wins(meshctl: Run, socket_path: str) 
         (["kv", "cas", "never-written", "1", "--expect", "2"], 5),
         (["ping", "gamma", "-c", "1", "--timeout", "10ms"], 7),
         (["query", "nobody-serves-this"], 7),
+        (["query", "nobody-serves-this", "-l", "name=alpha"], 4),
+        (["query", "nobody-serves-this", "-l", "name=alpha", "-o", "json"], 4),
+        (["query", "load", "-l", "name=nobody"], 4),
+        (["request", "alpha", "nobody-serves-this", "--json", "1"], 4),
         (["members", "--socket", "/no/such.sock"], 3),
         (["kv", "put", "k"], 2),
         (["kv", "put", "", "v"], 2),
@@ -132,6 +136,18 @@ def test_a_backup_replaces_no_file_unless_forced(meshctl: Run, tmp_path: Path) -
     assert (tmp_path / "old").read_text() == "precious"
     assert meshctl("backup", "old", "--force").code == 0
     assert (tmp_path / "old").read_bytes().startswith(b"backup")
+
+
+def test_refused_values_are_told_as_they_were_typed(meshctl: Run) -> None:
+    what, _, hint = meshctl("invite", "create", "--uses", "0").err.splitlines()
+    assert what == "error: --uses: 0 is not a whole number of at least 1"
+    assert hint == "  try: meshctl invite create --help"
+
+
+def test_a_query_that_reaches_nobody_says_why(meshctl: Run) -> None:
+    assert "nobody serves 'x'" in meshctl("query", "x", "-l", "name=alpha").err
+    assert "matches name=nobody" in meshctl("query", "x", "-l", "name=nobody").err
+    assert "nothing on alpha serves 'x'" in meshctl("request", "alpha", "x").err
 
 
 def test_a_typing_mistake_is_answered_with_the_right_word(meshctl: Run) -> None:
