@@ -14,7 +14,7 @@ from mesh.core.judgement import Verdict
 from mesh.core.memory import MemoryLog
 from mesh.core.record import MESH, Kind, Op
 from mesh.errors import Denied, PeerError
-from mesh.identity import certs
+from mesh.identity import certs, invites
 from mesh.identity.certs import ADMIN, DAY_MS, MEMBER
 from mesh.sim.village import FOUNDED_MS, Village, Villager
 
@@ -139,6 +139,15 @@ def test_malformed_records_say_nothing_and_the_field_is_named(scene):
     assert scene.verdicts(v.says(new, f"member/{founder.aid.hex()}", {"cert": founder.chain}, at=9)) == {
         founder.aid: Verdict.MEMBER
     }
+
+
+def test_nobody_speaks_at_anothers_member_path(scene):
+    v, founder = scene.v, scene.founder
+    liar = v.joiner(v.invite(founder))
+    at_founders = f"member/{founder.aid.hex()}"
+    for value in (None, {"cert": liar.chain}, {"cert": b""}):
+        verdicts = scene.verdicts(v.admit(founder, liar, at=2), v.says(liar, at_founders, value, at=9))
+        assert verdicts[founder.aid] == Verdict.MEMBER
 
 
 def test_paths_that_only_look_alike_say_nothing(scene):
@@ -383,6 +392,18 @@ def test_what_a_removed_admin_certified_is_void_unless_the_remover_keeps_it(scen
     assert verdicts[thief.aid] == Verdict.REMOVED
     assert verdicts[minted.aid] == Verdict.VOID
     assert verdicts[kept.aid] == verdicts[child.aid] == Verdict.MEMBER
+
+
+def test_a_void_invite_does_not_let_in_who_shows_a_valid_one_too(scene):
+    v, founder = scene.v, scene.founder
+    thief = v.admin(founder)
+    stolen, good = v.invite(thief), v.invite(founder)
+    who = v.joiner(stolen)
+    other = Villager(who.key, invites.use(good, who.key, name="x", now_ms=FOUNDED_MS + 5))
+    records = [v.member(thief), v.admit(founder, who, at=5), v.member(other, at=6)]
+    records.append(v.remove(founder, thief.aid, at=20))
+    assert scene.verdicts(*records)[who.aid] == Verdict.UNADMITTED
+    assert scene.verdicts(*records, v.admit(founder, other, at=30))[who.aid] == Verdict.MEMBER
 
 
 def test_a_lost_first_admin_is_removed_by_the_one_it_certified_without_the_root(scene):
