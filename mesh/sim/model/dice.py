@@ -230,8 +230,9 @@ class Dice:
             node.lease()
 
     def sweep(self) -> None:
+        """Nobody sweeps or collects by a clock that jumped and that no peer has confirmed."""
         node = self._node()
-        if node is not None:
+        if node is not None and node.index != self.ahead:
             node.sweep()
 
     def renew(self) -> None:

@@ -246,7 +246,7 @@ class Node:
             records = [rec for rec in records if rec.hlc in asked]
         self._learn(scope, aid, records)
         if aid not in self.until:
-            if scope == MESH and delta.since > 0:
+            if scope == MESH and delta.since > 0 and not delta.more:
                 self.world.send(self, sender, Want(MESH, aid, 0))
             return
         parts = self.resets.setdefault(key, ResetParts()) if delta.reset else None
@@ -363,8 +363,11 @@ class Node:
             peer, self, scope, [rec for hlc, rec in before.items() if not log.at(self.aid, hlc)]
         )
         self.say(scope, says, source=self.aid)
-        for rec in back if scope == MESH else ():
-            self.notice(rec)
+        if scope == MESH:
+            for rec in back:
+                self.notice(rec)
+            if log.get(SlotKey(member_path(self.aid), Kind.ALL, self.aid)) is None:
+                self.renew(self.until[self.aid])
         self.checked.add(key)
         return True
 
