@@ -1,7 +1,8 @@
 """Floors: how the deletes, voids and expiries of an author go away for good.
 
 `~gc` is the author's signed word that everything it deleted up to a floor (an hlc) is collected. It counts on
-a replica once that replica's head has reached the floor: then it has seen every delete it is about to forget.
+a replica once that replica's head has reached the `~gc` itself: then it has seen every delete it is about to
+forget, and those that the author said again just before because they are still needed.
 Nothing old can come back afterwards, because at or below the floor nothing new is taken, and who was away
 for longer is answered with a reset. Collection is the author's alone, so no other clock plays a part.
 """

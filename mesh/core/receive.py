@@ -208,11 +208,10 @@ class Receiver:
             return self._reset(floor)
         head = before.head
         plain = not delta.pull and delta.since <= head
-        if plain or delta.pull:
-            self._collect(head)  # first, so that what it frees makes room in the quota
         whole = self._store(0.0)
         if delta.pull:
             head = self._judge.pulled_head(head, self._verified)
+            self._collect(head)
         elif plain:
             head = max(head, self._judge.reach(self._upto, self._verified))
             self._collect(head)
@@ -259,7 +258,10 @@ class Receiver:
                     continue
             elif hlc <= top and not self._alone(rec):
                 continue
-            if room.bounded and not room.take(log, rec, slot, held is not None):
+            if room.bounded and not (
+                room.take(log, rec, slot, held is not None)
+                or (room.credit(log, self._gc, head) and room.take(log, rec, slot, held is not None))
+            ):
                 self._upto = min(self._upto, hlc - 1)
                 self._out.refused = "quota"
                 return False
@@ -292,12 +294,13 @@ class Receiver:
     # -- floors and resets ------------------------------------------------------------------------------
 
     def _collect(self, head: int) -> None:
-        """Take the delta's `~gc` if its floor is reached, and drop what it frees.
+        """Take the delta's `~gc` once the head has reached it, and drop what it frees.
 
-        Until then it is not even stored, so a `~gc` in a log is always in force.
+        Before it in the log stand the deletes its author said again because others still need them. Until
+        then it is not even stored, so a `~gc` in a log is always in force.
         """
         gc, log, aid = self._gc, self._log, self._delta.aid
-        if gc is None or gc_floor(gc) > head or not self._judge.gc_wins(gc, log.get(gc_slot(aid))):
+        if gc is None or gc.hlc > head or not self._judge.gc_wins(gc, log.get(gc_slot(aid))):
             return
         other = log.at(aid, gc.hlc)
         if other is not None and not is_gc(other) and not self._alone(gc):
@@ -366,6 +369,17 @@ class _Room:
         self._bytes_max = (HLC_MAX if limits.bytes_max is None else limits.bytes_max) * slack
         self._count = state.count
         self._size = state.size
+        self._credited = False
+
+    def credit(self, log: Log, gc: Record | None, head: int) -> bool:
+        """Count out what the author's newer `~gc` is about to free here; once per delta."""
+        if gc is None or self._credited or gc_floor(gc) > head:
+            return False
+        self._credited = True
+        freed = [rec for rec in log.since(gc.aid, 0) if collected(rec, gc_floor(gc))]
+        self._count -= len(freed)
+        self._size -= sum(rec.size for rec in freed)
+        return bool(freed)
 
     @property
     def fits(self) -> bool:

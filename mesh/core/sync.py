@@ -18,9 +18,9 @@ state has one author and keeps its signature on the way.
 verified records show. The functions are pure: they read and change one `Log` inside one transaction, and
 records arrive verified and parsed.
 
-Every part begins with the author's `~gc` and member record where they are newer than `since`: so a floor
-frees room before new slots are counted against the quota, each part of a reset proves its floor, and a
-renewed certificate is known before the records that need it.
+Every part begins with the author's `~gc` and member record where they are newer than `since`: so the room
+that a floor is about to free can be counted before new slots are judged by the quota, each part of a reset
+proves its floor, and a renewed certificate is known before the records that need it.
 """
 
 from __future__ import annotations

@@ -343,6 +343,8 @@ class Node:
         key = (peer, scope)
         if since is None and (key in self.checked or not self.world.policy.fenced):
             return True
+        if not self.certified():
+            return False
         fence, log = self.fences[scope], self.logs[scope]
         parts = self.world.call(self, peer, scope, fence.hlc if since is None else min(since, fence.hlc))
         if parts is None:
@@ -543,7 +545,7 @@ class Node:
             slots = [
                 (rec.slot, rec.hlc, rec.sig)
                 for rec in log.since(aid, 0)
-                if rec.kind != Kind.LOG or rec.hlc > state.head or not _old(rec, now_ms)
+                if rec.kind != Kind.LOG or rec.hlc == log.newest(aid) or not _old(rec, now_ms)
             ]
             if slots or state.head:
                 out[aid] = (state.head, state.floor, sorted(slots))

@@ -252,7 +252,11 @@ class World:
         return self.truth.of(place[0], mine) if mine is not None else self.truth.at(place, rec.stamp, None)
 
     def _said_for_another(self, node: Node, scope: str, rec: Record, event: Event) -> None:
-        """A remover's slot holds one value: its own, still visible there, and the other's share it."""
+        """An admin's slot holds one value: its own, still visible there, and the other's share it. What had
+        replaced the other's without the admin knowing was concurrent with what the admin says."""
+        known = node.known.get(event.place, 0)
+        if any(w.seen & event.bit and not known & w.bit for w in self.truth.places[event.place]):
+            event.exempt = True
         slots = [old for old in node.logs[scope].slots(rec.path) if old.kind == rec.kind]
         mine = next((old for old in slots if old.aid == node.aid), None)
         if mine is not None and folds.speaks(mine) and not folds.covered(mine, slots):
