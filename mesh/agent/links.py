@@ -14,18 +14,18 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from contextlib import suppress
 
 import msgspec
 import trio
 
-from mesh.agent.session import DENIED, Session, TurnedAway, Wire, read_hello, say_hello
+from mesh.agent.session import DENIED, Hooks, Session, TurnedAway, Wire, read_hello, say_hello
 from mesh.core.vitals import DialResult
-from mesh.errors import Denied, MeshError, PeerError, Unreachable
+from mesh.errors import Denied, MeshError, PeerError, TimedOut, Unreachable
 from mesh.identity.keys import peer_id_of
+from mesh.net.address import parse
 from mesh.net.base import Host, Refused
 from mesh.wire import frames, messages, protocols
-from mesh.wire.messages import Hello
 
 log = logging.getLogger(__name__)
 
@@ -37,33 +37,10 @@ UNWANTED_AFTER_S = 60.0
 LASTING_S = 5.0
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STRANGERS_MAX = 64
+SOUGHT_MAX = 64
+SEEK_S = 5.0
+DROPPED_AGAIN_S = (0.0, 0.02, 0.04, 0.08)
 ADDRESSES_MAX = 8
-
-
-class Hooks(Protocol):
-    """What the node does with links."""
-
-    def hello(self) -> Hello: ...
-
-    async def welcome(self, wire: Wire, hello: Hello) -> None:
-        """Judge a neighbour's hello; may write its admission.
-
-        Raises:
-            Denied: it is not (or no longer) a member.
-        """
-        ...
-
-    def turned_away(self, public: bytes, reason: str) -> None:
-        """A neighbour refuses us."""
-        ...
-
-    def link_up(self, session: Session) -> None: ...
-
-    def link_down(self, session: Session, why: str) -> None: ...
-
-    async def frame(self, session: Session, body: bytes) -> None: ...
-
-    def pull(self, aid: bytes) -> list[bytes]: ...
 
 
 class _Dial(msgspec.Struct):
@@ -101,6 +78,7 @@ class Links:
         self._found: dict[bytes, set[str]] = {}
         self._anonymous: dict[str, _Dial] = {}
         self._unwanted_since: dict[bytes, float] = {}
+        self._sought: dict[bytes, float] = {}
         self._moved = trio.Event()
         self._slots = trio.CapacityLimiter(DIALS_MAX)
         self.failures: dict[str, str] = {}
@@ -134,10 +112,35 @@ class Links:
             self._moved.set()
 
     def dial_now(self, aid: bytes) -> None:
-        """Forget the backoff of a member: something was heard of it."""
-        if aid not in self.sessions:
-            self._dials.pop(aid, None)
-            self._moved.set()
+        """Dial a member whether the overlay wants it or not, and forget its backoff: it was heard of.
+
+        This is how the sides of a split meet again: each holds the other for dead.
+        """
+        if aid in self.sessions:
+            return
+        self._sought.pop(aid, None)
+        self._sought[aid] = trio.current_time() + SEEK_S
+        if len(self._sought) > SOUGHT_MAX:
+            del self._sought[next(iter(self._sought))]
+        dial = self._dials.get(aid)
+        if dial is not None and not dial.running:
+            del self._dials[aid]
+        self._moved.set()
+
+    def vouch(self, aid: bytes, host: str, port: int) -> None:
+        """A member's agent answered by datagram from here: an address of its own, if it names this, works.
+
+        An agent listens to streams and datagrams on one port, so a later refusal there means that it is gone,
+        also to those whom it has always dialled itself.
+        """
+        if aid in self.worked:
+            return
+        for address in self._addresses_of(aid):
+            with suppress(MeshError):
+                where = parse(address)
+                if (where.host, where.port) == (host, port):
+                    self.worked[aid] = address
+                    return
 
     async def close(self, aid: bytes, why: str) -> None:
         """End a link and its connection."""
@@ -169,7 +172,10 @@ class Links:
 
     def _targets(self) -> list[tuple[bytes | str, _Dial]]:
         """Whom to dial: keys of members that are wanted, of strangers and bare addresses while alone."""
-        publics = [self._public_of(aid) for aid in sorted(self.wanted) if aid not in self.sessions]
+        now = trio.current_time()
+        self._sought = {aid: until for aid, until in self._sought.items() if until > now}
+        missing = (self.wanted | self._sought.keys()) - self.sessions.keys()
+        publics = [self._public_of(aid) for aid in sorted(missing)]
         keys = [public for public in publics if public is not None]
         lonely = not self.sessions
         keys += [
@@ -252,8 +258,7 @@ class Links:
             if aid in self.sessions and not anew:
                 return None
             try:
-                await self._host.dial(address, public, deadline_s=DIAL_DEADLINE_S)
-                return await self._link(public, address)
+                return await self._connect_at(public, address)
             except Denied:
                 raise
             except MeshError as error:
@@ -262,6 +267,10 @@ class Links:
             raise last
         await self._link(public, None)
         return None
+
+    async def _connect_at(self, public: bytes, address: str) -> None:
+        await self._host.dial(address, public, deadline_s=DIAL_DEADLINE_S)
+        await self._link(public, address)
 
     async def relayed(self, public: bytes) -> bool:
         """Connect to a member through a neighbour of ours that is linked with it; says whether it worked.
@@ -282,7 +291,8 @@ class Links:
     async def redial(self, aid: bytes, deadline_s: float) -> DialResult:
         """Dial a member once more, to know whether its agent answers.
 
-        REFUSED only if the address that worked before refuses: the host is there, the agent is not.
+        REFUSED only if the address that worked before refuses: the host is there, the agent is not. What its
+        other addresses say is no evidence: a container's bridge has the same address on every computer.
         """
         public = self._public_of(aid)
         if public is None:
@@ -290,12 +300,34 @@ class Links:
         address = self.worked.get(aid)
         with trio.move_on_after(deadline_s):
             try:
+                if address is not None:
+                    result = await self._redial_at(public, address)
+                    if result is not None:
+                        return result
                 await self.connect(public, anew=True)
+                return DialResult.OK
             except MeshError as error:
-                refused = address is not None and isinstance(error, Refused)
-                return DialResult.REFUSED if refused else DialResult.TIMED_OUT
-            return DialResult.OK
+                log.debug("redialling %s failed: %s", peer_id_of(public), error.message)
         return DialResult.TIMED_OUT
+
+    async def _redial_at(self, public: bytes, address: str) -> DialResult | None:
+        """Try one address; None if that tells nothing.
+
+        A process that is killed closes its links some milliseconds before the socket it listens on, which
+        meanwhile takes a connection up and drops it. So one that is dropped at once is tried again.
+        """
+        for pause_s in DROPPED_AGAIN_S:
+            await trio.sleep(pause_s)
+            try:
+                await self._connect_at(public, address)
+                return DialResult.OK
+            except Refused:
+                return DialResult.REFUSED
+            except TimedOut:
+                return None
+            except Unreachable as error:
+                log.debug("redialling %s at %s: %s", peer_id_of(public), address, error.message)
+        return None
 
     # -- holding ----------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -32,14 +33,42 @@ from mesh.wire import messages
 log = logging.getLogger(__name__)
 
 INCARNATION_META = "incarnation"
-TTL_LEASES = 4
 QUEUE_MAX = 4096
+SUSPEND_S = 0.1
 
 
 class Datagrams(Protocol):
     """The part of `mesh.net.datagram.Datagrams` that probes need."""
 
     def send_nowait(self, public: bytes, address: tuple[str, int], payload: bytes) -> None: ...
+
+
+def slept_s() -> float:
+    """Seconds this computer was suspended since it booted, where the system tells; constant but for that."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return (
+        0.0 if boottime is None else time.clock_gettime(boottime) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    )
+
+
+class Awake:
+    """A liveness machine that is told of suspends before anything else: the loop's clock stood still too."""
+
+    def __init__(self, machine: Liveness) -> None:
+        self._machine = machine
+        self._slept_s = slept_s()
+        self.deadline = machine.deadline
+
+    def handle(self, event: vitals.Event, now: float) -> list[vitals.Action]:
+        return [*self._wake(now), *self._machine.handle(event, now)]
+
+    def tick(self, now: float) -> list[vitals.Action]:
+        return [*self._wake(now), *self._machine.tick(now)]
+
+    def _wake(self, now: float) -> list[vitals.Action]:
+        slept = slept_s()
+        late, self._slept_s = slept - self._slept_s, slept
+        return self._machine.handle(vitals.LoopLate(late), now) if late > SUSPEND_S else []
 
 
 class Vitality:
@@ -89,7 +118,7 @@ class Vitality:
         incarnation = int.from_bytes(stored, "big") if stored else 0
         now = trio.current_time()
         self.machine = Liveness(config, me, mesh_id, place, rng, incarnation, now)
-        self.drive = Drive(self.machine, self._perform)
+        self.drive = Drive(Awake(self.machine), self._perform)
         self._published_inc = 0
         self.status: tuple[words.Status, int | None] = (words.Status.UP, None)
 
@@ -120,8 +149,9 @@ class Vitality:
         except PeerError:
             self.nonsense += 1
             return
-        if aid in self._replied_from or len(self._replied_from) < QUEUE_MAX:
+        if self._replied_from.get(aid) != address and len(self._replied_from) < QUEUE_MAX:
             self._replied_from[aid] = address
+            self._links.vouch(aid, *address)
         self.drive.handle(vitals.DatagramHeard(aid, probe))
 
     def frame(self, session: Session, message: messages.Message) -> None:
@@ -218,13 +248,13 @@ class Vitality:
                 session = self._links.sessions.get(aid)
                 if session is not None:
                     session.send_nowait(messages.Probe(vitals.encode_probe(probe)))
-            case vitals.PublishLease(lease=lease):
-                self._publish(lease)
-            case vitals.Accuse(subject=subject, inc=inc, evidence=evidence):
+            case vitals.PublishLease(lease=lease, ttl_s=ttl_s):
+                self._publish(lease, ttl_s)
+            case vitals.Accuse(subject=subject, inc=inc, evidence=evidence, ttl_s=ttl_s):
                 value = words.encode_accusation(words.Accusation(inc, evidence))
-                self._say(subject, Op.PUT, value)
-            case vitals.Withdraw(subject=subject):
-                self._say(subject, Op.VOID, None)
+                self._say(subject, Op.PUT, value, ttl_s)
+            case vitals.Withdraw(subject=subject, ttl_s=ttl_s):
+                self._say(subject, Op.VOID, None, ttl_s)
             case vitals.StateChanged():
                 self._links.want(self.machine.wanted())
                 self._on_state(action)
@@ -252,13 +282,13 @@ class Vitality:
         if self._datagrams is not None and public is not None and address is not None:
             self._datagrams.send_nowait(public, address, vitals.encode_probe(probe))
 
-    def _publish(self, lease: words.Lease) -> None:
+    def _publish(self, lease: words.Lease, ttl_s: float) -> None:
         load, free = self._capacity()
         value = words.encode_lease(words.Lease(lease.inc, lease.st, lease.until_ms, lease.steady, load, free))
-        self._say(self._me, Op.PUT, value)
+        self._say(self._me, Op.PUT, value, ttl_s)
 
-    def _say(self, subject: bytes, op: Op, value: object) -> None:
-        ttl = int(self.machine.board.lease_s() * TTL_LEASES * 1000)
+    def _say(self, subject: bytes, op: Op, value: object, ttl_s: float) -> None:
+        ttl = int(ttl_s * 1000)
         self._author.say_live([Statement(words.path_of(subject), Kind.ALL, value, op, ttl)])
 
     async def _redial(self, aid: bytes, deadline_s: float) -> None:

@@ -153,6 +153,32 @@ class Session:
                 await self.wire.reset()
 
 
+class Hooks(Protocol):
+    """What the node does with links."""
+
+    def hello(self) -> Hello: ...
+
+    async def welcome(self, wire: Wire, hello: Hello) -> None:
+        """Judge a neighbour's hello; may write its admission.
+
+        Raises:
+            Denied: it is not (or no longer) a member.
+        """
+        ...
+
+    def turned_away(self, public: bytes, reason: str) -> None:
+        """A neighbour refuses us."""
+        ...
+
+    def link_up(self, session: Session) -> None: ...
+
+    def link_down(self, session: Session, why: str) -> None: ...
+
+    async def frame(self, session: Session, body: bytes) -> None: ...
+
+    def pull(self, aid: bytes) -> list[bytes]: ...
+
+
 class TurnedAway(Denied):
     """The neighbour refuses us; the message is its reason."""
 

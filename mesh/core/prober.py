@@ -265,14 +265,16 @@ class Prober:
         if member.state in GONE_FOR_NOW or not self._accusable(link) or t < member.asleep_until:
             return
         link.charge, link.charged = Charge(member.inc, evidence), t
-        ttl_s = 2 * self.config.lease_factor * self._board.lease_s()
-        out.append(Accuse(link.aid, member.inc, evidence, ttl_s))
+        out.append(Accuse(link.aid, member.inc, evidence, self._charge_ttl_s()))
         self._board.accuse(link.aid, self._board.me, link.charge, t, out)
+
+    def _charge_ttl_s(self) -> float:
+        return 2 * self.config.lease_factor * self._board.lease_s()
 
     def _withdraw(self, link: Link, t: float, out: list[Action]) -> None:
         link.charge = None
         link.ask_after = t + self.config.interval_s
-        out.append(Withdraw(link.aid))
+        out.append(Withdraw(link.aid, self._charge_ttl_s()))
         self._board.withdraw(link.aid, self._board.me, t, out)
 
     def refuted(self, aid: bytes, t: float) -> None:

@@ -299,9 +299,10 @@ class Accuse(Action, frozen=True):
 
 
 class Withdraw(Action, frozen=True):
-    """Void our slot at the subject's path; always flooded."""
+    """Void our slot at the subject's path; always flooded. It lives as long as what it takes back."""
 
     subject: bytes
+    ttl_s: float
 
 
 class StateChanged(Action, frozen=True):

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 DIAL_DEADLINE_S = 5.0
 WALL_BASE_MS = 1_760_000_000_000
-WITHDRAWN_TTL_MS = 60_000
 INBOX_DATAGRAMS_MAX = 200
 ACTIONS_AT_ONCE_MAX = 2_000
 
@@ -271,8 +270,8 @@ class Node:
             case Accuse(subject, inc, evidence, ttl_s):
                 charge, ttl_ms = Accusation(inc, evidence), int(ttl_s * 1000)
                 self.gossip.write(subject, self.aid, charge, ttl_ms, urgent=self.fleet.flood)
-            case Withdraw(subject):
-                self.gossip.write(subject, self.aid, None, WITHDRAWN_TTL_MS, urgent=self.fleet.flood)
+            case Withdraw(subject, ttl_s):
+                self.gossip.write(subject, self.aid, None, int(ttl_s * 1000), urgent=self.fleet.flood)
             case _:
                 raise AssertionError(action)
 
