@@ -1,0 +1,195 @@
+"""Liveness on real nodes in one process, over in-memory links and datagrams that can be cut."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from mesh.agent import liveness
+from mesh.agent.certs import Certs
+from mesh.agent.invites import Invites
+from mesh.agent.members import Members
+from mesh.agent.node import Node
+from mesh.config import Config, Discovery, Membership, Store
+from mesh.core.liveness import Liveness
+from mesh.core.rings import Place
+from mesh.core.vitals import PROFILES, DialResult, LoopLate, State
+from mesh.identity import home
+from mesh.net.base import Admission
+from mesh.net.memory import MemoryDatagrams, MemoryHost, Switchboard
+
+NOW_MS = 1_800_000_000_000
+CONFIG = Config(
+    store=Store(map_bytes=64 << 20, ballast_bytes=0, linger_ms=0.0),
+    discovery=Discovery(mdns=False),
+    membership=Membership(profile="local"),
+)
+
+
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait for a condition; the bound only keeps a failed test from hanging."""
+    with trio.fail_after(seconds):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+class Village:
+    """Members of one mesh on one switchboard."""
+
+    def __init__(self, folder: Path, nursery: trio.Nursery) -> None:
+        self.folder, self.nursery = folder, nursery
+        self.board = Switchboard(random.Random(5))
+        self.nodes: list[Node] = []
+        self.scopes: dict[bytes, trio.CancelScope] = {}
+        self._begun = trio.current_time()
+
+    def wall_ms(self) -> int:
+        return NOW_MS + int((trio.current_time() - self._begun) * 1000)
+
+    def _host_for(self, node: Node) -> tuple[MemoryHost, MemoryDatagrams]:
+        ip = f"10.0.0.{len(self.nodes) + 1}"
+        host = MemoryHost(
+            self.board,
+            node.key,
+            listen=[f"/ip4/{ip}/tcp/0"],
+            gate=lambda public, _: Admission[node.directory.gate(public).name],
+        )
+        return host, MemoryDatagrams(self.board, node.key, node.public_of_member, host=ip)
+
+    async def settle(self, count: int) -> list[Node]:
+        """Nodes that all see each other alive and are all linked."""
+        home.create_mesh(self.folder / "n0", "n0", "village", now_ms=NOW_MS)
+        first = await self._start("n0")
+        members = Members(first)
+        fields = {"roles": [], "zone": None, "tier": None, "labels": {}, "uses": count, "ttl_s": None}
+        made = await Invites(first, Certs(first, members.rows)).create(**fields)
+        for number in range(1, count):
+            home.join_mesh(self.folder / f"n{number}", made["token"], f"n{number}", now_ms=NOW_MS)
+            await self._start(f"n{number}")
+        await until(lambda: all(len(node.links.sessions) == count - 1 for node in self.nodes))
+        await until(lambda: self.all_see(self.nodes, self.nodes, State.ALIVE))
+        return self.nodes
+
+    async def _start(self, name: str) -> Node:
+        node = Node(home.open_home(self.folder / name), CONFIG, self._host_for, wall_ms=self.wall_ms)
+        scope = self.scopes[node.me] = trio.CancelScope()
+
+        async def run(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+            with scope:
+                await node.run(task_status=task_status)
+
+        await self.nursery.start(run)
+        for other in self.nodes:
+            node.links.found(other.key.public, other.host.addresses[0])
+            node.links.dial_now(other.me)
+        self.nodes.append(node)
+        return node
+
+    @staticmethod
+    def all_see(viewers: list[Node], subjects: list[Node], state: State) -> bool:
+        """Whether each viewer sees each other subject in this state."""
+        return all(
+            viewer.vitality.machine.state(subject.me) == state
+            for viewer in viewers
+            for subject in subjects
+            if viewer is not subject
+        )
+
+    def cut(self, side: list[Node], *, cut: bool = True) -> None:
+        for one in side:
+            for other in self.nodes:
+                if other not in side:
+                    self.board.cut(one.key.public, other.key.public, cut)
+
+
+@pytest.fixture
+async def village(tmp_path: Path, nursery: trio.Nursery):
+    made = Village(tmp_path, nursery)
+    yield made
+    for scope in made.scopes.values():
+        scope.cancel()
+
+
+async def test_sides_whose_links_are_all_closed_find_each_other_after_the_heal(village: Village) -> None:
+    nodes = await village.settle(4)
+    near, far = nodes[:2], nodes[2:]
+    village.cut(near)
+    await until(lambda: village.all_see(near, far, State.DEAD) and village.all_see(far, near, State.DEAD))
+    assert village.all_see(near, near, State.ALIVE)
+    assert village.all_see(far, far, State.ALIVE)
+    for node, others in [(node, far) for node in near] + [(node, near) for node in far]:
+        for other in others:
+            await node.links.close(other.me, "as after a minute that nobody wanted it")
+    await until(lambda: all(len(node.links.sessions) == 1 for node in nodes))
+    village.cut(near, cut=False)
+    await until(lambda: village.all_see(nodes, nodes, State.ALIVE))
+
+
+async def test_a_redial_tells_the_living_from_the_gone_and_the_unreachable(village: Village) -> None:
+    first, second, third = await village.settle(3)
+    links = first.links
+    for other in (second, third):
+        await until(lambda other=other: other.me in links.worked)
+    assert await links.redial(second.me, 5.0) == DialResult.OK
+    village.board.cut(first.key.public, second.key.public)
+    assert await links.redial(second.me, 0.1) == DialResult.TIMED_OUT
+    village.scopes[third.me].cancel()
+    await until(lambda: third.me not in links.sessions)
+    assert await links.redial(third.me, 5.0) == DialResult.REFUSED
+    del links.worked[third.me]
+    assert await links.redial(third.me, 5.0) == DialResult.TIMED_OUT, "it was never reached there"
+    assert await links.redial(b"?" * 16, 5.0) == DialResult.TIMED_OUT
+
+
+async def test_a_refusal_elsewhere_than_where_it_worked_is_no_evidence(village: Village) -> None:
+    first, second = await village.settle(2)
+    await until(lambda: second.me in first.links.worked)
+    worked = first.links.worked[second.me]
+    first.cards[second.me] = {**first.cards[second.me], "addr": [worked, "/ip4/10.0.0.99/tcp/1"]}
+    village.board.cut(first.key.public, second.key.public)
+    assert await first.links.redial(second.me, 0.3) == DialResult.TIMED_OUT
+
+
+async def test_who_answers_datagrams_at_its_own_address_has_proved_it(village: Village) -> None:
+    first, second = await village.settle(2)
+    for one, other in ((first, second), (second, first)):
+        one.links.worked.clear()
+        one.vitality._replied_from.clear()
+        await until(lambda one=one, other=other: other.me in one.links.worked)
+        assert one.links.worked[other.me] == other.host.addresses[0]
+
+
+async def test_an_address_that_a_member_does_not_name_is_not_proved_by_a_datagram(village: Village) -> None:
+    first, second = await village.settle(2)
+    first.links.worked.clear()
+    first.links.vouch(second.me, "10.9.9.9", 5)
+    assert second.me not in first.links.worked
+
+
+@pytest.fixture
+def asleep(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The seconds that the system says it was suspended."""
+    told = [0.0]
+    monkeypatch.setattr(liveness, "slept_s", lambda: told[0])
+    return told
+
+
+def test_a_machine_is_told_of_a_suspend_before_anything_else(asleep: list[float]) -> None:
+    machine = Liveness(PROFILES["lan"], b"a" * 16, b"m" * 16, Place("default"), random.Random(1), 0, 10.0)
+    awake = liveness.Awake(machine)
+    awake.tick(10.0)
+    asleep[0] = 3600.0
+    assert machine.steady(10.5)
+    awake.handle(LoopLate(0.0), 10.5)
+    assert not machine.steady(10.5)
+    assert machine.slowness(10.5) == 8
+    awake.tick(awake.deadline())
+    assert machine.slowness(22.0) == 0, "it is told once"
+
+
+def test_the_system_tells_how_long_it_slept() -> None:
+    assert abs(liveness.slept_s() - liveness.slept_s()) < 0.05
