@@ -24,7 +24,9 @@ class Duties:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._collector = Collector(int(node.config.sync.collect_age_s * 1000))
+        self._collector = Collector(
+            int(node.config.sync.collect_age_s * 1000), removed=lambda aid: node.directory.limits(aid).removed
+        )
 
     async def run(self) -> None:
         """Collect once a day, the first time some minutes after the start; until cancelled."""

@@ -73,10 +73,12 @@ class Collector:
 
     Args:
         keep_ms: how long deletes and expiries are kept at least, milliseconds.
+        removed: whether an author was removed: its slots pin nothing.
     """
 
-    def __init__(self, keep_ms: int = KEEP_MS) -> None:
+    def __init__(self, keep_ms: int = KEEP_MS, removed: Callable[[bytes], bool] = lambda aid: False) -> None:
         self._keep_ms = keep_ms
+        self._removed = removed
 
     def survey(
         self,
@@ -176,7 +178,13 @@ class Collector:
         if rec.kind == Kind.REG and others and folds.speaks(rec) and folds.winner(slots) == rec:
             return True
         sees = rec.sees or {}
-        return any(sees.get(o.aid, 0) >= o.stamp for o in others) and not folds.covered(rec, slots)
+        covers = any(sees.get(o.aid, 0) >= o.stamp for o in others) or self.behind(log, sees)
+        return covers and not folds.covered(rec, slots)
+
+    def behind(self, log: Log, sees: dict[bytes, int]) -> bool:
+        """Whether this replica, set back to a backup, knows less of the authors seen than it once did."""
+        heads = ((log.author(aid).head, hlc) for aid, hlc in sees.items() if not self._removed(aid))
+        return any(head < hlc for head, hlc in heads)
 
     def pins(self, other: Record, limit: int) -> bool:
         """Whether another author's slot is live, or was until lately."""
@@ -189,9 +197,6 @@ class Collector:
 
     def _limit(self, now_ms: int, floor_max: int) -> int:
         return min(hlc_of(max(now_ms - self._keep_ms, 0)), floor_max)
-
-
-COLLECTOR = Collector()
 
 
 def _freed_at(rec: Record) -> int:

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from mesh.core import folds, sync
 from mesh.core.clock import HLC_MAX, HybridClock, unix_ms_of
 from mesh.core.collect import (
-    COLLECTOR,
     Collector,
     Statement,
     answer_strays,
@@ -40,7 +39,7 @@ class Policy:
     """The rules a run plays by; a wrong variant overrides one of these."""
 
     judge: Judge | None = None
-    collector: Collector = COLLECTOR
+    collector: type[Collector] = Collector
     fenced = True
     answers_strays = True
 
@@ -461,7 +460,7 @@ class Node:
             if fence.passed(self.now_ms):
                 self.world.fence_passed(self, scope)
             self.world.deceived(self, scope)
-            says = policy.collector.plan(
+            says = policy.collector(removed=self.removed.__contains__).plan(
                 self.logs[scope],
                 self.aid,
                 self.now_ms,

@@ -153,8 +153,11 @@ class Truth:
 
     def _replaced(self, events: list[Event], shown: dict[int, Event]) -> list[str]:
         out = []
+        shaky = 0  # what an optional event had replaced may have given way to it before it was lost
+        for event in events:
+            shaky |= event.bit | event.seen if event.optional else 0
         for event in shown.values():
-            by = [w for w in events if w.seen & event.bit and not w.optional]
+            by = [w for w in events if w.seen & event.bit and not w.bit & shaky]
             if by and not event.exempt and event.place[2] != Kind.LOG:
                 out.append(f"resurrected: {event} is visible though {by[0]} had replaced it")
         return out

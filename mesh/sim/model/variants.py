@@ -76,7 +76,7 @@ class _FreshStamp(Collector):
 class ReissuesFresh(Policy):
     """A delete is re-issued under a fresh stamp, without `asof`."""
 
-    collector = _FreshStamp()
+    collector = _FreshStamp
 
 
 class WritesBeforeFence(Policy):
@@ -93,7 +93,7 @@ class _FloorAnyway(Collector):
 class FloorWhateverIsFreed(Policy):
     """The floor is now - 24 h each day, whatever it frees."""
 
-    collector = _FloorAnyway()
+    collector = _FloorAnyway
 
 
 class SeesWithoutSees(Policy):
@@ -132,7 +132,7 @@ class _JustDrops(Collector):
 class CollectsWithoutReissue(Policy):
     """Neither re-issue nor void before collection."""
 
-    collector = _JustDrops()
+    collector = _JustDrops
 
 
 class IgnoresStrays(Policy):
@@ -150,7 +150,7 @@ class _ExpiredAbsent(Collector):
 class ExpiredIsAbsent(Policy):
     """An expired record reads as absent, not as deleted."""
 
-    collector = _ExpiredAbsent()
+    collector = _ExpiredAbsent
 
     def readable(self, records: list[Record], now_ms: int) -> list[Record]:
         return [rec for rec in records if not rec.expired(now_ms)]
