@@ -186,7 +186,7 @@ class World:
             if event is not None:
                 self.truth.same(place, rec, event)
                 if source != node.aid:
-                    self._said_for_another(node, scope, rec, event)
+                    self._said_for_another(node, scope, rec, event, source)
         self.learned(node, scope, [rec])
 
     def deceived(self, node: Node, scope: str) -> None:
@@ -218,7 +218,8 @@ class World:
         seen = 0
         if mine is not None and event is not None and event.aid == node.aid:
             seen = self.truth.closure(place[0], [mine], rec.kind)
-        self.truth.new(place, rec, seen)
+        withdrawal = self.truth.new(place, rec, seen)
+        withdrawal.optional = node.index in self.tainted or node.index == self.liar
         self.learned(node, scope, [rec])
 
     def fence_passed(self, node: Node, scope: str) -> None:
@@ -251,7 +252,7 @@ class World:
         mine = next((old for old in held if old.aid == source), None)
         return self.truth.of(place[0], mine) if mine is not None else self.truth.at(place, rec.stamp, None)
 
-    def _said_for_another(self, node: Node, scope: str, rec: Record, event: Event) -> None:
+    def _said_for_another(self, node: Node, scope: str, rec: Record, event: Event, gone: bytes) -> None:
         """An admin's slot holds one value: its own, still visible there, and the other's share it. What had
         replaced the other's without the admin knowing was concurrent with what the admin says."""
         known = node.known.get(event.place, 0)
@@ -260,10 +261,10 @@ class World:
         slots = [old for old in node.logs[scope].slots(rec.path) if old.kind == rec.kind]
         mine = next((old for old in slots if old.aid == node.aid), None)
         if mine is not None and folds.speaks(mine) and not folds.covered(mine, slots):
-            event.exempt = True
-            own = self.truth.of(node.place(scope), mine)
-            if own is not None:
-                own.optional = own.exempt = True
+            for old in slots:
+                one = self.truth.of(node.place(scope), old) if old.aid in (node.aid, gone) else None
+                if one is not None:
+                    one.optional = one.exempt = True
 
     def stored(self, node: Node, sender: int, scope: str, old: Record, new: Record) -> None:
         """A replica replaced a counter record: increments overwritten by a relay's copy cannot be saved."""
