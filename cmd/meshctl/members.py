@@ -266,8 +266,8 @@ COMMANDS: Commands = {
         "leave",
         leave,
         args=(parse.YES,),
-        text="Leave the mesh: the others are told, then the agent stops. Started again, it comes back. To stop "
-        "without leaving, stop the service (SIGTERM).",
+        text="Leave the mesh: the others are told, then the agent stops. Started again, it comes back. "
+        "To stop without leaving, stop the service (SIGTERM).",
         examples=(("meshctl leave --yes", "does not ask"),),
     ),
 }
