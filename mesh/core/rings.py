@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 
@@ -124,13 +124,6 @@ class Rings:
             found.add(order[after % len(order)][1])
             found.add(order[at - 1][1])
         return found
-
-
-def neighbours(
-    subject: bytes, members: Sequence[bytes], *, mesh_id: bytes, zone: str, k: int
-) -> tuple[bytes, ...]:
-    """Ring neighbours of one subject over one member list, for callers without a standing `Rings`."""
-    return Rings(mesh_id, zone, k, members).neighbours(subject)
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""`python -m mesh.sim kill --nodes 32 --seeds 0..20`: one JSON line per seed, then the worst of all."""
+"""`scripts/sim kill --nodes 32 --seeds 0..20`: one JSON line per seed, then the worst of each measure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mesh.sim.scenarios import SCENARIOS
 
 def main(argv: list[str] | None = None) -> int:
     """Run one scenario over seeds; 0 unless a check inside failed."""
-    parser = argparse.ArgumentParser(prog="python -m mesh.sim", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/sim", description=__doc__)
     parser.add_argument("scenario", choices=sorted(SCENARIOS))
     parser.add_argument("--nodes", type=int, default=32)
     parser.add_argument("--seeds", default="0..5", help="first..end (end not included)")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from mesh.core.lease import Accusation, Lease, Status
+from mesh.core.lease import Accusation, Lease
 from mesh.core.liveness import Liveness
 from mesh.core.rings import Place
 from mesh.core.vitals import (
@@ -351,8 +351,3 @@ class Node:
         if reachable and other.machine is not None and not other.frozen:
             return state == State.ALIVE
         return state in GONE_FOR_NOW
-
-    @property
-    def status(self) -> Status | None:
-        """Its own flag, None while the process is dead."""
-        return self.machine.status if self.machine else None
