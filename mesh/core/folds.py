@@ -52,14 +52,14 @@ def covered(record: Record, others: Iterable[Record]) -> bool:
     Nobody can have seen a stamp above its own, so `sees` that claim the future cover nothing of it.
     """
     stamp = record.stamp
-    first = origins(record)
+    copied = origins(record)
     for other in others:
         sees = other.sees
         if not sees or other.kind != record.kind or other.aid == record.aid or other.hlc <= stamp:
             continue
-        if sees.get(record.aid, 0) >= stamp:
+        if not copied and sees.get(record.aid, 0) >= stamp:
             return True
-        for aid in first:
+        for aid in copied:
             if aid != other.aid and sees.get(aid, 0) >= stamp:
                 same = other.asof == stamp and sees[aid] == stamp
                 if not same or other.aid > record.aid:  # of two copies one stays
@@ -70,7 +70,8 @@ def covered(record: Record, others: Iterable[Record]) -> bool:
 def origins(record: Record) -> list[bytes]:
     """Whose statement a record says again after a removal: its `sees` name that author at exactly `asof`.
 
-    So whoever had replaced the removed author's statement has replaced the copy too.
+    So whoever had replaced the removed author's statement has replaced the copy too, and nobody else has: the
+    slot it stands in may have said something later before, which others have seen.
     """
     if record.asof is None or not record.sees:
         return []

@@ -168,7 +168,7 @@ class Dice:
         mine = [rec for rec in node.logs[scope].slots(path) if rec.aid == node.aid]
         plus, minus = folds.totals(mine[0] if mine else None)
         node.say(scope, [Statement(path, Kind.CTR, [plus + bit, minus])])
-        if node.index in self.world.tainted or node.index == self.world.liar:
+        if self.world.doubtful(node):
             self.world.truth.counters[place, node.aid].optional |= bit
 
     def _log(self, node: Node, scope: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mesh.core import folds
-from mesh.core.collect import inherited
+from mesh.core.collect import Collector, inherited
 from mesh.core.record import LIVE, MESH, Kind, Op, Record
 from mesh.sim.model.dice import Dice
 from mesh.sim.model.node import KEPT_SCOPES, Node
@@ -184,5 +184,7 @@ def _leftovers(node: Node, scope: str, now_ms: int, lost: set[bytes], pinned: se
             continue
         for rec in log.since(aid, 0):
             over = rec.op in (Op.DEL, Op.VOID) or rec.expired(now_ms - 2 * DAY_MS)
+            if over and Collector(removed=node.removed.__contains__).behind(log, rec.sees or {}):
+                continue  # an author seen before it was set back has said nothing since
             if over and rec.path not in pinned and rec.hlc != state.head and rec.kind != Kind.LOG:
                 yield rec

@@ -156,6 +156,10 @@ class Truth:
         shaky = 0  # what an optional event had replaced may have given way to it before it was lost
         for event in events:
             shaky |= event.bit | event.seen if event.optional else 0
+        for event in events:
+            own = sum(v.bit for v in events if v.aid == event.aid)
+            if event.op == Op.VOID and event.seen & own & shaky:
+                shaky |= event.bit
         for event in shown.values():
             by = [w for w in events if w.seen & event.bit and not w.bit & shaky]
             if by and not event.exempt and event.place[2] != Kind.LOG:
@@ -183,10 +187,12 @@ class Truth:
             return []
         best = max(firm, key=lambda event: (event.stamp, event.aid))
         above = [event for event in spoken if event.optional and event.stamp >= best.stamp]
+        if best.exempt:
+            return []
         if best.value(now_ms) and not above and next(iter(shown), None) != best.number:
             return [f"lost: {best} is the newest and not visible"]
         if not best.value(now_ms) or any(event.optional for event in spoken):
-            return []
+            return []  # what an optional delete beat may be gone with it
         out = []
         for event in firm:
             unseen = not any(w.seen & event.bit for w in spoken)

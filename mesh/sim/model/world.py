@@ -211,6 +211,11 @@ class World:
             if event is not None:
                 event.optional = event.exempt = True
 
+    def doubtful(self, node: Node) -> bool:
+        """Whether nothing is promised for what a node says now: it is removed, over quota on purpose, or a bad
+        relay of its own records."""
+        return node.index in self.tainted or node.index == self.liar or node.index in self.misbehaviour
+
     def _withdrawn(self, node: Node, scope: str, place: Place, rec: Record) -> None:
         """A void; of a copy said for a removed author it withdraws only the copy."""
         mine = node.logs[scope].get(SlotKey(rec.path, rec.kind, node.aid))
@@ -219,7 +224,7 @@ class World:
         if mine is not None and event is not None and event.aid == node.aid:
             seen = self.truth.closure(place[0], [mine], rec.kind)
         withdrawal = self.truth.new(place, rec, seen)
-        withdrawal.optional = node.index in self.tainted or node.index == self.liar
+        withdrawal.optional = self.doubtful(node)
         self.learned(node, scope, [rec])
 
     def fence_passed(self, node: Node, scope: str) -> None:
@@ -241,8 +246,7 @@ class World:
         seen = self.truth.closure(place[0], slots, rec.kind)
         event = self.truth.new(place, rec, seen)
         self.truth.forgive(place, self.forgotten.get((node.index, place), 0) & ~seen)
-        if node.index in self.tainted or node.index == self.liar:
-            event.optional = True
+        event.optional = self.doubtful(node)
         self.trace(lambda: f"  said {event} at {node.index} seen {seen:b}")
 
     def _again(self, node: Node, scope: str, place: Place, rec: Record, source: bytes) -> Event | None:
