@@ -212,8 +212,8 @@ class World:
                 event.optional = event.exempt = True
 
     def doubtful(self, node: Node) -> bool:
-        """Whether nothing is promised for what a node says now: it is removed, over quota on purpose, or a bad
-        relay of its own records."""
+        """Whether nothing is promised for what a node says now: it is removed, over quota on purpose, or a
+        bad relay of its own records."""
         return node.index in self.tainted or node.index == self.liar or node.index in self.misbehaviour
 
     def _withdrawn(self, node: Node, scope: str, place: Place, rec: Record) -> None:
@@ -334,6 +334,11 @@ class World:
                 beaten = place[2] == Kind.REG and (best is None or best.stamp != event.stamp)
                 if beaten or place[2] in (Kind.ALL, Kind.LOG) or not known & event.bit:
                     event.optional = True
+        for scope in KEPT_SCOPES:
+            for rec in node.logs[scope].since(node.aid, 0):
+                copy = self.truth.of(node.place(scope), rec)
+                if copy is not None and not remover.known.get(copy.place, 0) & copy.bit:
+                    copy.optional = True
         for (place, aid), used in self.truth.counters.items():
             if aid == node.aid:
                 scope = place[0][0]
