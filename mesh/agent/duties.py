@@ -39,21 +39,30 @@ class Duties:
     async def collect(self, scope: str) -> int:
         """Collect own deletes of a scope now; returns how many statements that took."""
         node, collector = self._node, self._collector
+        fence = node.author.fences[scope]
+        if not self._company(scope):
+            fence.alone()
+        if not fence.passed(node.now_ms(), int(node.config.sync.collect_age_s * 1000)):
+            return 0
         survey: Survey | None = None
-        floor_max = node.author.fences[scope].floor_max(node.now_ms())
         while survey is None or not survey.done:
             with node.store.read(scope) as slots:
-                survey = collector.survey(
-                    slots, node.me, node.now_ms(), node.view.counts, survey, floor_max=floor_max
-                )
+                survey = collector.survey(slots, node.me, node.now_ms(), node.view.counts, survey)
             await trio.lowlevel.checkpoint()
 
         def build(slots: Log) -> list[Statement]:
-            return collector.plan(
-                slots, node.me, node.now_ms(), node.view.counts, survey, floor_max=floor_max
-            )
+            return collector.plan(slots, node.me, node.now_ms(), node.view.counts, survey)
 
         records = await node.author.say(scope, build, raw=True)
         if records:
             log.info("collected in scope %s with %d statements", scope, len(records))
         return len(records)
+
+    def _company(self, scope: str) -> bool:
+        """Whether another member replicates the scope: only then can somebody remind us of what we forgot."""
+        directory = self._node.directory
+        others = [aid for aid in directory.members() if aid != self._node.me]
+        if scope == MESH:
+            return bool(others)
+        certs = [directory.certificate(aid) for aid in others]
+        return any(cert is not None and cert.zone == self._node.zone for cert in certs)

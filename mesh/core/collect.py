@@ -9,7 +9,7 @@ forget what others still need, so before that, among its own records at least a 
                not needed for ever (but a user's reg that the winning value had not seen stays: it is shown
                as a conflict)
     floor      the newest end among what this really frees; nothing to free, no `~gc`, else every idle author
-               would be sent again each day; never above the fence of a store that may have been set back
+               would be sent again each day
 
 A slot that its author emptied less than a day ago still pins the delete that beat it: replicas that have the
 floor of one author may not have the void of the other yet.
@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 
 from mesh.core import folds
-from mesh.core.clock import HLC_MAX, hlc_of
+from mesh.core.clock import hlc_of
 from mesh.core.floors import end_hlc, immortal, is_gc, outlives_removal
 from mesh.core.log import Log
 from mesh.core.receive import Own
@@ -88,7 +88,6 @@ class Collector:
         may: May = everything,
         survey: Survey | None = None,
         *,
-        floor_max: int = HLC_MAX,
         most: int = SURVEY_RECORDS,
     ) -> Survey:
         """Look at the next `most` own records; call again with the result until it is `done`.
@@ -96,7 +95,7 @@ class Collector:
         Reads only, so it can run in slices over short snapshots while writes go on.
         """
         survey = survey if survey is not None else Survey()
-        limit = self._limit(now_ms, floor_max)
+        limit = self._limit(now_ms)
         for count, rec in enumerate(log.since(me, survey.upto)):
             if rec.hlc > limit:
                 break
@@ -114,24 +113,19 @@ class Collector:
         return survey
 
     def plan(
-        self,
-        log: Log,
-        me: bytes,
-        now_ms: int,
-        may: May = everything,
-        survey: Survey | None = None,
-        *,
-        floor_max: int = HLC_MAX,
+        self, log: Log, me: bytes, now_ms: int, may: May = everything, survey: Survey | None = None
     ) -> list[Statement]:
         """The statements of today, to be written in this order in one transaction; empty: nothing to do.
 
+        Only to be asked for once `Fence.passed`: a node whose store was set back must not collect by what it
+        remembers.
+
         Args:
             survey: a finished one, else the whole log is looked at now.
-            floor_max: `Fence.floor_max`.
         """
         while survey is None or not survey.done:
-            survey = self.survey(log, me, now_ms, may, survey, floor_max=floor_max)
-        limit = self._limit(now_ms, floor_max)
+            survey = self.survey(log, me, now_ms, may, survey)
+        limit = self._limit(now_ms)
         floor = self.floor(survey, log.author(me).floor, limit)
         out = []
         for slot in survey.todo:
@@ -178,7 +172,7 @@ class Collector:
         if rec.kind == Kind.REG and others and folds.speaks(rec) and folds.winner(slots) == rec:
             return True
         sees = rec.sees or {}
-        covers = any(sees.get(o.aid, 0) >= o.stamp for o in others) or self.behind(log, sees)
+        covers = any(folds.covered(other, [rec]) for other in others) or self.behind(log, sees)
         return covers and not folds.covered(rec, slots)
 
     def behind(self, log: Log, sees: dict[bytes, int]) -> bool:
@@ -195,8 +189,8 @@ class Collector:
         op = Op.VOID if rec.op == Op.VOID else Op.DEL
         return Statement(rec.path, rec.kind, op=op, asof=rec.stamp, sees=rec.sees)
 
-    def _limit(self, now_ms: int, floor_max: int) -> int:
-        return min(hlc_of(max(now_ms - self._keep_ms, 0)), floor_max)
+    def _limit(self, now_ms: int) -> int:
+        return hlc_of(max(now_ms - self._keep_ms, 0))
 
 
 def _freed_at(rec: Record) -> int:

@@ -7,8 +7,9 @@ backup, or was rolled back), then our own writes of this life are set aside, the
 are said again on top: under fresh stamps, with `asof` so that other authors' records keep their place. In a
 slot where both lives have written, counters are joined by epoch (`core/tally.py`) and `sees` by author.
 
-Local reads and writes never wait for this. Collection does: until the fence has passed, our floor stays at
-or below it, because a floor above what we forgot would delete that at everyone who still has it.
+Local reads and writes never wait for this. Collection does: until the fence has passed nothing is voided,
+re-issued or collected, because a floor above what we forgot, or a void in its slot, would delete it at
+everyone who still has it.
 
 The class of bug it removes: Riak's reused actor after disk loss, where acknowledged writes vanish silently.
 """
@@ -20,7 +21,6 @@ from collections.abc import Sequence
 import msgspec
 
 from mesh.core import folds, tally
-from mesh.core.clock import HLC_MAX
 from mesh.core.collect import KEEP_MS, Statement, again, joined
 from mesh.core.floors import apply_floor, gc_floor, gc_order, gc_slot, immortal, is_gc
 from mesh.core.log import Log
@@ -64,17 +64,13 @@ class Fence(msgspec.Struct):
             return Fence(head, now_ms, head, epoch, old.epoch)
         return msgspec.structs.replace(old, head=head, epoch=epoch)
 
-    def passed(self, now_ms: int) -> bool:
+    def passed(self, now_ms: int, keep_ms: int = KEEP_MS) -> bool:
         """Whether whoever could remind us has had a day to do so."""
-        return self.checked and now_ms >= self.set_ms + KEEP_MS
+        return self.checked and now_ms >= self.set_ms + keep_ms
 
     def alone(self) -> None:
         """There is no other member in this scope who could know more of us."""
         self.checked = True
-
-    def floor_max(self, now_ms: int) -> int:
-        """How far our floor may rise."""
-        return HLC_MAX if self.passed(now_ms) else self.hlc
 
     def rewound(self, log: Log, me: bytes, now_ms: int) -> None:
         """Our clock was set back (`core/rewind.py`): nothing here may lie in the future."""
@@ -170,4 +166,7 @@ class Fence(msgspec.Struct):
         sees = None
         if rec.sees is not None or under.sees is not None:
             sees = joined(rec.sees, under.sees, without=me)
-        return again(rec, now_ms, asof=max(rec.stamp, under.stamp), sees=sees)
+        later = (
+            under if rec.asof is not None and under.stamp > rec.stamp else rec
+        )  # a void or re-issue yields
+        return again(later, now_ms, asof=max(rec.stamp, under.stamp), sees=sees)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mesh.core import tally
+from mesh.core import folds, tally
 from mesh.core.clock import FUTURE_MS_MAX, HLC_MAX, hlc_of
 from mesh.core.floors import (
     apply_floor,
@@ -407,7 +407,7 @@ def _forgotten(rec: Record, floor: int, hlcs: set[int]) -> bool:
 
 def own_offered(log: Log, me: bytes, records: Sequence[Record], now_ms: int) -> Own | None:
     """What a peer knows of ourselves and we do not; None in the usual case."""
-    floor = log.author(me).floor
+    state = log.author(me)
     unknown, strays = [], []
     for rec in records:
         if is_gc(rec):
@@ -416,29 +416,30 @@ def own_offered(log: Log, me: bytes, records: Sequence[Record], now_ms: int) -> 
             continue
         held = log.peek(rec.slot)
         if held is not None and held[0] >= rec.hlc:
-            if held[0] > rec.hlc > floor and _forgotten_under(log, rec):
+            if held[0] > rec.hlc > state.floor and _forgotten_under(log, rec):
                 unknown.append(rec)
         elif rec.kind == Kind.LOG:
-            if not outlived(rec, now_ms):
+            if rec.hlc > state.head or not outlived(rec, now_ms):
                 unknown.append(rec)
-        elif rec.hlc > floor:
+        elif rec.hlc > state.floor or immortal(rec.path):
             unknown.append(rec)
-        elif rec.op == Op.PUT and not collected(rec, floor):
+        elif rec.op == Op.PUT and not collected(rec, state.floor):
             strays.append(rec)
     return Own(unknown, strays) if unknown or strays else None
 
 
 def _forgotten_under(log: Log, rec: Record) -> bool:
-    """Whether our newer record in the slot was written without knowing an older one of ours: a later write
-    of one life holds all that the slot held before, increments and `sees`."""
-    if rec.kind not in (Kind.CTR, Kind.MV):
-        return False
+    """Whether our newer record in the slot was written without knowing an older one of ours.
+
+    A later write of one life holds all that the slot held before: increments, `sees`, and (but for what is
+    said for a removed author) a stamp that does not fall.
+    """
     held = log.get(rec.slot)
     if held is None:
         return False
-    if rec.kind == Kind.MV:
-        seen = held.sees or {}
-        return any(hlc > seen.get(aid, 0) for aid, hlc in (rec.sees or {}).items() if aid != rec.aid)
-    if held.op != Op.PUT or rec.op != Op.PUT:
-        return False
-    return tally.totals_grow(held.val, rec.val)
+    if rec.kind == Kind.CTR:
+        return held.op == rec.op == Op.PUT and tally.totals_grow(held.val, rec.val)
+    if rec.stamp > held.stamp and not folds.origins(held):
+        return True
+    seen = held.sees or {}
+    return rec.kind == Kind.MV and any(hlc > seen.get(aid, 0) for aid, hlc in (rec.sees or {}).items())

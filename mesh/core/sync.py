@@ -118,7 +118,8 @@ def receive(
         judge: other rules than those of the delta's scope.
     """
     if delta.aid == me:
-        return Outcome(log.author(delta.aid), [], [], own=own_offered(log, delta.aid, records, now_ms))
+        own = None if delta.scope == LIVE else own_offered(log, delta.aid, records, now_ms)
+        return Outcome(log.author(delta.aid), [], [], own=own)
     if judge is None:
         judge = _LIVE if delta.scope == LIVE else _DURABLE
     return Receiver(judge, log, delta, records, now_ms, limits, reset_part).run()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mesh.core import folds, sync
-from mesh.core.clock import HLC_MAX, HybridClock, unix_ms_of
+from mesh.core.clock import HybridClock, unix_ms_of
 from mesh.core.collect import (
     Collector,
     Statement,
@@ -457,16 +457,12 @@ class Node:
             policy, fence = self.world.policy, self.fences[scope]
             if not self.world.company(self, scope):
                 fence.alone()
-            if fence.passed(self.now_ms):
-                self.world.fence_passed(self, scope)
+            if policy.fenced and not fence.passed(self.now_ms):
+                continue
+            self.world.fence_passed(self, scope)
             self.world.deceived(self, scope)
-            says = policy.collector(removed=self.removed.__contains__).plan(
-                self.logs[scope],
-                self.aid,
-                self.now_ms,
-                self.counts,
-                floor_max=fence.floor_max(self.now_ms) if policy.fenced else HLC_MAX,
-            )
+            collector = policy.collector(removed=self.removed.__contains__)
+            says = collector.plan(self.logs[scope], self.aid, self.now_ms, self.counts)
             if says:
                 self.world.trace(lambda: f"  {self.index} collects in {scope} by {fence}: {says}")  # noqa: B023
             count += len(self.say(scope, says, source=self.aid))

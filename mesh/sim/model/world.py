@@ -339,6 +339,11 @@ class World:
                 copy = self.truth.of(node.place(scope), rec)
                 if copy is not None and not remover.known.get(copy.place, 0) & copy.bit:
                     copy.optional = True
+        for scope in KEPT_SCOPES:
+            for rec in node.logs[scope].since(node.aid, 0):
+                copy = self.truth.of(node.place(scope), rec)
+                if copy is not None and not remover.known.get(copy.place, 0) & copy.bit:
+                    copy.optional = True
         for (place, aid), used in self.truth.counters.items():
             if aid == node.aid:
                 scope = place[0][0]
