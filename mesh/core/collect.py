@@ -242,7 +242,8 @@ class Removal(msgspec.Struct, frozen=True):
     """What a remover writes in one scope, in this order: `statements`, then the removal with its counters.
 
     Attributes:
-        counters: the removed author's totals, {path: [plus, minus]}, in pieces that fit into a record each.
+        counters: the removed author's totals, {path: [plus, minus]}, in pieces that fit into a record each, with
+            what we noted before; empty when that holds all.
     """
 
     statements: list[Statement]
@@ -260,10 +261,11 @@ def plan_removal(log: Log, me: bytes, gone: bytes, now_ms: int, may: May = every
     the newer stays.
     """
     statements: list[Statement] = []
-    counters: dict[str, list[int]] = {}
+    noted = _noted(log, me, gone)
+    counters = dict(noted)
     for rec in log.since(gone, 0):
         if rec.kind == Kind.CTR and folds.live(rec, now_ms):
-            counters[rec.path] = list(folds.totals(rec))
+            counters[rec.path] = _largest(counters.get(rec.path), folds.totals(rec))
         if rec.kind not in (Kind.REG, Kind.MV) or is_gc(rec):
             continue
         slots = _slots(log, rec, may)
@@ -273,9 +275,26 @@ def plan_removal(log: Log, me: bytes, gone: bytes, now_ms: int, may: May = every
                 statements.append(again(rec, now_ms, asof=rec.stamp, sees=_said_for(rec, me)))
         elif folds.speaks(rec) and may(rec) and not folds.covered(rec, slots):
             statements.append(_inherit(rec, slots, me, now_ms))
-    items = sorted(counters.items())
+    if counters == noted:
+        return Removal(statements, [])
+    items = sorted((path, list(pair)) for path, pair in counters.items())
     pieces = [dict(items[at : at + COUNTERS_PER_RECORD]) for at in range(0, len(items), COUNTERS_PER_RECORD)]
-    return Removal(statements, pieces or [{}])
+    return Removal(statements, pieces)
+
+
+def _noted(log: Log, me: bytes, gone: bytes) -> dict[str, tuple[int, int]]:
+    """The counters of a removed author that our own removal records hold already."""
+    found: dict[str, tuple[int, int]] = {}
+    for path in log.paths(f"removed/{gone.hex()}"):
+        rec = log.get(SlotKey(path, Kind.ALL, me))
+        counters = rec.val.get("counters") if rec is not None and isinstance(rec.val, dict) else None
+        for counter, pair in counters.items() if isinstance(counters, dict) else ():
+            found[counter] = _largest(found.get(counter), folds.totals_of(pair))
+    return found
+
+
+def _largest(one: tuple[int, int] | None, two: tuple[int, int]) -> tuple[int, int]:
+    return two if one is None else (max(one[0], two[0]), max(one[1], two[1]))
 
 
 def _said_for(rec: Record, me: bytes) -> dict[bytes, int] | None:

@@ -330,10 +330,9 @@ class Node:
         """As an admin: say again what an author decided here, before it is dropped."""
         plan = plan_removal(self.logs[scope], self.aid, gone, self.now_ms, self.counts)
         self.say(scope, plan.statements, source=gone)
-        for number, counters in enumerate(plan.counters):
-            if counters or removing:
-                name = removed_path(gone) + (f"/{number}" if number else "")
-                self.say(scope, [Statement(name, Kind.ALL, {"counters": counters})])
+        for number, counters in enumerate(plan.counters or [{}] if removing else plan.counters):
+            name = removed_path(gone) + (f"/{number}" if number else "")
+            self.say(scope, [Statement(name, Kind.ALL, {"counters": counters})])
 
     # -- the fence --------------------------------------------------------------------------------------
 
