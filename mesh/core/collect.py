@@ -242,8 +242,8 @@ class Removal(msgspec.Struct, frozen=True):
     """What a remover writes in one scope, in this order: `statements`, then the removal with its counters.
 
     Attributes:
-        counters: the removed author's totals, {path: [plus, minus]}, with what we noted before, in pieces that
-            fit into a record each; none when that holds all.
+        counters: the removed author's totals, {path: [plus, minus]}, with what we noted before, in pieces
+            that fit into a record each; none when that holds all.
     """
 
     statements: list[Statement]
