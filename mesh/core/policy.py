@@ -8,6 +8,7 @@
     publish, subscribe    topics
     request, serve        names of requests, and of the functions that answer them
     query                 names of query functions
+    call                  names of services; the node that offers the service decides
 
     pattern               segments parted by "/"; `*` is any one segment, a last `**` any one or more
     {self} {id} {zone}    the node's aid in hexadecimal, its id, its certified zone
@@ -38,16 +39,21 @@ from mesh.identity.certs import ADMIN, MEMBER, Certificate, word_ok
 from mesh.identity.keys import peer_id_of, public_of
 
 PATH = "policy"
-WRITE, PUBLISH, SUBSCRIBE, REQUEST, SERVE, QUERY = VERBS = (
+WRITE, PUBLISH, SUBSCRIBE, REQUEST, SERVE, QUERY, CALL = VERBS = (
     "write",
     "publish",
     "subscribe",
     "request",
     "serve",
     "query",
+    "call",
 )
 ALWAYS = ("member/{self}", "admit/*", "fork/*", "node/*", GC_PATH)
-RESERVED = ("policy", "policy/**", "removed/**", "invite/**", "cert/**", "config/**")
+RESERVED = (
+    *("policy", "policy/**", "removed/**", "invite/**", "cert/**", "config/**"),
+    # Orders to all: traffic rules, workloads, rollouts (but not what nodes say of them), voters, admission.
+    *("route/**", "wl/**", "roll/*", "quorum/**", "admission/**"),
+)
 # Rooms of users' keys, one for each type that is not kept under the key itself.
 USERS = ("kv/**", "mv/**", "set/**", "map/**", "log/**", "flag/**", "counter/**")
 OWN = ("*/{self}", "*/{self}/**")
