@@ -53,7 +53,7 @@ def test_by_default_members_write_users_keys_and_what_is_theirs(scene):
     ]
     refused = [
         *("policy", "config/a", "config/a/b", f"removed/{me}", f"removed/{other}", f"invite/{me}"),
-        *(f"cert/{me}", f"member/{other}", f"link/{other}", "kv", "wl/job", "policy/x", f"config/{me}"),
+        *(f"cert/{me}", f"member/{other}", f"link/{other}", "kv", "job/a", "policy/x", f"config/{me}"),
     ]
     for path in allowed:
         assert scene.may(policy, scene.member, "write", path), path
@@ -71,8 +71,17 @@ def test_admins_may_do_everything_whatever_the_policy_says(scene):
 def test_no_policy_grants_what_is_reserved_or_takes_what_taking_part_needs(scene):
     me = scene.member.aid.hex()
     generous = Policy({"roles": {MEMBER: {"write": ["**", "*/*", "policy", "removed/**"]}}})
-    assert scene.may(generous, scene.member, "write", "wl/job")
-    for path in ("policy", f"removed/{me}", f"invite/{me}", "config/x", "cert/x"):
+    assert scene.may(generous, scene.member, "write", "job/a")
+    for path in (
+        "policy",
+        f"removed/{me}",
+        f"invite/{me}",
+        "config/x",
+        "cert/x",
+        "wl/job",
+        "roll/1",
+        "quorum/q",
+    ):
         assert not scene.may(generous, scene.member, "write", path)
     nothing = Policy({"roles": {MEMBER: {}}})
     for path in (f"member/{me}", "node/x", "admit/x"):
@@ -205,8 +214,8 @@ def test_only_an_admins_policy_counts_and_the_newest_of_them(scene):
     policy = chosen([coup, second], scene.directory)
     assert not scene.may(policy, scene.member, "write", "kv/a")
     assert scene.may(chosen([coup], scene.directory), scene.member, "write", "kv/a")
-    assert not scene.may(chosen([coup], scene.directory), scene.member, "write", "wl/a")
-    assert scene.may(chosen([first], scene.directory), scene.member, "write", "wl/a")
+    assert not scene.may(chosen([coup], scene.directory), scene.member, "write", "job/b")
+    assert scene.may(chosen([first], scene.directory), scene.member, "write", "job/b")
 
 
 def test_deleting_the_policy_brings_the_default_back(scene):
