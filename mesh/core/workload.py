@@ -1,0 +1,356 @@
+"""Workloads: what runs on the mesh. The spec that people write, and the rules it must keep.
+
+    record at `wl/<name>` (scope mesh, kind reg, by an admin): {gen, at, spec}
+    spec = the document below with its defaults left out; gen grows with every change
+
+A spec is strict: a field that is unknown, of another type or impossible is refused by name, never passed
+over, so that nothing runs in another way than it was written. Whoever reads a stored spec reads it as
+strictly: a node that does not understand a newer version's field does not run the workload, and says so.
+
+    mode      available   at least one of each instance in every connected group; during a split there may be
+                          one per group. The default
+              exclusive   at most one holder of the current token: a lease in a quorum of declared voters
+              pinned      each instance stays on the node that took it first, whatever happens to the node
+    replicas  a number, or "each": one on every node that matches
+
+Instances are numbered from 0 and spread over the nodes. Instance 2 of `web` is called `web/2`.
+Workloads may depend on others: an instance starts when one instance of each of them runs. A circle of
+dependencies could never start and is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+
+from mesh.core.checks import CHECKS_MAX, Check, parse_check
+from mesh.core.quantity import cores, size
+from mesh.core.registry import name_ok
+from mesh.core.selector import parse_selector
+from mesh.core.workload_parts import (
+    REPLICAS_MAX,
+    Affinity,
+    Argv,
+    Mount,
+    Name,
+    Names,
+    Part,
+    Port,
+    Resources,
+    Rollout,
+    Seconds,
+    Service,
+    Strategy,
+    Text,
+    Word,
+    Words,
+)
+from mesh.errors import UsageError
+
+PREFIX = "wl/"
+CLAIM_PREFIX = "claim/"
+EACH = -1
+Mode = Literal["available", "exclusive", "pinned"]
+RuntimeKind = Literal["process", "container", "kubernetes"]
+Restart = Literal["always", "on-failure", "never"]
+Reconcile = Literal["keep_replacement", "keep_original", "best_score", "longest_running"]
+Placing = Literal["latency", "resource", "location"]
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGKILL")
+_ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+_TAINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}(=[^,]{0,63})?|\*")
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\$?|[0-9]{1,10}")
+# Set by the agent itself; a spec cannot pretend to be them.
+OWN_ENV = "MESH_"
+
+
+class Workload(Part, frozen=True):
+    """One workload.
+
+    Attributes:
+        version: a free word of its author; shown, and told to the program.
+        command, args: argv of a process; entrypoint and arguments in a container. Never through a shell.
+        env: variables. `${PORT}`, `${PORT_<NAME>}`, `${DIR_<NAME>}` and the MESH_ variables are put in, in
+            `command`, `args` and `env` alike.
+        selector: labels a node must have, see `core/selector.py`.
+        capabilities: words that the node's card must list.
+        tolerations: taints it may run in spite of: `key`, `key=value`, or `*`.
+        near: the zone that the policies latency and location measure from; empty: none.
+        voters: the set of declared voters for mode exclusive.
+        failover_after_s: how long an owner is dead before its instances are started elsewhere; None: 0 s,
+            with a persistent directory 300 s.
+        recovery_after_s: how long a node must have been back before it takes its work back, or new work.
+        admission: class word that admission rules can ask for.
+        network: host: as any program of the node; bridge: a container's own; none: no network at all.
+    """
+
+    name: Name
+    version: Word = "1"
+    mode: Mode = "available"
+    runtime: RuntimeKind = "process"
+    command: Argv = ()
+    image: Word = ""
+    args: Argv = ()
+    env: Annotated[dict[str, Text], msgspec.Meta(max_length=256)] = {}
+    workdir: Text = ""
+    replicas: Annotated[
+        int, msgspec.Meta(extra_json_schema={"type": ["integer", "string"]}, description='or "each"')
+    ] = 1
+    selector: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    capabilities: Words = ()
+    affinity: Affinity = Affinity()
+    tolerations: Words = ()
+    placement: Placing = "latency"
+    near: Word = ""
+    ports: Annotated[tuple[Port, ...], msgspec.Meta(max_length=16)] = ()
+    resources: Resources = Resources()
+    mounts: Annotated[tuple[Mount, ...], msgspec.Meta(max_length=16)] = ()
+    depends: Names = ()
+    checks: Annotated[tuple[dict[str, Any], ...], msgspec.Meta(max_length=CHECKS_MAX)] = ()
+    service: Service = Service()
+    restart: Restart = "always"
+    stop_signal: Word = "SIGTERM"
+    stop_grace_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
+    voters: Word = ""
+    failover_after_s: Seconds | None = None
+    recovery_after_s: Seconds = 300.0
+    reconcile: Reconcile = "keep_replacement"
+    rollout: Rollout = Rollout()
+    user: Word = ""
+    network: Literal["host", "bridge", "none"] = "host"
+    admission: Word = ""
+    labels: Annotated[dict[str, Word], msgspec.Meta(max_length=64)] = {}
+
+    @property
+    def stateful(self) -> bool:
+        """Whether it has a persistent directory, which does not move with it."""
+        return any(mount.kind == "persistent" for mount in self.mounts)
+
+    @property
+    def patience_s(self) -> float:
+        """How long its owner must have been dead before it is started elsewhere."""
+        if self.failover_after_s is not None:
+            return self.failover_after_s
+        return 300.0 if self.stateful else 0.0
+
+    @property
+    def each(self) -> bool:
+        """Whether it runs once on every node that matches."""
+        return self.replicas == EACH
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """Command and arguments."""
+        return self.command + self.args
+
+    def checks_at(self, host: str, port: int) -> tuple[Check, ...]:
+        """Its checks, for an instance that answers at this address."""
+        return tuple(parse_check(f"workload {self.name}", raw, host, port) for raw in self.checks)
+
+
+def instance_name(name: str, index: int) -> str:
+    """What people call an instance."""
+    return f"{name}/{index}"
+
+
+def document(workload: Workload) -> dict[str, Any]:
+    """A spec as plain values, defaults left out: what records hold and `parse` reads."""
+    found: dict[str, Any] = msgspec.to_builtins(workload)
+    if workload.each:
+        found["replicas"] = "each"
+    return found
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a spec (draft 2020-12)."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "mesh workload",
+        **msgspec.json.schema(Workload),
+    }
+
+
+# -- reading ----------------------------------------------------------------------------------------------
+
+
+def parse(raw: Any) -> Workload:
+    """Read a spec.
+
+    Raises:
+        UsageError: naming the field, its value and what is allowed.
+    """
+    if not isinstance(raw, dict):
+        raise UsageError("a workload is a table (an object) of fields", "at least `name` and `command`")
+    name = raw.get("name", "")
+    if not isinstance(name, str) or not name_ok(name):
+        raise UsageError(
+            f"workload name {name!r:.80} is not allowed",
+            "1 to 63 lower-case letters, digits and '-', not at either end",
+        )
+    where = f"workload {name}"
+    try:
+        workload = msgspec.convert(_plain(where, raw), Workload)
+    except msgspec.ValidationError as error:
+        raise UsageError(_fault(where, raw, str(error)), _hint(str(error))) from None
+    _check_running(where, workload)
+    _check_placing(where, workload)
+    _check_parts(where, workload)
+    return workload
+
+
+def _plain(where: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with amounts as numbers and "each" as its sign."""
+    found = dict(raw)
+    if found.get("replicas") == "each":
+        found["replicas"] = EACH
+    elif found.get("replicas") == EACH:
+        raise UsageError(f"{where}: replicas {EACH} is not allowed", '1 to 1000, or "each"')
+    resources = found.get("resources")
+    if isinstance(resources, dict):
+        found["resources"] = {
+            part: _amounts(f"{where}: resources.{part}", amounts) if isinstance(amounts, dict) else amounts
+            for part, amounts in resources.items()
+        }
+    return found
+
+
+def _amounts(where: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    readers = {"cpu": cores, "memory": size, "storage": size}
+    return {
+        field: readers[field](f"{where}.{field}", value) if field in readers else value
+        for field, value in raw.items()
+    }
+
+
+def _fault(where: str, raw: Mapping[str, Any], text: str) -> str:
+    """msgspec's message, with the field and the value in front."""
+    message, _, place = text.partition(" - at `$")
+    field = place.rstrip("`").lstrip(".").replace("[...]", "")
+    value: Any = raw
+    for part in re.findall(r"[^.\[\]]+", place.rstrip("`")) if field else ():
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list | tuple) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return f"{where}: {field}: {message[:200]}"
+    return f"{where}: {field}: {value!r:.80}: {message[:200]}" if field else f"{where}: {message[:200]}"
+
+
+def _hint(text: str) -> str:
+    for field, words in _CHOICES.items():
+        if text.endswith(f"$.{field}`"):
+            return "one of " + ", ".join(words)
+    return "`meshctl workload schema` lists every field" if "unknown field" in text else ""
+
+
+_CHOICES = {
+    "mode": get_args(Mode),
+    "runtime": get_args(RuntimeKind),
+    "rollout.strategy": get_args(Strategy),
+    "restart": get_args(Restart),
+    "reconcile": get_args(Reconcile),
+    "placement": get_args(Placing),
+    "network": ("host", "bridge", "none"),
+}
+
+
+def _check_running(where: str, it: Workload) -> None:
+    if it.runtime == "process":
+        if not it.command:
+            raise UsageError(
+                f"{where}: command is missing", 'a list of words: command = ["/usr/bin/prog", "-v"]'
+            )
+        if it.image:
+            raise UsageError(f"{where}: image {it.image!r} is for containers", 'or set runtime = "container"')
+        if it.network != "host":
+            raise UsageError(f"{where}: network {it.network!r}: a process has the node's network", "use host")
+        if not it.command[0].startswith(("/", "${DIR_")):
+            raise UsageError(
+                f"{where}: command {it.command[0]!r:.80} is not an absolute path", "no PATH is searched"
+            )
+    elif not it.image:
+        raise UsageError(f"{where}: image is missing", f"runtime {it.runtime} runs an image")
+    for text in (*it.argv, *it.env.values(), it.workdir, it.image):
+        if "\0" in text:
+            raise UsageError(f"{where}: {text!r:.80} has a zero byte")
+    for name in it.env:
+        if not _ENV.fullmatch(name) or name.startswith(OWN_ENV):
+            raise UsageError(
+                f"{where}: env: {name!r:.80} is not allowed", "letters, digits and '_'; MESH_ is the agent's"
+            )
+    if it.stop_signal not in SIGNALS:
+        raise UsageError(
+            f"{where}: stop_signal {it.stop_signal!r} is unknown", f"one of {', '.join(SIGNALS)}"
+        )
+    if it.user and not _USER.fullmatch(it.user):
+        raise UsageError(f"{where}: user {it.user!r:.80} is not a user's name or number")
+    if it.workdir and not it.workdir.startswith(("/", "${DIR_")):
+        raise UsageError(f"{where}: workdir {it.workdir!r:.80} is not an absolute path")
+
+
+def _check_placing(where: str, it: Workload) -> None:
+    if not it.each and not 1 <= it.replicas <= REPLICAS_MAX:
+        raise UsageError(
+            f"{where}: replicas {it.replicas} is not allowed",
+            f'1 to {REPLICAS_MAX}, or "each"; to end it use `meshctl workload delete`',
+        )
+    parse_selector(it.selector)
+    for text in it.tolerations:
+        if not _TAINT.fullmatch(text):
+            raise UsageError(f"{where}: toleration {text!r:.80} cannot be read", "key, key=value, or *")
+    for text in it.labels:
+        if not _LABEL.fullmatch(text):
+            raise UsageError(f"{where}: label {text!r:.80} is not allowed")
+    if it.placement == "location" and not it.near:
+        raise UsageError(f"{where}: placement location needs `near`", "a zone's name")
+    if it.mode == "exclusive" and not it.voters:
+        raise UsageError(
+            f"{where}: mode exclusive needs `voters`", "a set of 3 or 5 declared voters: `meshctl quorum`"
+        )
+    if it.mode != "exclusive" and it.voters:
+        raise UsageError(f"{where}: voters are for mode exclusive, this is {it.mode}")
+    if it.mode == "exclusive" and it.each:
+        raise UsageError(f'{where}: mode exclusive cannot have replicas "each"')
+    for part in ("cpu", "memory", "storage"):
+        request, limit = getattr(it.resources.requests, part), getattr(it.resources.limits, part)
+        if 0 < limit < request:
+            raise UsageError(
+                f"{where}: resources: the limit of {part} ({limit}) is below the request ({request})"
+            )
+
+
+def _check_parts(where: str, it: Workload) -> None:
+    _unique(where, "port", [port.name for port in it.ports])
+    _unique(where, "mount", [mount.name for mount in it.mounts])
+    numbers = [str(port.port) for port in it.ports if port.port]
+    _unique(where, "port number", numbers)
+    for mount in it.mounts:
+        if (mount.kind == "host") != bool(mount.source) or ".." in (mount.source + mount.path).split("/"):
+            raise UsageError(
+                f"{where}: mount {mount.name}: source is for kind host, an absolute path without .."
+            )
+        if any(path and not path.startswith("/") for path in (mount.source, mount.path)):
+            raise UsageError(f"{where}: mount {mount.name}: paths are absolute")
+    if it.service.port and it.service.port not in [port.name for port in it.ports]:
+        raise UsageError(f"{where}: service.port {it.service.port!r} is none of its ports")
+    if it.name in it.depends:
+        raise UsageError(f"{where}: depends on itself")
+    if it.name in it.affinity.apart or it.name in it.affinity.near:
+        raise UsageError(f"{where}: affinity names the workload itself", "instances are spread anyway")
+    if it.checks and not it.ports:
+        for raw in it.checks:
+            if raw.get("kind") != "command" and not raw.get("port"):
+                raise UsageError(f"{where}: checks need a port to ask", "declare one in `ports`")
+    it.checks_at("127.0.0.1", 1)
+    if list(it.rollout.waves) != sorted(it.rollout.waves) or it.rollout.waves[-1:] != (1.0,):
+        raise UsageError(f"{where}: rollout.waves ascend and end with 1")
+
+
+def _unique(where: str, what: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{where}: {what} {name} is there twice")
