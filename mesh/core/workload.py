@@ -37,7 +37,6 @@ from mesh.core.workload_parts import (
     Mount,
     Name,
     Names,
-    Part,
     Port,
     Resources,
     Rollout,
@@ -67,7 +66,7 @@ _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\$?|[0-9]{1,10}")
 OWN_ENV = "MESH_"
 
 
-class Workload(Part, frozen=True):
+class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One workload.
 
     Attributes:
