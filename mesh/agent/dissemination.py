@@ -322,7 +322,9 @@ class Spread:
             self._own_offered(delta.scope, outcome.own)
         urgent = delta.scope == LIVE and any(self._gate.urgent(rec) for rec in outcome.stored)
         self.drive.handle(
-            tidings.Applied(link, delta.scope, delta.aid, state, outcome.want, urgent, outcome.mark_dirty)
+            tidings.Applied(
+                link, delta.scope, delta.aid, state, delta.upto, outcome.want, urgent, outcome.mark_dirty
+            )
         )
 
     def said(self, scope: str, records: list[Record], state: AuthorState) -> None:

@@ -283,7 +283,9 @@ class Dissemination:
         before = self._head(*key)
         self._set_head(event.scope, event.aid, event.state)
         head = event.state.head
-        if self._accepted.get(key, 0) <= head:
+        # Links apply side by side: what builds on a delta of another link may come to the disk before it, find a
+        # hole and leave the head behind. A claim that outlived its delta would make duplicates of all answers.
+        if event.want is not None or self._accepted.get(key, 0) <= max(head, event.reach):
             self._accepted.pop(key, None)
         self._changed_at[key] = now
         if head > before or event.dirty:

@@ -71,12 +71,16 @@ class DeltaRefused(msgspec.Struct, frozen=True):
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """The author's state after a commit. `link` is where the records came from, None for our own."""
+    """The author's state after a commit. `link` is where the records came from, None for our own.
+
+    `reach` is the `upto` of their delta: what was accepted up to there is on the disk now, or never will be.
+    """
 
     link: bytes | None
     scope: str
     aid: bytes
     state: AuthorState
+    reach: int = 0
     want: int | None = None
     urgent: bool = False
     dirty: bool = False
