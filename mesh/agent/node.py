@@ -57,7 +57,7 @@ from mesh.wire.messages import Hello
 log = logging.getLogger(__name__)
 
 SECOND_S = 1.0
-PING_S = 15.0
+PING_S = 30.0
 PAUSE_MS = 10_000
 FLUSH_S = 0.3
 OPEN_S = 5.0

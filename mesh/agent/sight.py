@@ -1,7 +1,9 @@
 """Who sees whom: each node tells its zone how far its linked neighbours are, or that it cannot reach them.
 
 One record per node at `sight/<aid>` in scope live: {neighbour's aid: round trip in microseconds, or -1 when
-it is wanted and cannot be reached}. It is said again every EVERY_S, and at once when reachability changes.
+it is wanted and cannot be reached}. It is said again every EVERY_S, and soon when somebody comes into or out
+of reach: PAUSE_S apart at least, because a site that starts changes its links by the dozen, and every word of
+everybody reaches everybody.
 From these `reachability` and `rtt` between any two members follow, without anybody measuring on request.
 """
 
@@ -19,8 +21,9 @@ from mesh.core.record import AID_BYTES, Kind, Op
 from mesh.core.views import LinkView
 from mesh.store.store import Store
 
-EVERY_S = 30.0
-TTL_MS = 120_000
+EVERY_S = 60.0
+PAUSE_S = 10.0
+TTL_MS = 240_000
 UNREACHABLE = -1
 PEERS_MAX = 512
 PREFIX = "sight/"
@@ -61,7 +64,8 @@ class Sight:
                 seen[link.aid] = UNREACHABLE
         now = trio.current_time()
         moved = {aid for aid, rtt in seen.items() if rtt < 0} != {a for a, r in self._said.items() if r < 0}
-        if not (moved or seen.keys() != self._said.keys() or now - self._said_at >= EVERY_S):
+        changed = moved or seen.keys() != self._said.keys()
+        if now - self._said_at < (PAUSE_S if changed else EVERY_S):
             return
         self._said, self._said_at = seen, now
         value = dict(sorted(seen.items())[:PEERS_MAX])

@@ -480,6 +480,10 @@ class Dissemination:
                 continue
             link.lazy_at[bucket] = now + every
             link.lazy.difference_update(keys)
+            if (
+                bucket == LIVE
+            ):  # it told us of the same first: nothing to tell, and live heads count as no receipt
+                keys = [key for key in keys if link.sent.get(key, 0) < self._head(*key)]
             for scope in self.scopes:
                 entries = [self._entry(key) for key in keys if key[0] == scope]
                 if entries:

@@ -2,18 +2,19 @@
 
 256 sums modulo 2**64, one per first byte of the author's id; an author adds the first 8 bytes of
 BLAKE2b(aid, head, fp) to its bucket. The root is BLAKE2b-16 of all buckets. A change of one author is one
-subtraction and one addition; the root is hashed again only when somebody asks.
+subtraction and one addition; the root is hashed again only when somebody asks. What travels of the sums is a
+bitmap of the buckets in use and their sums: a small mesh sends a small digest.
 """
 
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterable
-from struct import Struct
 
 BUCKETS = 256
-_SUMS = Struct(f">{BUCKETS}Q")
-_AUTHOR = Struct(">16sQ16s")
+_SUMS = struct.Struct(f">{BUCKETS}Q")
+_AUTHOR = struct.Struct(">16sQ16s")
 _MASK = (1 << 64) - 1
 
 
@@ -59,22 +60,34 @@ class Digest:
             self._root = None
 
     def buckets(self) -> bytes:
-        """The 256 sums, 8 bytes each, big-endian."""
-        return _SUMS.pack(*self._sums)
+        """A bitmap of 256 bits (bucket 0 is the highest), then the sums that are not 0, 8 bytes big-endian each."""
+        bits = sum(1 << (BUCKETS - 1 - index) for index, value in enumerate(self._sums) if value)
+        used = [value for value in self._sums if value]
+        return bits.to_bytes(BUCKETS // 8, "big") + struct.pack(f">{len(used)}Q", *used)
 
     def root(self) -> bytes:
         """16 bytes: equal roots mean equal heads (and fingerprints) of all authors."""
         if self._root is None:
-            self._root = hashlib.blake2b(self.buckets(), digest_size=16).digest()
+            self._root = hashlib.blake2b(_SUMS.pack(*self._sums), digest_size=16).digest()
         return self._root
 
     def differing(self, buckets: bytes) -> list[int]:
         """Indexes of the buckets in which a peer's sums differ; all of them when its word is malformed."""
-        if len(buckets) != _SUMS.size:
+        theirs = _sums_in(buckets)
+        if theirs is None:
             return list(range(BUCKETS))
-        theirs = _SUMS.unpack(buckets)
         return [index for index in range(BUCKETS) if theirs[index] != self._sums[index]]
 
     def authors_in(self, buckets: Iterable[int]) -> list[bytes]:
         """Authors in these buckets, ascending."""
         return sorted(aid for bucket in buckets for aid in self._shares[bucket])
+
+
+def _sums_in(buckets: bytes) -> list[int] | None:
+    """The 256 sums of a peer's `buckets`, None when they are malformed."""
+    bitmap, packed = buckets[: BUCKETS // 8], buckets[BUCKETS // 8 :]
+    bits = int.from_bytes(bitmap, "big")
+    if len(bitmap) != BUCKETS // 8 or len(packed) != 8 * bits.bit_count():
+        return None
+    values = iter(struct.unpack(f">{len(packed) // 8}Q", packed))
+    return [next(values) if bits >> (BUCKETS - 1 - index) & 1 else 0 for index in range(BUCKETS)]

@@ -35,7 +35,7 @@ class Hello(Message, frozen=True, tag=0):
 
 
 class Root(Message, frozen=True, tag=1):
-    """Digest of one scope; `buckets` holds 256 sums of 8 bytes when the sender believes the roots differ."""
+    """Digest of one scope; `buckets` (`core/heads.py`) comes when the sender believes that they differ."""
 
     scope: str
     root: bytes

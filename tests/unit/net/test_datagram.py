@@ -177,7 +177,7 @@ async def test_strangers_are_dropped_before_any_cryptography(end, attacker, unti
     def never(*_):
         raise AssertionError("cryptography for a stranger")
 
-    monkeypatch.setattr(datagram, "crypto_secretbox_open", never)
+    monkeypatch.setattr(datagram, "crypto_aead_chacha20poly1305_ietf_decrypt", never)
     monkeypatch.setattr(datagram, "crypto_box_beforenm", never)
     for _ in range(100):
         attacker.sendto(os.urandom(200), end.at)
