@@ -283,8 +283,8 @@ class Dissemination:
         before = self._head(*key)
         self._set_head(event.scope, event.aid, event.state)
         head = event.state.head
-        # Links apply side by side: what builds on a delta of another link may come to the disk before it, find a
-        # hole and leave the head behind. A claim that outlived its delta would make duplicates of all answers.
+        # Links apply side by side: what builds on a delta of another link may come to the disk before it, find
+        # a hole and leave the head behind. A claim that outlived its delta would make all answers duplicates.
         if event.want is not None or self._accepted.get(key, 0) <= max(head, event.reach):
             self._accepted.pop(key, None)
         self._changed_at[key] = now
@@ -480,9 +480,7 @@ class Dissemination:
                 continue
             link.lazy_at[bucket] = now + every
             link.lazy.difference_update(keys)
-            if (
-                bucket == LIVE
-            ):  # it told us of the same first: nothing to tell, and live heads count as no receipt
+            if bucket == LIVE:  # what the link told us of, it has; a head in live is nobody's receipt
                 keys = [key for key in keys if link.sent.get(key, 0) < self._head(*key)]
             for scope in self.scopes:
                 entries = [self._entry(key) for key in keys if key[0] == scope]

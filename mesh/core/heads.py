@@ -60,7 +60,7 @@ class Digest:
             self._root = None
 
     def buckets(self) -> bytes:
-        """A bitmap of 256 bits (bucket 0 is the highest), then the sums that are not 0, 8 bytes big-endian each."""
+        """A bitmap of 256 bits, bucket 0 the highest, then each sum that is not 0 in 8 bytes, big-endian."""
         bits = sum(1 << (BUCKETS - 1 - index) for index, value in enumerate(self._sums) if value)
         used = [value for value in self._sums if value]
         return bits.to_bytes(BUCKETS // 8, "big") + struct.pack(f">{len(used)}Q", *used)

@@ -3,13 +3,13 @@
 A held stream stalls for seconds when packets are lost; a datagram does not, and costs a fifth of the
 work. They carry what may be lost: the pings of the failure detector.
 
-    datagram = sender's aid (16) | nonce (12, random) | ChaCha20-Poly1305 (RFC 8439; 16 + payload), <= 1,244 bytes
+    datagram = sender's aid (16) | nonce (12, random) | ChaCha20-Poly1305 of the payload (RFC 8439, + 16)
     key      = BLAKE2b(key = X25519(ours, theirs), "mesh-udp-2" | context | sender's key | receiver's key)
 
 The X25519 keys are the node keys, converted (libsodium's ed25519_to_curve25519), so nothing is agreed
-beforehand. A pair sends about one datagram a second: random nonces of 96 bits last for longer than devices
-do, and 12 bytes less are a seventh of an idle mesh's pings. There is a key for each direction: with one for both, a datagram could be sent back to its
-sender as if from the other. `context` (the mesh id) keeps meshes apart.
+beforehand. There is a key for each direction: with one for both, a datagram could be sent back to its
+sender as if from the other. `context` (the mesh id) keeps meshes apart. A pair sends about one datagram a
+second, so 96 random bits of nonce outlast every device; 12 bytes more were a seventh of a ping.
 
 What to know when building on it:
 - a recorded datagram can be played again, so only the answer to a fresh nonce proves that a peer lives;
