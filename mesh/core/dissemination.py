@@ -283,8 +283,8 @@ class Dissemination:
         before = self._head(*key)
         self._set_head(event.scope, event.aid, event.state)
         head = event.state.head
-        # Links apply side by side: what builds on a delta of another link may come to the disk before it,
-        # find a hole and leave the head behind. A claim that outlives its delta makes duplicates of all answers.
+        # Links apply side by side, so a delta may come to the disk before the one it builds on, find a hole
+        # and leave the head behind. A claim that outlives its delta makes duplicates of all answers.
         if event.want is not None or self._accepted.get(key, 0) <= max(head, event.reach):
             self._accepted.pop(key, None)
         self._changed_at[key] = now
