@@ -283,8 +283,7 @@ class Dissemination:
         before = self._head(*key)
         self._set_head(event.scope, event.aid, event.state)
         head = event.state.head
-        # Links apply side by side, so a delta may come to the disk before the one it builds on, find a hole
-        # and leave the head behind. A claim that outlives its delta makes duplicates of all answers.
+        # Links apply side by side: a delta that comes to the disk before what it builds on finds a hole.
         if event.want is not None or self._accepted.get(key, 0) <= max(head, event.reach):
             self._accepted.pop(key, None)
         self._changed_at[key] = now
@@ -480,12 +479,11 @@ class Dissemination:
                 continue
             link.lazy_at[bucket] = now + every
             link.lazy.difference_update(keys)
-            if bucket == LIVE:  # what the link told us of, it has; a head in live is nobody's receipt
-                keys = [key for key in keys if link.sent.get(key, 0) < self._head(*key)]
-            for scope in self.scopes:
-                entries = [self._entry(key) for key in keys if key[0] == scope]
-                if entries:
-                    self._control(link, Heads(scope, entries))
+            for scope in self.scopes:  # a link that told us of the same live head needs no word of it
+                told = link.sent if scope == LIVE else {}
+                due = [key for key in keys if key[0] == scope and told.get(key, 0) < self._head(*key)]
+                if due:
+                    self._control(link, Heads(scope, [self._entry(key) for key in due]))
             out.append(Wakeup(name))
 
     def deadline(self) -> float:
