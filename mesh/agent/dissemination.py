@@ -65,7 +65,8 @@ class Spread:
         clash: called with (scope, one, other): two records of an author under one stamp.
         recover: takes back what a neighbour's whole answer about ourselves holds and we forgot.
         remembered: called with a scope: a neighbour holds exactly what we hold of ourselves.
-        own_offered: called with (scope, records) when a neighbour knows of ourselves what we do not hold.
+        own_offered: called with (scope, records) when a neighbour knows of ourselves what we do not hold;
+            returns from which stamp on to ask it for our own log, or None.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Spread:
         gate: Gate,
         wall_ms: Callable[[], int],
         alarm: Callable[[str, bytes, str], None],
-        own_offered: Callable[[str, sync.Own], None],
+        own_offered: Callable[[str, sync.Own], int | None],
         clash: Callable[[str, Record, Record], None],
         recover: Callable[[str, list[Record], bool], Awaitable[object]],
         remembered: Callable[[str], None],
@@ -319,7 +320,7 @@ class Spread:
         if outcome.clash is not None:
             self._clash(delta.scope, *outcome.clash)
         if outcome.own is not None:
-            self._own_offered(delta.scope, outcome.own)
+            outcome.want = self._own_offered(delta.scope, outcome.own)
         urgent = delta.scope == LIVE and any(self._gate.urgent(rec) for rec in outcome.stored)
         self.drive.handle(
             tidings.Applied(

@@ -6,13 +6,16 @@ The log is looked through in slices over short snapshots; what follows is writte
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import trio
 
 from mesh.agent.node import Node
 from mesh.core.collect import Collector, Statement, Survey
+from mesh.core.judgement import removed_keys
 from mesh.core.log import Log
 from mesh.core.record import MESH, ZONE
+from mesh.core.removal import heard, tell
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +27,14 @@ class Duties:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._collector = Collector(
-            int(node.config.sync.collect_age_s * 1000), removed=lambda aid: node.directory.limits(aid).removed
-        )
+        self._collectors = {
+            scope: Collector(
+                int(node.config.sync.collect_age_s * 1000),
+                removed=lambda aid: node.directory.limits(aid).removed,
+                unheard=partial(self._unheard, scope),
+            )
+            for scope in (MESH, ZONE)
+        }
 
     async def run(self) -> None:
         """Collect once a day, the first time some minutes after the start; until cancelled."""
@@ -38,7 +46,7 @@ class Duties:
 
     async def collect(self, scope: str) -> int:
         """Collect own deletes of a scope now; returns how many statements that took."""
-        node, collector = self._node, self._collector
+        node, collector = self._node, self._collectors[scope]
         fence = node.author.fences[scope]
         if not self._company(scope):
             fence.alone()
@@ -51,12 +59,24 @@ class Duties:
             await trio.lowlevel.checkpoint()
 
         def build(slots: Log) -> list[Statement]:
-            return collector.plan(slots, node.me, node.now_ms(), node.view.counts, survey)
+            said = collector.plan(slots, node.me, node.now_ms(), node.view.counts, survey)
+            for gone in sorted(removed_keys(node.directory.evidence)) if node.is_admin else ():
+                said += tell(slots, gone, node.me)
+            return said
 
         records = await node.author.say(scope, build, raw=True)
         if records:
             log.info("collected in scope %s with %d statements", scope, len(records))
         return len(records)
+
+    def _unheard(self, scope: str, slots: Log, gone: bytes) -> bool:
+        """Whether some admin of the scope may still speak for a removed author."""
+        for aid in self._node.directory.members():
+            cert = self._node.directory.certificate(aid)
+            here = cert is not None and (scope == MESH or cert.zone == self._node.zone)
+            if here and cert is not None and cert.is_admin and not heard(slots, gone, aid):
+                return True
+        return False
 
     def _company(self, scope: str) -> bool:
         """Whether another member replicates the scope: only then can somebody remind us of what we forgot."""

@@ -20,6 +20,7 @@ import trio
 import mesh
 from mesh.agent import card as cards
 from mesh.agent.author import Author, Statement
+from mesh.agent.burial import bury
 from mesh.agent.dissemination import Gate, Spread
 from mesh.agent.forks import Forks
 from mesh.agent.links import Links
@@ -32,14 +33,14 @@ from mesh.config import Config, timing
 from mesh.core import policy, sync, vitals
 from mesh.core.admission import Directory
 from mesh.core.clock import FUTURE_MS_MAX
-from mesh.core.collect import answer_strays, drop_removed, voids_before_drop
+from mesh.core.collect import answer_strays
 from mesh.core.evidence import ADMIT, PREFIXES, path_of
 from mesh.core.judgement import Verdict
 from mesh.core.lease import Status
 from mesh.core.log import Log
 from mesh.core.meshclock import MeshClock
+from mesh.core.own import Own
 from mesh.core.policy import View, chosen
-from mesh.core.receive import Own
 from mesh.core.record import LIVE, MESH, SCOPES, ZONE, Kind, Record, SlotKey
 from mesh.core.rings import Place
 from mesh.core.tidings import AuthorGone
@@ -50,7 +51,7 @@ from mesh.identity.keys import peer_id_of
 from mesh.net.address import parse
 from mesh.net.base import Datagrams, Host, Refused, Stream
 from mesh.observe.facts import node_facts
-from mesh.store.store import Change, Store, Txn
+from mesh.store.store import Change, Store
 from mesh.wire import messages, protocols
 from mesh.wire.messages import Hello
 
@@ -435,14 +436,13 @@ class Node:
         if self.directory.standing(aid).verdict not in FORGOTTEN or aid == self.me:
             return
         self.spread.drive.handle(AuthorGone(aid))
-        self.nursery.start_soon(self._drop, aid)
+        self.nursery.start_soon(bury, self, aid)
 
-    async def _drop(self, aid: bytes) -> None:
-        admin = self.directory.limits(aid).admin
-        for scope in DURABLE:
-            await self.author.say(scope, lambda slots: voids_before_drop(slots, self.me, aid), raw=True)
-            await self.store.write(_dropping(scope, aid, admin))
-        self.store.live.drop_author(aid)
+    @property
+    def is_admin(self) -> bool:
+        """Whether we are an admin that others believe."""
+        cert = self.directory.certificate(self.me)
+        return cert is not None and cert.is_admin and cert.settled
 
     def _state_changed(self, change: vitals.StateChanged) -> None:
         for listener in self.on_state:
@@ -462,16 +462,24 @@ class Node:
         """What an alarm was about is over."""
         self.alarms.pop((kind, aid), None)
 
-    def _own_offered(self, scope: str, own: Own) -> None:
-        """A neighbour holds records of ours that we do not."""
+    def _own_offered(self, scope: str, own: Own) -> int | None:
+        """A neighbour holds records of ours that we do not; returns from where to ask it for our own log."""
         if scope == LIVE:
             for rec in own.unknown:
                 self.author.live_clock.receive(rec.hlc)
             if self.forks.own_lease():
                 self.vitality.say_again()
-        elif own.strays:
+            return None
+        trusted = self.author.fences[scope].trusts_strays(self.now_ms())
+        if own.strays and not trusted:
             strays = Own([], own.strays)
-            self.nursery.start_soon(self.author.say, scope, lambda _: answer_strays(strays))
+            self.nursery.start_soon(
+                self.author.say, scope, lambda slots: answer_strays(slots, strays, self.now_ms())
+            )
+        if not own.unknown and not trusted:
+            return None
+        with self.store.read(scope) as slots:
+            return 0 if own.strays and trusted else own.since(slots.author(self.me).floor)
 
     def _clash(self, scope: str, one: Record, other: Record) -> None:
         self.nursery.start_soon(self.forks.clash, scope, one, other)
@@ -605,10 +613,6 @@ class Refusal(Exception):
 
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000  # noqa: TID251  the one reading of the wall clock; MeshClock corrects it
-
-
-def _dropping(scope: str, aid: bytes, admin: bool) -> Callable[[Txn], list[SlotKey]]:
-    return lambda txn: drop_removed(txn.log(scope), aid, admin=admin)
 
 
 def _liveness_config(config: Config) -> vitals.LivenessConfig:

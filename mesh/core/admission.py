@@ -43,7 +43,7 @@ from mesh.core.judgement import (
     void_by,
 )
 from mesh.core.log import Log
-from mesh.core.receive import Limits
+from mesh.core.quota import Limits
 from mesh.core.record import AID_BYTES, Record, SlotKey
 from mesh.errors import Denied, PeerError
 from mesh.identity import certs

@@ -27,11 +27,11 @@ from typing import Any
 
 import msgspec
 
-from mesh.core import folds
+from mesh.core import folds, tally
 from mesh.core.clock import hlc_of
 from mesh.core.floors import end_hlc, immortal, is_gc, outlives_removal
 from mesh.core.log import Log
-from mesh.core.receive import Own
+from mesh.core.own import Own
 from mesh.core.record import GC_PATH, Kind, Op, Record, SlotKey
 
 KEEP_MS = 24 * 3600 * 1000
@@ -74,11 +74,19 @@ class Collector:
     Args:
         keep_ms: how long deletes and expiries are kept at least, milliseconds.
         removed: whether an author was removed: its slots pin nothing.
+        unheard: whether some admin may still say here what a removed author said, because it has not yet
+            told that it dropped it: until then what had replaced that is kept.
     """
 
-    def __init__(self, keep_ms: int = KEEP_MS, removed: Callable[[bytes], bool] = lambda aid: False) -> None:
+    def __init__(
+        self,
+        keep_ms: int = KEEP_MS,
+        removed: Callable[[bytes], bool] = lambda aid: False,
+        unheard: Callable[[Log, bytes], bool] = lambda log, aid: False,
+    ) -> None:
         self._keep_ms = keep_ms
         self._removed = removed
+        self._unheard = unheard
 
     def survey(
         self,
@@ -173,6 +181,7 @@ class Collector:
             return True
         sees = rec.sees or {}
         covers = any(folds.covered(other, [rec]) for other in others) or self.behind(log, sees)
+        covers = covers or any(self._removed(aid) and self._unheard(log, aid) for aid in sees)
         return covers and not folds.covered(rec, slots)
 
     def behind(self, log: Log, sees: dict[bytes, int]) -> bool:
@@ -202,9 +211,23 @@ def _slots(log: Log, rec: Record, may: May) -> list[Record]:
     return [other for other in log.slots(rec.path) if other.kind == rec.kind and may(other)]
 
 
-def answer_strays(own: Own) -> list[Statement]:
-    """Withdraw own values that some replica still holds although we deleted and collected them."""
-    return [void(rec) for rec in own.strays]
+def answer_strays(log: Log, own: Own, now_ms: int) -> list[Statement]:
+    """Withdraw own values that some replica still holds although we deleted and collected them.
+
+    Where our slot still holds what came before the stray we cannot have deleted it: our store was set back
+    and whoever knew said so too late for the fence. Then it is said again.
+    """
+    out = []
+    for rec in own.strays:
+        held = log.get(rec.slot)
+        if held is None:
+            out.append(void(rec))
+        elif held.hlc < rec.hlc and rec.kind == Kind.CTR:
+            out.append(Statement(rec.path, rec.kind, tally.joined(held.val, rec.val)))
+        elif held.hlc < rec.hlc:
+            sees = joined(rec.sees, held.sees, without=rec.aid) if rec.sees or held.sees else rec.sees
+            out.append(again(rec, now_ms, asof=rec.stamp, sees=sees))
+    return out
 
 
 def void(rec: Record) -> Statement:
@@ -265,7 +288,7 @@ def plan_removal(log: Log, me: bytes, gone: bytes, now_ms: int, may: May = every
     counters = dict(noted)
     for rec in log.since(gone, 0):
         if rec.kind == Kind.CTR and folds.live(rec, now_ms):
-            counters[rec.path] = _largest(counters.get(rec.path), folds.totals(rec))
+            counters[rec.path] = tally.larger(counters.get(rec.path), folds.totals(rec))
         if rec.kind not in (Kind.REG, Kind.MV) or is_gc(rec):
             continue
         slots = _slots(log, rec, may)
@@ -282,19 +305,14 @@ def plan_removal(log: Log, me: bytes, gone: bytes, now_ms: int, may: May = every
     return Removal(statements, pieces)
 
 
-def _noted(log: Log, me: bytes, gone: bytes) -> dict[str, tuple[int, int]]:
+def _noted(log: Log, me: bytes, gone: bytes) -> dict[str, tally.Pair]:
     """The counters of a removed author that our own removal records hold already."""
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, tally.Pair] = {}
     for path in log.paths(f"removed/{gone.hex()}"):
         rec = log.get(SlotKey(path, Kind.ALL, me))
-        counters = rec.val.get("counters") if rec is not None and isinstance(rec.val, dict) else None
-        for counter, pair in counters.items() if isinstance(counters, dict) else ():
-            found[counter] = _largest(found.get(counter), folds.totals_of(pair))
+        for counter, pair in tally.notes(rec.val).items() if rec is not None else ():
+            found[counter] = tally.larger(found.get(counter), pair)
     return found
-
-
-def _largest(one: tuple[int, int] | None, two: tuple[int, int]) -> tuple[int, int]:
-    return two if one is None else (max(one[0], two[0]), max(one[1], two[1]))
 
 
 def _said_for(rec: Record, me: bytes) -> dict[bytes, int] | None:
@@ -321,15 +339,20 @@ def voids_before_drop(log: Log, me: bytes, gone: bytes, may: May = everything) -
         if rec.kind not in (Kind.REG, Kind.MV) or is_gc(rec) or not may(rec):
             continue
         mine = log.get(SlotKey(rec.path, rec.kind, me))
-        if mine is None or mine.op != Op.PUT:
+        if mine is None or mine.op != Op.PUT or _instead(mine, rec):
             continue
         beaten = folds.covered(mine, [rec])
-        if rec.kind == Kind.REG and not beaten and folds.speaks(rec) and mine.asof != rec.stamp:
+        if rec.kind == Kind.REG and not beaten and folds.speaks(rec):
             beside = rec.path.startswith(USERS) and rec.op == Op.PUT  # shown as a conflict until now
             beaten = folds.rank(rec) > folds.rank(mine) and not beside
         if beaten:
             out.append(void(mine))
     return out
+
+
+def _instead(mine: Record, rec: Record) -> bool:
+    """Whether we say this very statement in another's stead."""
+    return mine.asof == rec.stamp and (mine.sees is None or rec.aid in folds.origins(mine))
 
 
 def drop_removed(log: Log, gone: bytes, *, admin: bool) -> list[SlotKey]:
@@ -356,14 +379,11 @@ def inherited(removals: Iterable[Record]) -> dict[str, int]:
         removals: the admitted records under `removed/`, whose value's "counters" is {path: [plus, minus]}.
             Totals only grow, so where several admins removed one author the largest count.
     """
-    best: dict[tuple[str, str], tuple[int, int]] = {}
+    best: dict[tuple[str, str], tally.Pair] = {}
     for rec in removals:
-        counters = rec.val.get("counters") if isinstance(rec.val, dict) else None
         who = rec.path.split("/")[1]
-        for path, pair in (counters or {}).items() if isinstance(counters, dict) else ():
-            plus, minus = folds.totals_of(pair)
-            old = best.get((who, path), (0, 0))
-            best[who, path] = (max(plus, old[0]), max(minus, old[1]))
+        for path, pair in tally.notes(rec.val).items():
+            best[who, path] = tally.larger(best.get((who, path)), pair)
     out: dict[str, int] = {}
     for (_, path), (plus, minus) in sorted(best.items()):
         out[path] = out.get(path, 0) + plus - minus

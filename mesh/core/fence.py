@@ -24,7 +24,7 @@ from mesh.core import folds, tally
 from mesh.core.collect import KEEP_MS, Statement, again, joined
 from mesh.core.floors import apply_floor, gc_floor, gc_order, gc_slot, immortal, is_gc
 from mesh.core.log import Log
-from mesh.core.receive import own_offered
+from mesh.core.own import own_offered
 from mesh.core.record import GC_PATH, Kind, Op, Record, SlotKey
 
 
@@ -39,6 +39,7 @@ class Fence(msgspec.Struct):
         epoch: of this life of the store, for counters; never used by another.
         settled: counter epochs up to here are folded.
         checked: some peer has answered since it was set.
+        forgot: it is known that the store was set back: something came back since it was set.
     """
 
     hlc: int = 0
@@ -47,6 +48,7 @@ class Fence(msgspec.Struct):
     epoch: int = 1
     settled: int = 0
     checked: bool = False
+    forgot: bool = False
 
     @staticmethod
     def opened(log: Log, me: bytes, stored: Fence | None, now_ms: int, nonce: int) -> Fence:
@@ -61,12 +63,19 @@ class Fence(msgspec.Struct):
         old = stored if stored is not None else Fence(epoch=0, checked=True)
         epoch = (max(now_ms, (old.epoch >> 16) + 1) << 16) | nonce
         if old.hlc > head or old.passed(now_ms):
-            return Fence(head, now_ms, head, epoch, old.epoch)
+            return Fence(head, now_ms, head, epoch, old.epoch, forgot=old.hlc > head)
         return msgspec.structs.replace(old, head=head, epoch=epoch)
 
     def passed(self, now_ms: int, keep_ms: int = KEEP_MS) -> bool:
         """Whether whoever could remind us has had a day to do so."""
         return self.checked and now_ms >= self.set_ms + keep_ms
+
+    def trusts_strays(self, now_ms: int) -> bool:
+        """Whether what others still hold of ours below our floor may be what we forgot, not what we deleted.
+
+        Then it is not withdrawn, and whoever has our floor and still names it in a reset is believed.
+        """
+        return self.forgot and not self.passed(now_ms)
 
     def alone(self) -> None:
         """There is no other member in this scope who could know more of us."""
@@ -102,8 +111,14 @@ class Fence(msgspec.Struct):
         """
         self.checked = True
         own = own_offered(log, me, records, now_ms)
-        if own is None or not own.unknown:
+        if own is None:
             return []
+        if (own.unknown or self.trusts_strays(now_ms)) and reset:
+            gc = max((rec for rec in records if is_gc(rec)), key=gc_order, default=None)
+            own.unknown += own.strays if gc_floor(gc) >= log.author(me).floor else []
+        if not own.unknown:
+            return []
+        self.forgot = True
         aside = {rec.slot: rec for rec in log.since(me, self.head) if not is_gc(rec)}
         under = self._apply(log, me, own.unknown, records, aside, reset)
         top = max(rec.hlc for rec in own.unknown)
@@ -161,6 +176,8 @@ class Fence(msgspec.Struct):
         if rec.kind == Kind.CTR and rec.op == Op.PUT:
             old = under.val if under.op == Op.PUT else None
             return Statement(rec.path, rec.kind, tally.joined(rec.val, old))
+        if immortal(rec.path):
+            return Statement(rec.path, rec.kind, tally.notes_joined(rec.val, under.val))
         if rec.kind == Kind.LOG:
             return again(rec, now_ms, asof=None, sees=None)
         sees = None

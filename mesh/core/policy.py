@@ -227,8 +227,14 @@ class View:
     def counts(self, record: Record) -> bool:
         """Whether a record's author is a member (or in quarantine) and may write there."""
         cert = self._directory.author(record.aid)
-        if cert is None:
-            return False
+        return cert is not None and self._may(cert, record)
+
+    def counted(self, record: Record, gone: bytes) -> bool:
+        """As `counts`, but with an author that is removed by now as it was before."""
+        cert = self._directory.standing(gone).cert if record.aid == gone else None
+        return self.counts(record) if cert is None else self._may(cert, record)
+
+    def _may(self, cert: Certificate, record: Record) -> bool:
         if cert.is_admin:
             return True
         if record.path.startswith(TOPIC_PREFIX):

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mesh.core import folds, tally
-from mesh.core.clock import FUTURE_MS_MAX, HLC_MAX, hlc_of
+from mesh.core.clock import FUTURE_MS_MAX, hlc_of
 from mesh.core.floors import (
     apply_floor,
     collected,
@@ -26,43 +25,10 @@ from mesh.core.floors import (
     outlives_removal,
 )
 from mesh.core.log import AuthorState, Log
+from mesh.core.own import Own
+from mesh.core.quota import Limits, Room, admitted_hlc_max
 from mesh.core.record import GC_PATH, Kind, Op, Record, SlotKey, signature_hash
 from mesh.wire.messages import Delta
-
-QUOTA_SLACK = 1.25
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """What is accepted of one author.
-
-    Attributes:
-        slots_max: quota of slots, or None.
-        bytes_max: quota of bytes (bodies and signatures), or None.
-        until_ms: newest expiry known of the author's certificate, unix milliseconds, or None.
-        removed: the author was removed; nothing of it is taken, but what its removal spares.
-        admin: its certificate has the role admin, so its removals of others outlive its own.
-    """
-
-    slots_max: int | None = None
-    bytes_max: int | None = None
-    until_ms: int | None = None
-    removed: bool = False
-    admin: bool = False
-
-
-UNLIMITED = Limits()
-
-
-class Own(msgspec.Struct):
-    """Records of ourselves that a peer offers and we do not hold.
-
-    Attributes:
-        unknown: newer than what we have in the slot: we forgot them (a restored backup).
-        strays: live, at or below our floor: some replica missed that we deleted them.
-    """
-
-    unknown: list[Record]
-    strays: list[Record]
 
 
 class Outcome(msgspec.Struct):
@@ -156,14 +122,6 @@ class LiveJudge(Judge):
         return record.ttl is not None and record.hlc > head and not outlived(record, now_ms)
 
 
-def admitted_hlc_max(now_ms: int, limits: Limits) -> int:
-    """The largest stamp taken of an author: a minute ahead at most, and within its certificate."""
-    until_ms = now_ms + FUTURE_MS_MAX
-    if limits.until_ms is not None:
-        until_ms = min(until_ms, limits.until_ms)
-    return hlc_of(until_ms + 1) - 1
-
-
 class Receiver:
     """One delta of another author on its way into the log.
 
@@ -204,7 +162,7 @@ class Receiver:
             return self._removed()
         delta, before, out = self._delta, self._before, self._out
         floor = self._judge.reset_floor(delta, self._gc) if delta.reset and not delta.pull else 0
-        if before.head < floor:
+        if before.head < floor or (floor > before.floor and self._passed(self._gc)):
             return self._reset(floor)
         head = before.head
         plain = not delta.pull and delta.since <= head
@@ -238,7 +196,7 @@ class Receiver:
         log, judge, delta = self._log, self._judge, self._delta
         state = log.author(delta.aid)
         floor, head = state.floor, state.head
-        room = _Room(self._limits, state, extra)
+        room = Room(self._limits, state, extra)
         top = self._newest
         for rec in self._records:
             hlc = rec.hlc
@@ -293,14 +251,23 @@ class Receiver:
 
     # -- floors and resets ------------------------------------------------------------------------------
 
-    def _collect(self, head: int) -> None:
+    def _passed(self, gc: Record | None) -> bool:
+        """Whether the head went beyond a `~gc` without it: a relay left it out, or the author's store was set
+        back and spoke on before it knew. What it takes away may have been missed too."""
+        return gc is not None and gc.hlc <= self._before.head
+
+    def _collect(self, head: int, *, whole: bool = False) -> None:
         """Take the delta's `~gc` once the head has reached it, and drop what it frees.
 
         Before it in the log stand the deletes its author said again because others still need them. Until
-        then it is not even stored, so a `~gc` in a log is always in force.
+        then it is not even stored, so a `~gc` in a log is always in force. One that the head has passed
+        counts with a `whole` reset only, which is asked for.
         """
         gc, log, aid = self._gc, self._log, self._delta.aid
         if gc is None or gc.hlc > head or not self._judge.gc_wins(gc, log.get(gc_slot(aid))):
+            return
+        if not whole and self._passed(gc) and gc_floor(gc) > self._before.floor:
+            self._out.want = 0
             return
         other = log.at(aid, gc.hlc)
         if other is not None and not is_gc(other) and not self._alone(gc):
@@ -331,10 +298,11 @@ class Receiver:
             log.drop(rec.slot)
             out.dropped.append(rec.slot)
         parts.floor = 0
-        if not _Room(self._limits, log.author(delta.aid), 0.0).fits:
+        if not Room(self._limits, log.author(delta.aid), 0.0).fits:
             out.refused = "quota"
             return self._finish(head)
-        self._collect(reach)
+        reach = max(reach, head)
+        self._collect(reach, whole=True)
         out.mark_dirty = True
         return self._finish(reach)
 
@@ -358,88 +326,6 @@ class Receiver:
         return out
 
 
-class _Room:
-    """How much more of an author fits. Replicas allow more than the author allows itself, so that no honest
-    author is judged differently by two of them; deletes and voids pass up to twice that."""
-
-    def __init__(self, limits: Limits, state: AuthorState, extra: float) -> None:
-        self.bounded = limits.slots_max is not None or limits.bytes_max is not None
-        slack = QUOTA_SLACK + extra
-        self._slots_max = (HLC_MAX if limits.slots_max is None else limits.slots_max) * slack
-        self._bytes_max = (HLC_MAX if limits.bytes_max is None else limits.bytes_max) * slack
-        self._count = state.count
-        self._size = state.size
-        self._credited = False
-
-    def credit(self, log: Log, gc: Record | None, head: int) -> bool:
-        """Count out what the author's newer `~gc` is about to free here; once per delta."""
-        if gc is None or self._credited or gc_floor(gc) > head:
-            return False
-        self._credited = True
-        freed = [rec for rec in log.since(gc.aid, 0) if collected(rec, gc_floor(gc))]
-        self._count -= len(freed)
-        self._size -= sum(rec.size for rec in freed)
-        return bool(freed)
-
-    @property
-    def fits(self) -> bool:
-        return self._count <= self._slots_max and self._size <= self._bytes_max
-
-    def take(self, log: Log, rec: Record, slot: SlotKey, replaces: bool) -> bool:
-        """Count a record in; False when it does not fit."""
-        held = log.get(slot) if replaces else None
-        grows = rec.size - (0 if held is None else held.size)
-        more = 0 if held is not None else 1
-        factor = 1 if rec.op == Op.PUT else 2
-        if more and self._count + more > self._slots_max * factor:
-            return False
-        if grows > 0 and self._size + grows > self._bytes_max * factor:
-            return False
-        self._count += more
-        self._size += grows
-        return True
-
-
 def _forgotten(rec: Record, floor: int, hlcs: set[int]) -> bool:
     """Whether a whole reset takes a record away: its author no longer has it."""
     return rec.hlc <= floor and rec.hlc not in hlcs and rec.kind != Kind.LOG and not immortal(rec.path)
-
-
-def own_offered(log: Log, me: bytes, records: Sequence[Record], now_ms: int) -> Own | None:
-    """What a peer knows of ourselves and we do not; None in the usual case."""
-    state = log.author(me)
-    unknown, strays = [], []
-    for rec in records:
-        if is_gc(rec):
-            if gc_order(rec) > gc_order(log.get(gc_slot(me))):
-                unknown.append(rec)
-            continue
-        held = log.peek(rec.slot)
-        if held is not None and held[0] >= rec.hlc:
-            if held[0] > rec.hlc > state.floor and _forgotten_under(log, rec):
-                unknown.append(rec)
-        elif rec.kind == Kind.LOG:
-            if rec.hlc > state.head or not outlived(rec, now_ms):
-                unknown.append(rec)
-        elif rec.hlc > state.floor or immortal(rec.path):
-            unknown.append(rec)
-        elif rec.op == Op.PUT and not collected(rec, state.floor):
-            strays.append(rec)
-    return Own(unknown, strays) if unknown or strays else None
-
-
-def _forgotten_under(log: Log, rec: Record) -> bool:
-    """Whether our newer record in the slot was written without knowing an older one of ours.
-
-    A later write of one life holds all that the slot held before: increments, `sees`, and (but for what is
-    said for a removed author) a stamp that does not fall.
-    """
-    held = log.get(rec.slot)
-    if held is None:
-        return False
-    if rec.kind == Kind.CTR:
-        return held.op == rec.op == Op.PUT and tally.totals_grow(held.val, rec.val)
-    if rec.stamp > held.stamp and not folds.origins(held):
-        return True
-    seen = held.sees or {}
-    return rec.kind == Kind.MV and any(hlc > seen.get(aid, 0) for aid, hlc in (rec.sees or {}).items())

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mesh.core.admission import Directory
-from mesh.core.collect import Removal, Statement
+from mesh.core.collect import May, Removal, Statement, plan_removal
 from mesh.core.evidence import ADMIT, INVITE, KEEP_MAX, REMOVED, path_of, piece_path
 from mesh.core.judgement import removed_keys, void_by
-from mesh.core.record import AID_BYTES, Kind
+from mesh.core.log import Log
+from mesh.core.record import AID_BYTES, Kind, SlotKey
 from mesh.identity.certs import CHAIN_BYTES_MAX, Certificate, Terms
 from mesh.wire import codec
 
@@ -56,13 +57,44 @@ def statements(
 
 
 def counters(gone: bytes, saved: Removal) -> list[Statement]:
-    """What to write in a zone before the removal: its values said again, its counters noted."""
+    """What to write in a zone before the removal, and what every other admin writes in each scope when it
+    learns of one: its values said again, its counters noted, and that this was all, see `heard`.
+    """
     pieces = [piece for piece in saved.counters if piece]
     noted = [
         Statement(piece_path(gone, number), Kind.ALL, {"counters": piece})
         for number, piece in enumerate(pieces[:PIECES_MAX])
     ]
-    return [*saved.statements, *noted]
+    return [*saved.statements, *noted, _told(gone)]
+
+
+def on_learning(log: Log, me: bytes, gone: bytes, now_ms: int, may: May, *, admin: bool) -> list[Statement]:
+    """What a node says when it learns of a removal, before it drops the author's slots; the values that it
+    takes back (`collect.voids_before_drop`) come after.
+
+    Args:
+        admin: we are an admin that others believe: then we speak for the removed author too.
+    """
+    if not admin:
+        return []
+    saved = plan_removal(log, me, gone, now_ms, may)
+    return saved.statements if heard(log, gone, me) else counters(gone, saved)
+
+
+def heard(log: Log, gone: bytes, admin: bytes) -> bool:
+    """Whether an admin has told in this scope that it dropped a removed author, so that whatever it says in
+    its stead stands before that in its log."""
+    paths = (path_of(REMOVED, gone), _told(gone).path)
+    return any(log.get(SlotKey(path, Kind.ALL, admin)) is not None for path in paths)
+
+
+def tell(log: Log, gone: bytes, me: bytes) -> list[Statement]:
+    """As an admin that dropped a removed author: say so, if we have not, or no longer know that we had."""
+    return [] if heard(log, gone, me) else [_told(gone)]
+
+
+def _told(gone: bytes) -> Statement:
+    return Statement(path_of(REMOVED, gone) + "/told", Kind.ALL, {})
 
 
 def _admits(directory: Directory, gone: bytes) -> Iterator[Statement]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from mesh.core.collect import Statement
 from mesh.core.floors import gc_slot, is_gc
 from mesh.core.log import Log
-from mesh.core.receive import UNLIMITED, admitted_hlc_max
+from mesh.core.quota import UNLIMITED, admitted_hlc_max
 from mesh.core.record import GC_PATH, Kind, Record
 
 

@@ -41,17 +41,9 @@ from mesh.core.floors import (
     outlived,
 )
 from mesh.core.log import Log
-from mesh.core.receive import (
-    UNLIMITED,
-    Judge,
-    Limits,
-    LiveJudge,
-    Outcome,
-    Own,
-    Receiver,
-    ResetParts,
-    own_offered,
-)
+from mesh.core.own import Own, own_offered
+from mesh.core.quota import UNLIMITED, Limits
+from mesh.core.receive import Judge, LiveJudge, Outcome, Receiver, ResetParts
 from mesh.core.record import LIVE, Kind, Op, Record, SlotKey, signature_hash
 from mesh.wire.messages import Delta, Listing
 
@@ -210,13 +202,15 @@ def delta_of(scope: str, aid: bytes, part: Part) -> Delta:
 def listings(log: Log, scope: str, aid: bytes) -> list[Listing]:
     """What is held of an author as (hlc, first 8 bytes of H(sig)), in ranges of at most 4096 entries.
 
-    What the floor takes away is neither listed nor pulled.
+    What the floor takes away is neither listed nor pulled. Each begins with the `~gc`, if there is one.
     """
     state = log.author(aid)
+    gc = log.get(gc_slot(aid))
+    lead = [(gc.hlc, signature_hash(gc.sig)[:_H8])] if gc is not None else []
     entries = [
         (rec.hlc, signature_hash(rec.sig)[:_H8])
         for rec in log.since(aid, 0)
-        if not collected(rec, state.floor)
+        if not collected(rec, state.floor) and not is_gc(rec)
     ]
     out = []
     low = 0
@@ -224,15 +218,24 @@ def listings(log: Log, scope: str, aid: bytes) -> list[Listing]:
         chunk = entries[start : start + LIST_ENTRIES_MAX]
         last = start + LIST_ENTRIES_MAX >= len(entries)
         high = HLC_MAX if last else chunk[-1][0]
-        out.append(Listing(scope, aid, state.head, chunk, low, high))
+        out.append(Listing(scope, aid, state.head, lead + chunk, low, high))
         low = high
     return out
 
 
 def missing(log: Log, listing: Listing) -> list[int]:
-    """The hlcs of a peer's listing whose records we do not hold, ascending."""
+    """The hlcs of a peer's listing whose records we do not hold, ascending.
+
+    Up to our floor only from a peer that has the same: another may hold what we saw deleted and collected, be
+    it the author itself, set back to a backup.
+    """
+    floor = log.author(listing.aid).floor
+    gc = log.get(gc_slot(listing.aid))
+    level = gc is None or any(hlc == gc.hlc for hlc, _ in listing.entries)
     wanted = set()
     for hlc, h8 in listing.entries:
+        if hlc <= floor and not level:
+            continue
         held = log.at(listing.aid, hlc)
         if held is None or signature_hash(held.sig)[:_H8] != h8:
             wanted.add(hlc)

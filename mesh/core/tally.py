@@ -89,6 +89,34 @@ def joined(left: object, right: object) -> list[object]:
     return Tally(folded, high.settled, epochs).value()
 
 
+def notes(value: object) -> dict[str, Pair]:
+    """The totals of a removed author that a record under `removed/` holds, by path."""
+    counters = value.get("counters") if isinstance(value, dict) else None
+    if not isinstance(counters, dict):
+        return {}
+    return {path: totals_of(pair) for path, pair in counters.items() if isinstance(path, str)}
+
+
+def larger(one: Pair | None, two: Pair) -> Pair:
+    """The join of totals that only grow."""
+    return two if one is None else (max(one[0], two[0]), max(one[1], two[1]))
+
+
+def notes_joined(held: object, other: object) -> dict[str, object]:
+    """A value under `removed/` with what another value of the slot noted."""
+    found = notes(held)
+    for path, pair in notes(other).items():
+        found[path] = larger(found.get(path), pair)
+    rest = held if isinstance(held, dict) else {}
+    return {**rest, "counters": {path: list(pair) for path, pair in sorted(found.items())}}
+
+
+def notes_grow(held: object, other: object) -> bool:
+    """Whether another value of a slot under `removed/` noted something that the held one did not."""
+    found = notes(held)
+    return any(larger(found.get(path), pair) != found.get(path) for path, pair in notes(other).items())
+
+
 def totals_grow(held: object, other: object) -> bool:
     """Whether another value of the slot counted something that the held one did not."""
     plus, minus = totals_of(held)
