@@ -7,7 +7,7 @@ import sys
 import time
 
 from mesh.sim.model.dice import STEPS
-from mesh.sim.model.node import Policy
+from mesh.sim.model.rules import Policy
 from mesh.sim.model.run import run
 from mesh.sim.model.variants import VARIANTS
 

@@ -9,7 +9,8 @@ from mesh.core import folds
 from mesh.core.collect import Statement
 from mesh.core.record import LIVE, MESH, ZONE, Kind, Op
 from mesh.sim.model.misbehave import Forger, Omitter
-from mesh.sim.model.node import QUOTA_SLOTS, Backup, Node
+from mesh.sim.model.node import Node
+from mesh.sim.model.replica import QUOTA_SLOTS, Backup
 from mesh.sim.model.world import AHEAD_MS, DAY_MS, NODES, World
 
 STEPS = 1500
@@ -35,6 +36,7 @@ class Dice:
             bad = rng.randrange(NODES)
             world.misbehaviour[bad] = rng.choice((Omitter, Forger))()
         self.bad = dict(world.misbehaviour)
+        world.lies = bool(self.bad)
         if rng.random() < 0.1:
             world.liar = rng.randrange(2, NODES)
         self.removals = rng.choice((0, 0, 1, 2))

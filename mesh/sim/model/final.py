@@ -9,7 +9,8 @@ from mesh.core import folds
 from mesh.core.collect import Collector, inherited
 from mesh.core.record import LIVE, MESH, Kind, Op, Record
 from mesh.sim.model.dice import Dice
-from mesh.sim.model.node import KEPT_SCOPES, Node
+from mesh.sim.model.node import Node
+from mesh.sim.model.replica import KEPT_SCOPES
 from mesh.sim.model.world import DAY_MS, NODES, World
 
 ROUNDS_MAX = 80
@@ -165,9 +166,10 @@ def tidy(world: World, said: int) -> None:
     """After days of peace nothing is left to collect but what the dead and the removed hold up, and nobody
     says anything any more."""
     lost = {node.aid for node in world.nodes if not node.alive or node.index == world.liar}
-    pinned = {place[1] for place, events in world.truth.places.items() if any(e.aid in lost for e in events)}
     for node in survivors(world):
         for scope in KEPT_SCOPES:
+            log = node.logs[scope]
+            pinned = {rec.path for aid in lost - node.removed for rec in log.since(aid, 0)}
             rest = list(_leftovers(node, scope, world.true_ms, lost, pinned))
             if rest:
                 raise Failed(f"never collected at {node.index}: {[(r.path, r.op, r.hlc) for r in rest[:3]]}")
@@ -186,5 +188,8 @@ def _leftovers(node: Node, scope: str, now_ms: int, lost: set[bytes], pinned: se
             over = rec.op in (Op.DEL, Op.VOID) or rec.expired(now_ms - 2 * DAY_MS)
             if over and Collector(removed=node.removed.__contains__).behind(log, rec.sees or {}):
                 continue  # an author seen before it was set back has said nothing since
+            seen_gone = node.removed & {*(rec.sees or {})}
+            if over and any(lost & set(node.unheard(log, gone)) for gone in seen_gone):
+                continue  # a dead admin cannot tell that it has nothing more to say for a removed author
             if over and rec.path not in pinned and rec.hlc != state.head and rec.kind != Kind.LOG:
                 yield rec

@@ -7,13 +7,11 @@ real code's. Wrong variants of a rule come in as a `Policy`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
 
-from mesh.core import folds, sync
-from mesh.core.clock import HybridClock, unix_ms_of
+from mesh.core import sync
+from mesh.core.clock import HybridClock
 from mesh.core.collect import (
-    Collector,
     Statement,
     answer_strays,
     drop_removed,
@@ -21,216 +19,26 @@ from mesh.core.collect import (
     voids_before_drop,
 )
 from mesh.core.fence import Fence
-from mesh.core.floors import GRACE_MS, member_path
+from mesh.core.floors import member_path
 from mesh.core.memory import MemoryLog
-from mesh.core.receive import Judge, Outcome, ResetParts
-from mesh.core.record import LIVE, MESH, ZONE, Kind, Record, SlotKey, scope_tag
+from mesh.core.receive import Outcome, ResetParts
+from mesh.core.record import LIVE, MESH, Kind, Record, SlotKey
+from mesh.core.removal import tell
 from mesh.core.rewind import rewind
 from mesh.errors import PeerError
-from mesh.sim.model.truth import Place
+from mesh.sim.model.replica import KEPT_SCOPES, Backup, Replica, clone
 from mesh.sim.model.wire import Answering, Message, Pull, Want
 from mesh.wire.messages import Delta, Listing
-
-KEPT_SCOPES = (MESH, ZONE)
-QUOTA_SLOTS = 24
-
-
-class Policy:
-    """The rules a run plays by; a wrong variant overrides one of these."""
-
-    judge: Judge | None = None
-    collector: type[Collector] = Collector
-    fenced = True
-    answers_strays = True
-
-    def passed_on(self, delta: Delta, outcome: Outcome, scope_tag: bytes) -> Delta | None:
-        """What is forwarded of a delta just taken; None for nothing."""
-        return delta if outcome.forward else None
-
-    def sees(self, slots: list[Record], me: bytes, now_ms: int) -> dict[bytes, int]:
-        """The `sees` of a new multi-value write."""
-        return folds.sees_of(slots, me, slots[0].kind if slots else Kind.MV)
-
-    def readable(self, records: list[Record], now_ms: int) -> list[Record]:
-        """The slots of one path as folds get them."""
-        return records
-
-
-class Backup:
-    """A copy of a store: logs, fences, clock ceiling."""
-
-    def __init__(self, node: Node) -> None:
-        self.zone = node.zone
-        self.known = dict(node.known)
-        self.logs = {scope: clone(node.logs[scope]) for scope in KEPT_SCOPES}
-        self.fences = copy.deepcopy(node.fences)
-        self.clock_last = node.clock.last
-
-
-class Context(Protocol):
-    """What a node needs of the world around it."""
-
-    policy: Policy
-
-    def send(self, sender: Node, to: int, message: Message) -> None: ...
-    def neighbours(self, node: Node) -> list[int]: ...
-    def opened(self, aid: bytes, tag: bytes, body: bytes, sig: bytes) -> Record: ...
-    def signed(self, aid: bytes, tag: bytes, hlc: int, say: Statement) -> Record: ...
-    def said(self, node: Node, scope: str, say: Statement, rec: Record, source: bytes | None) -> None: ...
-    def stored(self, node: Node, sender: int, scope: str, old: Record, new: Record) -> None: ...
-    def learned(self, node: Node, scope: str, records: list[Record]) -> None: ...
-    def call(self, node: Node, to: int, scope: str, since: int) -> list[sync.Part] | None: ...
-    def nonce(self) -> int: ...
-    def fence_passed(self, node: Node, scope: str) -> None: ...
-    def dropped_own(self, peer: int, node: Node, scope: str, records: list[Record]) -> None: ...
-    def deceived(self, node: Node, scope: str) -> None: ...
-    def company(self, node: Node, scope: str) -> bool: ...
-    def trace(self, text: Callable[[], str]) -> None: ...
-
-
-def clone(log: MemoryLog) -> MemoryLog:
-    """An independent copy of a log."""
-    twin = MemoryLog()
-    for aid, state in log.authors():
-        for rec in log.since(aid, 0):
-            twin.put(rec)
-        twin.set_marks(aid, head=state.head, floor=state.floor)
-    return twin
 
 
 def removed_path(aid: bytes) -> str:
     return f"removed/{aid.hex()}"
 
 
-class Node:
-    """One replica.
-
-    Args:
-        offset_ms: its clock's error.
-    """
-
-    def __init__(
-        self, world: Context, index: int, aid: bytes, zone: str, admins: frozenset[bytes], offset_ms: int
-    ) -> None:
-        self.world = world
-        self.index = index
-        self.aid = aid
-        self.zone = zone
-        self.admins = admins
-        self.offset_ms = offset_ms
-        self.true_ms = 0
-        self.online = True
-        self.dead = False
-        self.halted = False
-        self.logs = {MESH: MemoryLog(), ZONE: MemoryLog(), LIVE: MemoryLog(fingerprints=False)}
-        self.tags = {scope: scope_tag(scope, zone) for scope in (MESH, ZONE, LIVE)}
-        self.clock = HybridClock()
-        self.live_clock = HybridClock()
-        self.fences = {scope: Fence() for scope in KEPT_SCOPES}
-        self.until: dict[bytes, int] = {}
-        self.removed: set[bytes] = set()
-        self.known: dict[Place, int] = {}
-        self.forget_links()
-
-    def forget_links(self) -> None:
-        """Everything that lives only as long as the process."""
-        self.checked: set[tuple[int, str]] = set()
-        self.sent: dict[tuple[int, str, bytes], int] = {}
-        self.resets: dict[tuple[int, str, bytes], ResetParts] = {}
-        self.asked: dict[tuple[int, str, bytes], set[int]] = {}
-        self.sending: dict[tuple[int, str, bytes], sync.Part] = {}
-
-    @property
-    def now_ms(self) -> int:
-        return self.true_ms + self.offset_ms
-
-    @property
-    def alive(self) -> bool:
-        return not self.dead and not self.halted
-
-    def place(self, scope: str) -> str:
-        """The scope with its zone, as the oracle names it."""
-        return scope if scope == MESH else scope + self.zone
-
-    # -- saying -----------------------------------------------------------------------------------------
-
-    def certified(self) -> bool:
-        """Whether our certificate covers what we would say now."""
-        until = self.until.get(self.aid, 0)
-        return unix_ms_of(max(self.clock.last + 1, 0)) <= until and self.now_ms <= until
-
-    def say(
-        self,
-        scope: str,
-        statements: Sequence[Statement],
-        *,
-        quota: bool = False,
-        source: bytes | None = None,
-    ) -> list[Record]:
-        """Write own statements; what the quota or the certificate forbids is left out.
-
-        Args:
-            source: whose records are said again, for the oracle.
-        """
-        out = []
-        clock = self.live_clock if scope == LIVE else self.clock
-        log = self.logs[scope]
-        for say in statements:
-            if not self.certified() and say.path != member_path(self.aid):
-                continue
-            if scope in self.fences and source is None:
-                say = self.fences[scope].counted(log, self.aid, say)
-            rec = self.world.signed(self.aid, self.tags[scope], clock.send(self.now_ms), say)
-            limits = self.limits(self.aid) if quota else None
-            before = log.get(rec.slot)
-            if say.kind != Kind.LOG and before is not None and before.aid != self.aid:
-                raise AssertionError("a slot has one writer")
-            if scope != LIVE:
-                self.world.said(self, scope, say, rec, source)
-            if sync.write(log, rec, limits=limits).refused is None:
-                out.append(rec)
-        return out
-
-    def refuses(self, scope: str, path: str, kind: int) -> bool:
-        """Whether the own quota would refuse a new slot."""
-        limits = self.limits(self.aid)
-        slot = SlotKey(path, kind, self.aid)
-        log = self.logs[scope]
-        full = limits.slots_max is not None and log.author(self.aid).count >= limits.slots_max
-        return full and log.get(slot) is None
-
-    def renew(self, until_ms: int) -> None:
-        """Publish a certificate; a renewal never ends before what it replaces.
-
-        Else records in between, which some replicas took, are refused by those that know only the renewal.
-        """
-        until_ms = max(until_ms, self.until.get(self.aid, 0))
-        self.until[self.aid] = until_ms
-        self.say(MESH, [Statement(member_path(self.aid), Kind.ALL, {"until": until_ms})])
-
-    def read(self, scope: str, path: str, kind: int) -> list[Record]:
-        """The slots of a path as this node's rules read them."""
-        return self.world.policy.readable(self.slots(scope, path, kind), self.now_ms)
-
-    def slots(self, scope: str, path: str, kind: int) -> list[Record]:
-        """The slots of a path whose authors have the right."""
-        return [rec for rec in self.logs[scope].slots(path) if rec.kind == kind and self.counts(rec)]
-
-    def counts(self, rec: Record) -> bool:
-        """Whether the policy lets a record count."""
-        return rec.path != "kv/ro" or rec.aid in self.admins
+class Node(Replica):
+    """A replica that takes, gives, recovers and has duties."""
 
     # -- taking -----------------------------------------------------------------------------------------
-
-    def limits(self, aid: bytes) -> sync.Limits:
-        """What is accepted of an author."""
-        admin = aid in self.admins
-        return sync.Limits(
-            slots_max=None if admin else QUOTA_SLOTS,
-            until_ms=self.until.get(aid, 0),
-            removed=aid in self.removed,
-            admin=admin,
-        )
 
     def take(self, sender: int, delta: Delta) -> None:
         """A delta from a neighbour."""
@@ -302,10 +110,12 @@ class Node:
                 self.notice(rec)
 
     def _own(self, sender: int, scope: str, own: sync.Own) -> None:
-        if own.strays and self.world.policy.answers_strays:
-            self.say(scope, answer_strays(own))
+        if own.strays and self.fences[scope].trusts_strays(self.now_ms):
+            self.contact(sender, scope, since=0)
+        elif own.strays and self.world.policy.answers_strays:
+            self.say(scope, answer_strays(self.logs[scope], own, self.now_ms), source=self.aid)
         if own.unknown:
-            self.contact(sender, scope, since=self.logs[scope].author(self.aid).floor)
+            self.contact(sender, scope, since=own.since(self.logs[scope].author(self.aid).floor))
 
     def notice(self, rec: Record) -> None:
         """React to a removal."""
@@ -333,6 +143,7 @@ class Node:
         for number, counters in enumerate(plan.counters or [{}] if removing else plan.counters):
             name = removed_path(gone) + (f"/{number}" if number else "")
             self.say(scope, [Statement(name, Kind.ALL, {"counters": counters})])
+        self.say(scope, tell(self.logs[scope], gone, self.aid))
 
     # -- the fence --------------------------------------------------------------------------------------
 
@@ -443,10 +254,6 @@ class Node:
                 for listing in sync.listings(log, scope, aid):
                     self.world.send(self, peer, listing)
 
-    def heads(self, scope: str) -> list[tuple[bytes, int, int]]:
-        """What this node announces."""
-        return [(aid, state.head, state.fp) for aid, state in self.logs[scope].authors()]
-
     # -- duties and troubles ----------------------------------------------------------------------------
 
     def collect(self) -> int:
@@ -460,8 +267,13 @@ class Node:
                 continue
             self.world.fence_passed(self, scope)
             self.world.deceived(self, scope)
-            collector = policy.collector(removed=self.removed.__contains__)
+            collector = policy.collector(
+                removed=self.removed.__contains__, unheard=lambda log, gone: bool(self.unheard(log, gone))
+            )
             says = collector.plan(self.logs[scope], self.aid, self.now_ms, self.counts)
+            if self.aid in self.admins:
+                for gone in sorted(self.removed):
+                    says += tell(self.logs[scope], gone, self.aid)
             if says:
                 self.world.trace(lambda: f"  {self.index} collects in {scope} by {fence}: {says}")  # noqa: B023
             count += len(self.say(scope, says, source=self.aid))
@@ -530,21 +342,3 @@ class Node:
         for scope in KEPT_SCOPES:
             self.fences[scope].rewound(self.logs[scope], self.aid, self.now_ms)
             self.say(scope, says[scope], source=self.aid)
-
-    def dump(self, scope: str, now_ms: int) -> dict[bytes, Any]:
-        """What must be byte-identical on all replicas."""
-        log = self.logs[scope]
-        out: dict[bytes, Any] = {}
-        for aid, state in log.authors():
-            slots = [
-                (rec.slot, rec.hlc, rec.sig)
-                for rec in log.since(aid, 0)
-                if rec.kind != Kind.LOG or rec.hlc == log.newest(aid) or not _old(rec, now_ms)
-            ]
-            if slots or state.head:
-                out[aid] = (state.head, state.floor, sorted(slots))
-        return out
-
-
-def _old(rec: Record, now_ms: int) -> bool:
-    return (rec.expiry_ms or 0) + GRACE_MS <= now_ms

@@ -6,7 +6,7 @@ import msgspec
 
 from mesh.sim.model.dice import STEPS, Dice
 from mesh.sim.model.final import Failed, finish
-from mesh.sim.model.node import Policy
+from mesh.sim.model.rules import Policy
 from mesh.sim.model.world import World
 
 

@@ -13,7 +13,7 @@ from mesh.core.collect import Collector, Statement, Survey
 from mesh.core.log import Log
 from mesh.core.receive import Judge, Outcome
 from mesh.core.record import Kind, Op, Record
-from mesh.sim.model.node import Policy
+from mesh.sim.model.rules import Policy
 from mesh.wire.messages import Delta
 
 

@@ -9,7 +9,9 @@ from mesh.core import folds, sync
 from mesh.core.collect import Statement
 from mesh.core.record import LIVE, MESH, ZONE, Kind, Op, Record, SlotKey
 from mesh.sim.model.misbehave import Misbehaviour
-from mesh.sim.model.node import KEPT_SCOPES, Backup, Node, Policy
+from mesh.sim.model.node import Node
+from mesh.sim.model.replica import KEPT_SCOPES, Backup, Replica
+from mesh.sim.model.rules import Policy
 from mesh.sim.model.truth import Event, Place, Truth
 from mesh.sim.model.wire import Message, Notary, aid_of
 
@@ -53,6 +55,7 @@ class World:
         ]
         self.index_of = {node.aid: node.index for node in self.nodes}
         self.misbehaviour: dict[int, Misbehaviour] = {}
+        self.lies = False
         self.advance(0)
         for node in self.nodes:
             node.renew(self.true_ms + self.rng.randint(10, 200) * DAY_MS)
@@ -70,7 +73,7 @@ class World:
 
     # -- links ------------------------------------------------------------------------------------------
 
-    def connected(self, left: Node, right: Node) -> bool:
+    def connected(self, left: Replica, right: Replica) -> bool:
         """Whether two nodes can talk now."""
         return (
             left.alive
@@ -82,17 +85,21 @@ class World:
             and right.aid not in left.removed
         )
 
-    def shares(self, left: Node, right: Node, scope: str) -> bool:
+    def shares(self, left: Replica, right: Replica, scope: str) -> bool:
         """Whether two nodes both replicate a scope."""
         return scope == MESH or left.zone == right.zone
 
-    def neighbours(self, node: Node) -> list[int]:
+    def same_zone(self, node: Replica, aid: bytes) -> bool:
+        """Whether another node is in this one's zone."""
+        return self.nodes[self.index_of[aid]].zone == node.zone
+
+    def neighbours(self, node: Replica) -> list[int]:
         """Some nodes in reach, in random order."""
         found = [other.index for other in self.nodes if other is not node and self.connected(node, other)]
         self.rng.shuffle(found)
         return found[: self.rng.randint(0, 3)]
 
-    def send(self, sender: Node, to: int, message: Message) -> None:
+    def send(self, sender: Replica, to: int, message: Message) -> None:
         """Put a message on its way, if it is not lost."""
         other = self.nodes[to]
         scope = message.listing.scope if hasattr(message, "listing") else message.scope
@@ -122,7 +129,7 @@ class World:
         """How much goes into one part: often very little, so that parts matter."""
         return self.rng.choice((150, 600, 2500, 1 << 18))
 
-    def call(self, node: Node, to: int, scope: str, since: int) -> list[sync.Part] | None:
+    def call(self, node: Replica, to: int, scope: str, since: int) -> list[sync.Part] | None:
         """All parts of a peer's answer to `want` about the asker itself; None when the link failed."""
         other = self.nodes[to]
         if not self.connected(node, other) or not self.shares(node, other, scope):
@@ -149,7 +156,7 @@ class World:
     def _told(self, teller: Node, listener: Node, head: tuple[bytes, int, int]) -> bool:
         return self.loss == 0.0 or self.rng.random() >= self.loss
 
-    def company(self, node: Node, scope: str) -> bool:
+    def company(self, node: Replica, scope: str) -> bool:
         """Whether another member replicates a scope, as far as the node knows."""
         return any(
             self.shares(node, other, scope) and not other.dead and other.aid not in node.removed
@@ -171,7 +178,7 @@ class World:
         """Sign a statement."""
         return self.notary.sign(aid, tag, hlc, say)
 
-    def said(self, node: Node, scope: str, say: Statement, rec: Record, source: bytes | None) -> None:
+    def said(self, node: Replica, scope: str, say: Statement, rec: Record, source: bytes | None) -> None:
         """A node is about to store an own statement; `source` is whose records it says again."""
         if not rec.path.startswith("kv/") or rec.kind == Kind.CTR or not node.counts(rec):
             return
@@ -189,7 +196,7 @@ class World:
                     self._said_for_another(node, scope, rec, event, source)
         self.learned(node, scope, [rec])
 
-    def deceived(self, node: Node, scope: str) -> None:
+    def deceived(self, node: Replica, scope: str) -> None:
         """A node collects while a bad relay hides from it a value that its author still has.
 
         It cannot know that its own delete of that value is still needed, and the author may not have seen it
@@ -204,19 +211,22 @@ class World:
                     if theirs is not None and self.truth.of(place[0], theirs) is event:
                         event.exempt = event.exempt or node.logs[scope].get(slot) != theirs
 
-    def dropped_own(self, peer: int, node: Node, scope: str, records: list[Record]) -> None:
-        """A restored node took a reset of its own log from a relay that leaves things out."""
-        for rec in records if peer in self.misbehaviour else ():
+    def dropped_own(self, peer: int, node: Replica, scope: str, records: list[Record]) -> None:
+        """A restored node took a reset of its own log that did not name these, while a bad relay was about.
+
+        It cannot tell what it deleted after the backup from what the relay kept from the peer it asked.
+        """
+        for rec in records if self.lies else ():
             event = self.truth.of(node.place(scope), rec)
             if event is not None:
                 event.optional = event.exempt = True
 
-    def doubtful(self, node: Node) -> bool:
+    def doubtful(self, node: Replica) -> bool:
         """Whether nothing is promised for what a node says now: it is removed, over quota on purpose, or a
         bad relay of its own records."""
         return node.index in self.tainted or node.index == self.liar or node.index in self.misbehaviour
 
-    def _withdrawn(self, node: Node, scope: str, place: Place, rec: Record) -> None:
+    def _withdrawn(self, node: Replica, scope: str, place: Place, rec: Record) -> None:
         """A void; of a copy said for a removed author it withdraws only the copy."""
         mine = node.logs[scope].get(SlotKey(rec.path, rec.kind, node.aid))
         event = self.truth.of(place[0], mine) if mine is not None else None
@@ -227,19 +237,27 @@ class World:
         withdrawal.optional = self.doubtful(node)
         self.learned(node, scope, [rec])
 
-    def fence_passed(self, node: Node, scope: str) -> None:
-        """A node has been open for a day and was answered: what nobody told it until now, it may delete."""
+    def fence_passed(self, node: Replica, scope: str) -> None:
+        """A node has been open for a day and was answered: what nobody told it until now, it may delete, and
+        what that had replaced in its slot stands again, also where others have relied on it and collected.
+        """
         if self.policy.fenced:
             for place, events in self.truth.places.items():
                 if place[0] == node.place(scope):
                     own = sum(event.bit for event in events if event.aid == node.aid)
-                    self.truth.forgive(place, own & ~node.known.get(place, 0))
+                    forgotten = own & ~node.known.get(place, 0)
+                    self.truth.forgive(place, forgotten)
+                    under = 0
+                    for event in events:
+                        under |= event.seen if event.bit & forgotten else 0
+                    for event in events:
+                        event.exempt = event.exempt or bool(event.bit & own & under & ~forgotten)
             for (place, aid), used in self.truth.counters.items():
                 if aid == node.aid and place[0] == node.place(scope):
                     mine = node.logs[scope].get(SlotKey(place[1], Kind.CTR, aid))
                     used.optional |= used.said & ~folds.totals(mine)[0]
 
-    def _acknowledged(self, node: Node, scope: str, place: Place, rec: Record) -> None:
+    def _acknowledged(self, node: Replica, scope: str, place: Place, rec: Record) -> None:
         slots = list(node.logs[scope].slots(rec.path)) if rec.kind != Kind.LOG else []
         if rec.kind == Kind.ALL:
             slots = [old for old in slots if old.aid == node.aid]
@@ -249,20 +267,20 @@ class World:
         event.optional = self.doubtful(node)
         self.trace(lambda: f"  said {event} at {node.index} seen {seen:b}")
 
-    def _again(self, node: Node, scope: str, place: Place, rec: Record, source: bytes) -> Event | None:
+    def _again(self, node: Replica, scope: str, place: Place, rec: Record, source: bytes) -> Event | None:
         if rec.op == Op.PUT and isinstance(rec.val, int):
             return self.truth.at(place, rec.stamp, rec.val)
         held = [old for old in node.logs[scope].slots(rec.path) if old.kind == rec.kind]
         mine = next((old for old in held if old.aid == source), None)
         return self.truth.of(place[0], mine) if mine is not None else self.truth.at(place, rec.stamp, None)
 
-    def _said_for_another(self, node: Node, scope: str, rec: Record, event: Event, gone: bytes) -> None:
+    def _said_for_another(self, node: Replica, scope: str, rec: Record, event: Event, gone: bytes) -> None:
         """An admin's slot holds one value: its own, still visible there, and the other's share it. What had
         replaced the other's without the admin knowing was concurrent with what the admin says."""
         known = node.known.get(event.place, 0)
         if any(w.seen & event.bit and not known & w.bit for w in self.truth.places[event.place]):
             event.exempt = True
-        slots = [old for old in node.logs[scope].slots(rec.path) if old.kind == rec.kind]
+        slots = node.slots(scope, rec.path, rec.kind)
         mine = next((old for old in slots if old.aid == node.aid), None)
         if mine is not None and folds.speaks(mine) and not folds.covered(mine, slots):
             for old in slots:
@@ -270,7 +288,7 @@ class World:
                 if one is not None:
                     one.optional = one.exempt = True
 
-    def stored(self, node: Node, sender: int, scope: str, old: Record, new: Record) -> None:
+    def stored(self, node: Replica, sender: int, scope: str, old: Record, new: Record) -> None:
         """A replica replaced a counter record: increments overwritten by a relay's copy cannot be saved."""
         if new.kind == Kind.CTR and sender != self.index_of[new.aid]:
             gone = folds.totals(old)[0] & ~folds.totals(new)[0]
@@ -278,7 +296,7 @@ class World:
                 place = (node.place(scope), new.path, Kind.CTR)
                 self.truth.counters[place, new.aid].optional |= gone
 
-    def learned(self, node: Node, scope: str, records: list[Record]) -> None:
+    def learned(self, node: Replica, scope: str, records: list[Record]) -> None:
         """A replica stored records: it knows what they state and what that had seen."""
         place = node.place(scope)
         for rec in records:
@@ -286,9 +304,9 @@ class World:
             if event is not None:
                 node.known[event.place] = node.known.get(event.place, 0) | event.bit | event.seen
 
-    def losing(self, node: Node, left: Backup | Node | None) -> None:
+    def losing(self, node: Replica, left: Backup | Replica | None) -> None:
         """A store is about to be lost (or set back to `left`): what only it knew cannot be saved."""
-        others: list[Backup | Node] = [
+        others: list[Backup | Replica] = [
             other
             for other in self.nodes
             if other is not node and not other.dead and other.index not in self.tainted
@@ -303,6 +321,9 @@ class World:
                 self.trace(lambda place=place, mask=mask: f"  may be lost: {place} {mask:b}")  # type: ignore[misc]
         for scope in KEPT_SCOPES:
             logs = [other.logs[scope] for other in others if scope == MESH or other.zone == node.zone]
+            for rec in node.logs[scope].since(node.aid, 0):
+                if not any(log.get(rec.slot) for log in logs):
+                    self._lost_with(node, scope, rec)
             for (place, aid), used in self.truth.counters.items():
                 if place[0] == node.place(scope):
                     slot = SlotKey(place[1], Kind.CTR, aid)
@@ -311,7 +332,18 @@ class World:
                         bits &= ~folds.totals(log.get(slot))[0]
                     used.optional |= bits
 
-    def forget(self, node: Node, left: Backup) -> None:
+    def _lost_with(self, node: Replica, scope: str, rec: Record) -> None:
+        """A record that only this store held: what it said for a removed author goes with it."""
+        copy = self.truth.of(node.place(scope), rec)
+        if copy is not None and copy.aid != node.aid:
+            copy.optional = True
+        if rec.path.startswith("removed/"):
+            gone = bytes.fromhex(rec.path.split("/")[1])
+            for (place, aid), used in self.truth.counters.items():
+                if aid == gone and place[0] == node.place(scope):
+                    used.optional |= folds.totals_of(rec.val.get("counters", {}).get(place[1]))[0]
+
+    def forget(self, node: Replica, left: Backup) -> None:
         """A node forgets its own writes after a backup: a later one in the same slot replaces them unseen."""
         for place, mask in node.known.items():
             own = sum(event.bit for event in self.truth.places[place] if event.aid == node.aid)
@@ -319,10 +351,26 @@ class World:
             key = (node.index, place)
             self.forgotten[key] = self.forgotten.get(key, 0) | gone
 
-    def taint(self, node: Node, remover: Node) -> None:
-        """A node is being removed: what the remover does not know of it need not survive."""
+    def _nobody_left(self) -> None:
+        """No admin is left that could say again what the removed ones decided."""
+        gone = {self.nodes[index].aid for index in self.tainted}
+        for event in self.truth.events:
+            event.optional = event.optional or event.aid in gone
+        for (_, aid), used in self.truth.counters.items():
+            if aid in gone:
+                used.optional |= used.said
+
+    def taint(self, node: Replica, remover: Replica) -> None:
+        """A node is being removed: what the remover does not know of it need not survive.
+
+        If the remover was removed itself and does not know, it is the other admin that must know.
+        """
+        if remover.index in self.tainted and self.nodes[1 - remover.index].alive:
+            remover = self.nodes[1 - remover.index]
         self.losing(node, remover)
         self.tainted.add(node.index)
+        if all(admin.dead or admin.index in self.tainted for admin in self.nodes[:2]):
+            self._nobody_left()
         for place, events in self.truth.places.items():
             known = remover.known.get(place, 0)
             best = None
@@ -334,11 +382,6 @@ class World:
                 beaten = place[2] == Kind.REG and (best is None or best.stamp != event.stamp)
                 if beaten or place[2] in (Kind.ALL, Kind.LOG) or not known & event.bit:
                     event.optional = True
-        for scope in KEPT_SCOPES:
-            for rec in node.logs[scope].since(node.aid, 0):
-                copy = self.truth.of(node.place(scope), rec)
-                if copy is not None and not remover.known.get(copy.place, 0) & copy.bit:
-                    copy.optional = True
         for scope in KEPT_SCOPES:
             for rec in node.logs[scope].since(node.aid, 0):
                 copy = self.truth.of(node.place(scope), rec)

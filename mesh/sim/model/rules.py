@@ -1,0 +1,59 @@
+"""The rules a run plays by, and what a node needs of the world around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from mesh.core import folds, sync
+from mesh.core.collect import Collector, Statement
+from mesh.core.receive import Judge, Outcome
+from mesh.core.record import Kind, Record
+from mesh.sim.model.wire import Message
+from mesh.wire.messages import Delta
+
+if TYPE_CHECKING:
+    from mesh.sim.model.replica import Replica
+
+
+class Policy:
+    """The rules a run plays by; a wrong variant overrides one of these."""
+
+    judge: Judge | None = None
+    collector: type[Collector] = Collector
+    fenced = True
+    answers_strays = True
+
+    def passed_on(self, delta: Delta, outcome: Outcome, scope_tag: bytes) -> Delta | None:
+        """What is forwarded of a delta just taken; None for nothing."""
+        return delta if outcome.forward else None
+
+    def sees(self, slots: list[Record], me: bytes, now_ms: int) -> dict[bytes, int]:
+        """The `sees` of a new multi-value write."""
+        return folds.sees_of(slots, me, slots[0].kind if slots else Kind.MV)
+
+    def readable(self, records: list[Record], now_ms: int) -> list[Record]:
+        """The slots of one path as folds get them."""
+        return records
+
+
+class Context(Protocol):
+    """What a node needs of the world around it."""
+
+    policy: Policy
+
+    def send(self, sender: Replica, to: int, message: Message) -> None: ...
+    def neighbours(self, node: Replica) -> list[int]: ...
+    def opened(self, aid: bytes, tag: bytes, body: bytes, sig: bytes) -> Record: ...
+    def signed(self, aid: bytes, tag: bytes, hlc: int, say: Statement) -> Record: ...
+    def said(self, node: Replica, scope: str, say: Statement, rec: Record, source: bytes | None) -> None: ...
+    def stored(self, node: Replica, sender: int, scope: str, old: Record, new: Record) -> None: ...
+    def learned(self, node: Replica, scope: str, records: list[Record]) -> None: ...
+    def call(self, node: Replica, to: int, scope: str, since: int) -> list[sync.Part] | None: ...
+    def nonce(self) -> int: ...
+    def fence_passed(self, node: Replica, scope: str) -> None: ...
+    def dropped_own(self, peer: int, node: Replica, scope: str, records: list[Record]) -> None: ...
+    def deceived(self, node: Replica, scope: str) -> None: ...
+    def company(self, node: Replica, scope: str) -> bool: ...
+    def trace(self, text: Callable[[], str]) -> None: ...
+    def same_zone(self, node: Replica, aid: bytes) -> bool: ...
