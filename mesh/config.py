@@ -215,6 +215,19 @@ class Messages(msgspec.Struct, frozen=True, kw_only=True):
     query_timeout_s: Annotated[float, knob("when the caller names none", reload=True, gt=0)] = 5.0
 
 
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    """Services that this device offers, and how they are checked."""
+
+    dir: Annotated[
+        str, knob("one service a *.toml file; empty: services.d beside the system's or user's meshd.toml")
+    ] = ""
+    per_node_max: Annotated[int, knob("services this node may offer", ge=1, le=1024)] = 256
+    checks_at_once: Annotated[
+        int, knob("more wait their turn; a check that hangs holds its place until its timeout", ge=4, le=4096)
+    ] = 256
+    commands_at_once: Annotated[int, knob("of these, programs that are run", ge=1, le=256)] = 32
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """All sections, with the source of each value that is not a default.
 
@@ -234,6 +247,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics = Metrics()
     log: Log = Log()
     messages: Messages = Messages()
+    services: Services = Services()
     origins: dict[str, str] = {}
     files: tuple[str, ...] = ()
 
@@ -250,6 +264,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "metrics": Metrics,
     "log": Log,
     "messages": Messages,
+    "services": Services,
 }
 
 

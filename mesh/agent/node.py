@@ -171,6 +171,10 @@ class Node:
         """Load and free resources, for our lease."""
         self._capacity = capacity
 
+    def capacity(self) -> tuple[float | None, dict[str, float]]:
+        """Our load, 0 to 1 or None, and free resources."""
+        return self._capacity()
+
     def use_queries(self, queries: Queries) -> None:
         """Who takes the questions and answers that come over links."""
         self._queries = queries

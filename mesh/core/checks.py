@@ -3,7 +3,7 @@
     http      a request; the answer's status is one of `status` (200), its headers and body hold what is
               asked for, and it came within the timeout; slower than `degraded_ms` is degraded
     tcp       a connection can be opened
-    command   `argv` ends with 0 (1 is degraded, as it is for Nagios plugins); never through a shell
+    command   `argv` ends with 0; never through a shell
     grpc      grpc.health.v1 answers SERVING for `service`
     ttl       the program reports itself, at least once in the service's TTL
 
@@ -158,7 +158,9 @@ def _status(where: str, value: Any) -> tuple[int, ...]:
 
 def _headers(where: str, field: str, value: Any) -> dict[str, str]:
     found = mapping_of(where, field, value, HEADERS_MAX)
-    for name in found:
+    for name, text in found.items():
         if not _TOKEN.fullmatch(name):
             raise UsageError(f"{where}: {field}: {name!r:.80} is not a header's name")
+        if not text.isascii():
+            raise UsageError(f"{where}: {field}.{name} is {text!r:.80}, only ASCII is sent")
     return found

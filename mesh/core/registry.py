@@ -24,18 +24,35 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
-from enum import IntEnum
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from mesh.core.checks import CHECKS_MAX, Check, parse_check
+from mesh.core.health import HEALTH_PREFIX, Health, Word, worst
 from mesh.core.words import host_of, mapping_of, number_of, port_of, refuse_unknown, text_of, words_of
 from mesh.errors import PeerError, UsageError
 
+__all__ = [
+    "HEALTH_PREFIX",
+    "PREFIX",
+    "Endpoint",
+    "Health",
+    "Instance",
+    "Service",
+    "Spec",
+    "Word",
+    "health_of",
+    "parse",
+    "path_of",
+    "read",
+    "service_id",
+    "value_of",
+    "worst",
+]
+
 PREFIX = "svc/"
-HEALTH_PREFIX = "health/"
 OWNER_SERVICES_MAX = 1024
 ENDPOINTS_MAX, TAGS_MAX, META_MAX, CAPABILITIES_MAX = 16, 32, 32, 32
 TTL_S, TTL_S_MIN, TTL_S_MAX = 30.0, 1.0, 86_400.0
@@ -48,35 +65,6 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z.+_-]{0,62}[0-9A-Za-z])?")
 _ID = re.compile(rf"[0-9a-f]{{{ID_HEX}}}")
 _URL = re.compile(r"(?P<protocol>[a-z]+)://(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:/@]+):(?P<port>[0-9]{1,5})/?")
-
-
-class Health(IntEnum):
-    """What the checks of a service say."""
-
-    UNKNOWN = 0
-    HEALTHY = 1
-    DEGRADED = 2
-    UNHEALTHY = 3
-    ERROR = 4
-
-    @property
-    def word(self) -> str:
-        """As people read it."""
-        return self.name.lower()
-
-    @property
-    def usable(self) -> bool:
-        """Whether calls may be sent to it."""
-        return self in (Health.HEALTHY, Health.DEGRADED)
-
-
-# Of several checks the worst counts.
-_SEVERITY = (Health.HEALTHY, Health.DEGRADED, Health.UNKNOWN, Health.UNHEALTHY, Health.ERROR)
-
-
-def worst(states: Iterable[Health]) -> Health:
-    """The state of a service whose checks have these; without checks it is healthy."""
-    return max(states, key=_SEVERITY.index, default=Health.HEALTHY)
 
 
 class Endpoint(msgspec.Struct, frozen=True, gc=False):
@@ -121,6 +109,7 @@ class Instance(msgspec.Struct, frozen=True):
     Attributes:
         alive: its owner's node is.
         changed_ms: mesh time since when it has this health, 0 unknown.
+        why: what the check that decided said.
         load: share of the owner's processor in use, 0 to 1, at the time of the fold.
         labels: the owner's, with name, zone and tier among them.
         draining: the owner is asked to give work away: take another one if there is one.
@@ -131,6 +120,7 @@ class Instance(msgspec.Struct, frozen=True):
     health: Health
     alive: bool
     changed_ms: int = 0
+    why: str = ""
     load: float | None = None
     labels: Mapping[str, str] = {}
     draining: bool = False
@@ -364,35 +354,6 @@ def read(path: str, value: Any, public: bytes, zone: str = "") -> Service:
     if service.id != id_:
         raise PeerError(f"service at {path!r:.120}: its id does not fit {service.name} {service.version}")
     return msgspec.structs.replace(service, checks=kinds)
-
-
-class Word(msgspec.Struct, frozen=True, gc=False):
-    """An owner's word on one of its services: its health, and since when (mesh time)."""
-
-    health: Health
-    changed_ms: int
-
-
-def read_health(value: Any) -> dict[str, Word]:
-    """The value of a `health/<aid>` record: service id -> word. What cannot be read is left out."""
-    services = value.get("services") if isinstance(value, dict) else None
-    if not isinstance(services, dict):
-        return {}
-    found: dict[str, Word] = {}
-    for id_, word in services.items():
-        if len(found) >= OWNER_SERVICES_MAX:
-            break
-        if not (isinstance(id_, str) and isinstance(word, list) and len(word) >= 2):
-            continue
-        state, changed_ms = word[:2]
-        if isinstance(changed_ms, int) and isinstance(state, int) and state in set(Health):
-            found[id_] = Word(Health(state), changed_ms)
-    return found
-
-
-def health_value(words: Mapping[str, Word]) -> dict[str, Any]:
-    """The value of a `health/<aid>` record."""
-    return {"services": {id_: [int(word.health), word.changed_ms] for id_, word in sorted(words.items())}}
 
 
 def health_of(service: Service, said: Mapping[str, Word] | None) -> Word:

@@ -1,0 +1,135 @@
+"""Runs the checks of this node's own services, and tells the others what they say.
+
+The machine (`core/checking.py`) decides when; each run is a task of its own (`agent/probes.py` does it). What
+comes of them is one record, `health/<aid>` in scope live: said at once when a service's health changes, and
+again every RENEW_S.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import trio
+
+from mesh.agent.author import Statement
+from mesh.agent.drive import Drive
+from mesh.core.checking import Changed, Checking, Finished, Offered, Reported, Run, Silent, Withdrawn
+from mesh.core.checks import COMMAND, Check
+from mesh.core.health import HEALTH_PREFIX, Gauge, Health, Outcome, Result, Word, words_value
+from mesh.core.record import Kind, Op
+
+RENEW_S = 30.0
+TTL_MS = 120_000
+GAP_S = 0.05
+
+Probe = Callable[[Check], Awaitable[Outcome]]
+
+
+class Checks:
+    """See the module.
+
+    Args:
+        say: publishes statements of the live scope.
+        probe: tries one check; never raises.
+        running_max: checks at once; of commands at most `commands_max`.
+
+    Attributes:
+        on_silent: told the id of a service whose program has not reported for its TTL.
+    """
+
+    def __init__(
+        self,
+        me: bytes,
+        say: Callable[[Sequence[Statement]], object],
+        probe: Probe,
+        now_ms: Callable[[], int],
+        rng: random.Random,
+        *,
+        running_max: int,
+        commands_max: int,
+    ) -> None:
+        self._path = HEALTH_PREFIX + me.hex()
+        self._say = say
+        self._probe = probe
+        self._now_ms = now_ms
+        self._machine = Checking(rng, running_max=running_max)
+        self._drive = Drive(self._machine, self._perform)
+        self._commands = trio.CapacityLimiter(commands_max)
+        self._due: list[Run] = []
+        self._work = trio.Event()
+        self._words: dict[str, Word] = {}
+        self._checked: set[str] = set()
+        self._news = trio.Event()
+        self.on_silent: list[Callable[[str], None]] = []
+
+    def offer(self, id_: str, checks: tuple[Check, ...], ttl_s: float) -> None:
+        """Check a service from now on; its health is on its way before the service itself is."""
+        before = len(self._checked)
+        (self._checked.add if checks else self._checked.discard)(id_)
+        self._drive.handle(Offered(id_, checks, ttl_s))
+        if checks or before:
+            self._publish()
+
+    def withdraw(self, id_: str) -> None:
+        """Check it no more."""
+        self._drive.handle(Withdrawn(id_))
+        self._checked.discard(id_)
+        if self._words.pop(id_, None) is not None:
+            self._news.set()
+
+    def report(self, id_: str, result: Result, output: str) -> None:
+        """The program of a service reports itself."""
+        self._drive.handle(Reported(id_, Outcome(result, output)))
+
+    def gauges(self, id_: str) -> Sequence[Gauge]:
+        """The checks of a service as they stand."""
+        return self._machine.gauges(id_)
+
+    async def run(self) -> None:
+        """Check and tell, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._drive.run)
+            nursery.start_soon(self._tell)
+            while True:
+                await self._work.wait()
+                self._work = trio.Event()
+                for run in self._due:
+                    nursery.start_soon(self._try, run)
+                self._due = []
+
+    def _perform(self, action: Any) -> None:
+        match action:
+            case Run():
+                self._due.append(action)
+                self._work.set()
+            case Changed(id=id_, health=health, why=why):
+                if health == Health.HEALTHY:
+                    self._words.pop(id_, None)
+                else:
+                    self._words[id_] = Word(health, self._now_ms(), why)
+                self._news.set()
+            case Silent(id=id_):
+                for listener in self.on_silent:
+                    listener(id_)
+
+    async def _try(self, run: Run) -> None:
+        if run.check.kind == COMMAND:
+            async with self._commands:
+                outcome = await self._probe(run.check)
+        else:
+            outcome = await self._probe(run.check)
+        self._drive.handle(Finished(run, outcome))
+
+    async def _tell(self) -> None:
+        while True:
+            with trio.move_on_after(RENEW_S if self._checked or self._words else float("inf")):
+                await self._news.wait()
+            self._news = trio.Event()
+            self._publish()
+            await trio.sleep(GAP_S)
+
+    def _publish(self) -> None:
+        value = words_value(self._words)
+        self._say([Statement(self._path, Kind.ALL, value, Op.PUT, TTL_MS)])
