@@ -47,6 +47,10 @@ INDEX: dict[str, dict[str, Entry]] = {
         "request": Entry("messages", "ask one member's program"),
         "query": Entry("messages", "ask many members' programs at once"),
     },
+    "Services": {
+        "service": Entry("services", "offer, find and watch services"),
+        "shard": Entry("services", "show which members keys belong to"),
+    },
     "Upkeep": {
         "log-level": Entry("upkeep", "show or set the level of the agent's log"),
         "config": Entry("upkeep", "show the agent's settings"),

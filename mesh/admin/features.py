@@ -1,8 +1,8 @@
 """What the admin routes ask of the agent: one Protocol per feature.
 
 The server is given one object whose attributes are these features (`status`, `members`, `events`,
-`metrics`, `invites`, `certs`, `kv`, `messages`); one that is missing answers with a typed error. A feature
-is implemented structurally, so the agent does not import this module.
+`metrics`, `invites`, `certs`, `kv`, `messages`, `services`, `shards`); one that is missing answers with a
+typed error. A feature is implemented structurally, so the agent does not import this module.
 
 Conventions, for arguments and results alike:
 
@@ -376,3 +376,63 @@ class Messages(Protocol):
         Asks every alive member whose labels (zone, tier and name count as labels) match and that the selector
         takes. With another `combine` than collect, one `shapes.Combined` stands in the place of the answers.
         """
+
+
+class Services(Protocol):
+    """What is offered in the mesh. `service` is an id, or a name that only one service has."""
+
+    async def list(
+        self,
+        *,
+        name: str,
+        owner: str,
+        tags: str,
+        labels: str,
+        tier: str,
+        version: str,
+        everything: bool,
+        near: bool,
+    ) -> Rows:
+        """`shapes.Service` of each that matches, by name; "" asks nothing. Without `everything` only those
+        that are live and healthy (or degraded). `near`: the nearest first.
+        """
+
+    async def show(self, service: str) -> Json:
+        """`shapes.ServiceDetail`. NotFound; UsageError: several have this name."""
+
+    def watch(
+        self,
+        *,
+        name: str,
+        owner: str,
+        tags: str,
+        labels: str,
+        tier: str,
+        version: str,
+        cursor: str | None,
+        heartbeats: bool,
+    ) -> AsyncIterator[Json]:
+        """`shapes.ServiceChange`: all as "present", one "ready", then what happens. A cursor: what happened
+        since; one that is not known any more yields "rescan" and everything anew.
+        """
+
+    async def register(self, spec: Json, *, replace: bool) -> Json:
+        """`shapes.Service`. Offer a service on this node; the same again changes nothing. UsageError naming
+        the field; Conflict saying whose it is; Denied.
+        """
+
+    async def deregister(self, service: str) -> Json:
+        """`shapes.Service` as it was. NotFound; Denied: another node's; Conflict: it comes from a file."""
+
+    async def report(self, service: str, status: str, output: str) -> Json:
+        """`shapes.Service`. A program says how it is: pass, warn or fail. UsageError: no ttl check."""
+
+
+class Shards(Protocol):
+    """Which live members a key belongs to."""
+
+    async def lookup(self, key: str, *, replicas: int, selector: str) -> Json:
+        """`shapes.Shard`. NotFound: no live member matches."""
+
+    def watch(self, *, replicas: int, selector: str) -> AsyncIterator[Json]:
+        """`shapes.ShardChange`: every shard as "present", one "ready", then those that move."""

@@ -20,10 +20,12 @@ from mesh.agent.members import Members
 from mesh.agent.messages import Messages
 from mesh.agent.metrics import Metrics
 from mesh.agent.node import Node
+from mesh.agent.offering import Offering
 from mesh.agent.policy import Policies
 from mesh.agent.programs import Programs
 from mesh.agent.query import Queries
 from mesh.agent.renewal import Keeper
+from mesh.agent.shards import Shards
 from mesh.agent.status import Logs, Status
 from mesh.agent.summary import Summary
 from mesh.agent.table import Table
@@ -84,6 +86,9 @@ class Features:
         self.status.more_checks += [self._discovery.check, self.metrics.check]
         self._duties = Duties(node)
         self._summary = Summary(node)
+        self.offered = Offering(node, self.table, self.members, self.events)
+        self.services = self.offered.services
+        self.shards = Shards(node, self.table, self.events)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the features' tasks until cancelled."""
@@ -94,6 +99,8 @@ class Features:
             nursery.start_soon(self._duties.run)
             nursery.start_soon(self._keeper.run)
             nursery.start_soon(self._summary.run)
+            nursery.start_soon(self.offered.run)
+            nursery.start_soon(self.shards.run)
             await nursery.start(self.messages.run)
             assert self._node.host is not None
             self._node.host.handle(protocols.CALL, self.messages.calls.accept)
@@ -152,6 +159,7 @@ class Features:
         self._node.config = config
         self._logs.set_level(config.log.level)
         self.metrics.reload(config.metrics)
+        self.offered.reload()
         for name in changes.reloadable:
             log.info("reloaded %s", name)
         for name in changes.restart:

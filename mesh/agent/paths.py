@@ -50,6 +50,16 @@ class Paths:
         session = self._node.links.sessions.get(aid)
         return session.rtt_s * 1000 if session is not None and session.rtt_s is not None else None
 
+    def rtt_to(self, aid: bytes) -> float | None:
+        """Round trip to a member in ms: measured on a link, else estimated; None when nothing is known."""
+        if aid == self._node.me:
+            return 0.0
+        measured = self._rtt_ms(aid)
+        if measured is not None:
+            return measured
+        found = self._node.sight.estimate(self._node.me, aid, self._node.now_ms())
+        return found[0] if found is not None else None
+
     async def links(self) -> Rows:
         node, now = self._node, trio.current_time()
         views = {view.aid: view for view in node.vitality.machine.links(now)}

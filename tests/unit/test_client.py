@@ -561,6 +561,14 @@ EVERY_CALL: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("answer", ("c1",), {"error": {"code": "failed", "message": "m", "hint": ""}}),
     ("query", ("echo", 1), {"labels": {"zone": "z"}, "timeout_s": 1.0, "combine": "sum", "selector": "a"}),
     ("query_stream", ("echo", 1), {"labels": {"zone": "z"}, "timeout_s": 1.0}),
+    ("services", ("orders",), {"owner": "a", "tag": "x,y", "tier": "edge", "version": "^1", "near": True}),
+    ("service", ("orders",), {}),
+    ("watch_services", ("orders",), {"label": "a=b", "cursor": "a.1", "heartbeats": True}),
+    ("register", ({"name": "orders", "port": 80},), {"replace": True}),
+    ("deregister", ("orders",), {}),
+    ("report_health", ("orders", "warn", "slow"), {}),
+    ("shard_lookup", ("k",), {"replicas": 2, "selector": "a=b"}),
+    ("watch_shards", (), {"replicas": 2, "selector": "a=b"}),
 ]
 
 

@@ -30,6 +30,7 @@ from mesh.admin.memory.node import (
     MemoryStatus,
 )
 from mesh.admin.memory.policy import MemoryPolicy
+from mesh.admin.memory.services import MemoryServices, MemoryShards
 from mesh.admin.server import AdminServer
 
 __all__ = ["ID", "Features", "running"]
@@ -53,6 +54,8 @@ class Features:
         self.policy = MemoryPolicy(clock, self.members)
         self.kv = MemoryKv(clock)
         self.messages = MemoryMessages(clock, self.members)
+        self.services = MemoryServices(clock)
+        self.shards = MemoryShards(clock)
 
 
 @contextmanager

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from mesh.admin.routes import invites, kv, members, messages, policy, status
+from mesh.admin.routes import invites, kv, members, messages, policy, services, status
 
-ROUTES = (*status.ROUTES, *members.ROUTES, *invites.ROUTES, *policy.ROUTES, *kv.ROUTES, *messages.ROUTES)
+ROUTES = (
+    *status.ROUTES,
+    *members.ROUTES,
+    *invites.ROUTES,
+    *policy.ROUTES,
+    *kv.ROUTES,
+    *messages.ROUTES,
+    *services.ROUTES,
+)

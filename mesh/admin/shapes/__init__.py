@@ -37,6 +37,15 @@ from mesh.admin.shapes.node import (
     Status,
     Version,
 )
+from mesh.admin.shapes.services import (
+    CheckResult,
+    Service,
+    ServiceChange,
+    ServiceDetail,
+    Shard,
+    ShardChange,
+    ShardNode,
+)
 from mesh.admin.shapes.state import (
     Answer,
     Batch,
@@ -64,6 +73,7 @@ __all__ = [
     "Certificate",
     "Change",
     "Check",
+    "CheckResult",
     "Clock",
     "Combined",
     "Coverage",
@@ -96,7 +106,13 @@ __all__ = [
     "RoundTrip",
     "Sample",
     "Scope",
+    "Service",
+    "ServiceChange",
+    "ServiceDetail",
     "Setting",
+    "Shard",
+    "ShardChange",
+    "ShardNode",
     "Sibling",
     "Status",
     "Version",

@@ -22,7 +22,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/kv/{key...}": {"value": 1},
     "/v1/log/{key...}": {"value": 1},
     "/v1/publish": {"topic": "a/b", "payload": 1},
+    "/v1/services": {"service": {"name": "made", "port": 80}},
+    "/v1/services/{service}/report": {"status": "pass"},
 }
+QUERIES: dict[str, dict[str, Any]] = {"/v1/shards": {"key": "k"}}
 SKIPPED = {"/v1/openapi.json", "/v1/request", "/v1/answers/{call}"}
 
 
@@ -37,6 +40,7 @@ async def call_of(route: Route, features: Features) -> Call:
     if "invite" in args:
         args["invite"] = (await features.invites.list())[0]["id"]
     query = {"b": args.get("node", ID), "a": ID} if route.pattern == "/v1/rtt" else {}
+    query |= QUERIES.get(route.pattern, {})
     body = None
     if route.body is not None:
         raw = {"name": "echo", "node": ID, "payload": 1, **BODIES.get(route.pattern, {})}

@@ -76,6 +76,8 @@ PROMISED_GROUPS = {
     "flag": "enable disable get",
     "config": "show",
     "debug": "bundle",
+    "service": "ls show watch register deregister pass warn fail",
+    "shard": "lookup watch",
 }
 
 

@@ -1,0 +1,115 @@
+"""Everything about services that runs on a node, put together: what others offer, and what we do.
+
+registry   every service known               offers   our own, from files, programs and workloads
+checks     how our own are                    files    services.d/*.toml
+services   what people and programs ask       zones    what our zone and the others tell of each other
+"""
+
+from __future__ import annotations
+
+import os
+
+import trio
+
+from mesh.agent.changes import Kind, Moved
+from mesh.agent.checks import Checks
+from mesh.agent.events import Events
+from mesh.agent.members import Members
+from mesh.agent.node import Node
+from mesh.agent.offers import Offers
+from mesh.agent.probes import probe
+from mesh.agent.registry import Registry
+from mesh.agent.servicefiles import Files
+from mesh.agent.services import Services
+from mesh.agent.table import Table
+from mesh.core.record import AID_BYTES
+from mesh.errors import NotFound
+from mesh.identity.keys import public_of
+from mesh.places import places
+
+FOLDER = "services.d"
+
+
+class Offering:
+    """See the module."""
+
+    def __init__(self, node: Node, table: Table, members: Members, events: Events) -> None:
+        self._node = node
+        self._events = events
+        settings = node.config.services
+        self.registry = Registry(node, table.labels_of)
+        self.checks = Checks(
+            node.me,
+            node.author.say_live,
+            probe,
+            node.now_ms,
+            node.rng,
+            running_max=settings.checks_at_once,
+            commands_max=settings.commands_at_once,
+        )
+        self.offers = Offers(
+            node,
+            self.checks,
+            table.permit,
+            table.name_of,
+            self.registry.owner_of,
+            settings.per_node_max,
+        )
+        self.services = Services(
+            self.registry,
+            self.offers,
+            self.checks,
+            table.who,
+            self._aid_of,
+            members.rtt_to,
+            node.now_ms,
+        )
+        folder = settings.dir or os.path.join(os.path.dirname(places().config_file), FOLDER)
+        self._files = Files(
+            os.path.abspath(folder),
+            self.offers,
+            lambda text: node.alarm("services-files", node.me, text),
+            lambda: node.clear_alarm("services-files", node.me),
+        )
+        self.checks.on_silent.append(self._silent)
+        self.registry.changes.listeners.append(self._tell)
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.registry.run)
+            nursery.start_soon(self.checks.run)
+            nursery.start_soon(self.offers.run)
+            nursery.start_soon(self._files.run)
+
+    def reload(self) -> None:
+        """Read the services directory again now."""
+        self._files.reload()
+
+    def _aid_of(self, id_: str) -> bytes:
+        aid = public_of(id_)[:AID_BYTES]
+        if not self._node.directory.is_member(aid):
+            raise NotFound(f"no member {id_}", "`meshctl members` lists them")
+        return aid
+
+    def _silent(self, id_: str) -> None:
+        found = self.registry.service(id_)
+        if found is not None:
+            why = f"no report for {found.service.ttl_s:g} s"
+            self.registry.changes.add(Kind.EXPIRED, found.service, why=why)
+
+    def _tell(self, moved: Moved) -> None:
+        service = moved.service
+        text = f"{service.name} {service.version}"
+        if moved.was is not None and moved.health is not None:
+            text += f": {moved.was.word} -> {moved.health.word}"
+        if moved.why:
+            text += f": {moved.why}"
+        self._events.tell(
+            f"service_{moved.kind}",
+            text,
+            aid=service.owner,
+            service=service.id,
+            service_name=service.name,
+            version=service.version,
+        )
