@@ -228,6 +228,49 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     commands_at_once: Annotated[int, knob("of these, programs that are run", ge=1, le=256)] = 32
 
 
+class Proxy(msgspec.Struct, frozen=True, kw_only=True):
+    """Programs of this device call services of the mesh by name. Nothing is opened unless it is set here.
+
+    Whoever can open one of these ports calls as this node, so they are on loopback.
+    """
+
+    listen: Annotated[str, knob('"127.0.0.1:1080" or a port: SOCKS5 and HTTP in one; empty: none')] = ""
+    imports: Annotated[
+        dict[str, str], knob('service = "HOST:PORT" or a port: a listener for programs that know no proxy')
+    ] = {}
+    dns: Annotated[
+        str, knob('"127.0.0.1:5353" or a port: answers NAME.mesh, over UDP and TCP; empty: none')
+    ] = ""
+    dns_network: Annotated[
+        str, knob("loopback addresses given to services that are asked for; empty: imports only")
+    ] = "127.77.0.0/16"
+    domain: Annotated[str, knob("the last label of services' names")] = "mesh"
+    anyone: Annotated[bool, knob("true: also on addresses that others on the network reach")] = False
+    idle_s: Annotated[float, knob("a connection on which nothing moves for this long is let go", gt=0)] = (
+        3600.0
+    )
+    connections_max: Annotated[int, knob("for each listener; more wait in its backlog", ge=1)] = 512
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True):
+    """HTTP in front of services, for callers outside the mesh, who show a token (`meshctl token create`).
+
+    It speaks plain HTTP: put a TLS server in front where the network is not trusted.
+    """
+
+    listen: Annotated[str, knob('"0.0.0.0:8080" or a port on loopback; empty: none')] = ""
+    routes: Annotated[
+        dict[str, str],
+        knob('"/path" or "host/path" = service, the longest wins; else /NAME/… and NAME.mesh', reload=True),
+    ] = {}
+    strip_prefix: Annotated[bool, knob("services see the path without the part that chose them")] = True
+    open: Annotated[tuple[str, ...], knob("services that anyone may call, without a token", reload=True)] = ()
+    body_bytes_max: Annotated[int, knob("of a request; 0: any", ge=0)] = 64 * MIB
+    answer_timeout_s: Annotated[float, knob("for a service to begin, and between pieces", gt=0)] = 60.0
+    connections_max: Annotated[int, knob("clients at once; more wait in the backlog", ge=1)] = 512
+    requests_per_s: Annotated[float, knob("of one token, or one address without; 0: any", ge=0)] = 0.0
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """All sections, with the source of each value that is not a default.
 
@@ -248,6 +291,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log: Log = Log()
     messages: Messages = Messages()
     services: Services = Services()
+    proxy: Proxy = Proxy()
+    gateway: Gateway = Gateway()
     origins: dict[str, str] = {}
     files: tuple[str, ...] = ()
 
@@ -265,6 +310,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "log": Log,
     "messages": Messages,
     "services": Services,
+    "proxy": Proxy,
+    "gateway": Gateway,
 }
 
 

@@ -93,8 +93,8 @@ class Breaker:
         if now - record.failed_at >= self._config.forgive_s or not record.times:
             del self._records[key]
 
-    def failed(self, key: str, now: float) -> None:
-        """It did not answer, or with a fault of its own."""
+    def failed(self, key: str, now: float, *, conclusive: bool = False) -> None:
+        """It did not answer, or with a fault of its own; `conclusive`: once says as much as many times."""
         record = self._records.get(key)
         if record is None:
             if len(self._records) >= KEYS_MAX:
@@ -102,7 +102,7 @@ class Breaker:
             record = self._records[key] = _Record()
         elif record.times and now - record.failed_at >= self._config.forgive_s:
             record.times = 0
-        record.failures += 1
+        record.failures = max(record.failures + 1, self._config.failures if conclusive else 0)
         record.failed_at, record.trying_since = now, None
         if record.failures >= self._config.failures:
             pause_s = min(self._config.pause_s * 2.0 ** min(record.times, 16), self._config.pause_s_max)

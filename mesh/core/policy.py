@@ -52,7 +52,7 @@ ALWAYS = ("member/{self}", "admit/*", "fork/*", "node/*", GC_PATH)
 RESERVED = (
     *("policy", "policy/**", "removed/**", "invite/**", "cert/**", "config/**"),
     # Orders to all: traffic rules, workloads, rollouts (but not what nodes say of them), voters, admission.
-    *("route/**", "wl/**", "roll/*", "quorum/**", "admission/**"),
+    *("route/**", "wl/**", "roll/*", "quorum/**", "admission/**", "token/**"),
 )
 # Rooms of users' keys, one for each type that is not kept under the key itself.
 USERS = ("kv/**", "mv/**", "set/**", "map/**", "log/**", "flag/**", "counter/**")

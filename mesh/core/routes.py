@@ -32,6 +32,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from mesh.core import registry
 from mesh.core.balancing import ALGORITHMS, Algorithm
 from mesh.core.selector import Selector, parse_selector
 from mesh.errors import UsageError
@@ -42,7 +43,7 @@ Target = Literal["edge", "cloud", "optimal"]
 WEIGHT_DEFAULT = 100.0
 RULES_MAX, GROUPS_MAX, REGIONS_MAX, WORDS_MAX = 64, 8, 256, 32
 ALIASES_MAX = 8
-NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+_GROUP = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 
 class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,11 +123,8 @@ def check_name(name: str) -> str:
     Raises:
         UsageError: it cannot be one.
     """
-    if name != EVERY and not NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r:.80} is not the name of a service",
-            "1 to 64 of A-Z a-z 0-9 . _ -, a letter or digit at both ends; * stands for every service",
-        )
+    if name != EVERY:
+        registry.check_name(name)
     return name
 
 
@@ -193,7 +191,7 @@ def _check_groups(route: Route) -> None:
         raise UsageError(f"{len(route.groups)} groups, at most {GROUPS_MAX}")
     names = [group.name for group in route.groups]
     for group in route.groups:
-        if not NAME.fullmatch(group.name) or names.count(group.name) > 1:
+        if not _GROUP.fullmatch(group.name) or names.count(group.name) > 1:
             raise UsageError(f"groups: {group.name!r:.80} is not a name, or named twice")
         parse_selector(group.select)
     if route.failover == "manual" and route.groups and route.active not in names:

@@ -81,6 +81,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         key: id of the instance, as the registry knows it.
         refused: why it cannot be taken at all ("unhealthy", "its node is dead"), or "".
+        avoid: why another one is better if there is one ("degraded", "draining"), or "".
         kind: the type of the service, for rules.
         weight: the owner's, 0 takes no calls.
         rtt_s: measured round trip to its node, or None.
@@ -96,6 +97,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     tier: str = "device"
     labels: Mapping[str, str] = {}
     refused: str = ""
+    avoid: str = ""
     kind: str = ""
     weight: float = WEIGHT_DEFAULT
     rtt_s: float | None = None
@@ -263,6 +265,7 @@ def decide(
         step.group = groups.get(step.candidate.key, "")
         step.refused = _refusal(step, wants, bool(route.groups))
     _by_group(steps, route, group)
+    _by_grace(steps)
     _by_target(steps, target, strict=route.strict)
     if route.local_first:
         _by_locality(steps, wants, here)
@@ -300,6 +303,14 @@ def _by_group(steps: Sequence[_Step], route: Route, group: str) -> None:
     for step in steps:
         if step.open and step.group != group:
             step.standby = f"group {group or 'none'} is in use"
+
+
+def _by_grace(steps: Sequence[_Step]) -> None:
+    """Who should rather be spared is, where anybody else is left."""
+    if any(step.open and not step.candidate.avoid for step in steps):
+        for step in steps:
+            if step.open:
+                step.standby = step.candidate.avoid
 
 
 def _by_target(steps: Sequence[_Step], target: str, *, strict: bool) -> None:

@@ -54,7 +54,7 @@ class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
         handshake_s: from accept to a finished handshake. A healthy one takes 5 ms and 3 round trips.
         negotiate_s: from a new stream to the name of its protocol.
         dials_max: own dials at once.
-        streams_max: open streams per peer, each way.
+        streams_max: open streams per peer, each way; each proxied connection of a service is one.
         stranger_streams_max: the same for strangers.
         stall_s: a peer that takes nothing for this long while we have something for it is cut off.
         simultaneous_s: two connections made within this time by the two ends are one dial too many;
@@ -73,7 +73,7 @@ class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
     handshake_s: float = 4.0
     negotiate_s: float = 5.0
     dials_max: int = 32
-    streams_max: int = 64
+    streams_max: int = 256
     stranger_streams_max: int = 4
     stall_s: float = 30.0
     simultaneous_s: float = 3.0

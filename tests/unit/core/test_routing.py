@@ -288,6 +288,6 @@ def test_aliases_in_a_circle_are_refused():
         resolve_alias("s0", endless.get)
 
 
-@pytest.mark.parametrize("name", ["orders", "*", "a.b-c_d"])
+@pytest.mark.parametrize("name", ["orders", "*", "a-b-c"])
 def test_a_name_survives_its_path(name):
     assert name_of_path(path_of(name)) == name

@@ -1,0 +1,276 @@
+"""The feature `gateway`: HTTP in front of services, for callers outside the mesh.
+
+    GET /ping       pong, to anyone               GET /healthz   200 while this node takes work, else 503
+    host and path   the longest of `gateway.routes`; else NAME.mesh as the host, or /NAME/… as the path
+
+A caller shows a token (`Authorization: Bearer mesht_…`, or the header `X-Token`), unless `gateway.open` names
+the service: 401 without a good one, 403 where it is not good for this service or path. It is not passed on;
+the service gets `X-Forwarded-For`, `-Host`, `-Proto` and `-User` (the token's id) as the gateway knows them.
+Bodies and answers go through in pieces, WebSocket and other upgrades as they are (`agent/web.py`). Sizes,
+times, connections and requests for each token are limited.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import h11
+import trio
+
+from mesh.agent import pipes
+from mesh.agent.pipes import TcpPipe
+from mesh.agent.proxy import RoutedRelay, address_of
+from mesh.agent.routing import Router
+from mesh.agent.web import Answer, Headers, Limits, Way, rewritten
+from mesh.config import Gateway as Settings
+from mesh.core import tokens
+from mesh.core.registry import name_ok
+from mesh.core.tokens import Token
+from mesh.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+BURST_S = 2.0
+BUCKETS_MAX = 10_000
+_FORWARDED = (
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+    b"x-forwarded-user",
+    b"forwarded",
+)
+_TOKEN_HEADERS = (b"authorization", b"x-token")
+
+
+class Chosen(NamedTuple):
+    """The service of a request, and its path without what chose it."""
+
+    service: str
+    path: str
+
+
+class Map:
+    """From host and path to a service.
+
+    Raises:
+        ConfigError: a route cannot be read.
+    """
+
+    def __init__(self, settings: Settings, domain: str) -> None:
+        self._strip = settings.strip_prefix
+        self._domain = domain
+        rows = []
+        for text, service in settings.routes.items():
+            host, slash, path = text.partition("/")
+            if not slash or not name_ok(service):
+                raise ConfigError(
+                    f"gateway.routes: {text!r:.80} = {service!r:.80} cannot be read",
+                    '"/path" = "service" or "host/path" = "service"',
+                )
+            rows.append((host.lower(), "/" + path, service))
+        # Longest path first; of equal ones those that name a host.
+        self._rows = sorted(rows, key=lambda row: (-len(row[1].rstrip("/")), row[0] == "", row))
+
+    def choose(self, host: str, path: str) -> Chosen | None:
+        for wanted, prefix, service in self._rows:
+            if wanted in ("", host) and tokens.under(path, prefix):
+                return Chosen(service, self._rest(path, prefix) if self._strip else path)
+        name, dot, domain = host.partition(".")
+        if dot and domain == self._domain and name_ok(name):
+            return Chosen(name, path)
+        name = path[1:].partition("/")[0]
+        return Chosen(name, self._rest(path, "/" + name)) if name_ok(name) else None
+
+    def _rest(self, path: str, prefix: str) -> str:
+        rest = path[len(prefix.rstrip("/")) :]
+        return rest if rest.startswith("/") else "/" + rest
+
+
+class Rates:
+    """Token buckets: `per_s` on average, BURST_S of it at once. Of too many the oldest is forgotten."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, who: str, per_s: float, now: float) -> bool:
+        if not per_s:
+            return True
+        most = max(1.0, per_s * BURST_S)
+        left, at = self._buckets.pop(who, (most, now))
+        left = min(most, left + (now - at) * per_s)
+        if len(self._buckets) >= BUCKETS_MAX:
+            self._buckets.pop(next(iter(self._buckets)))
+        self._buckets[who] = (left - 1.0 if left >= 1.0 else left, now)
+        return left >= 1.0
+
+
+class Gateway:
+    """See the module.
+
+    Args:
+        settings: as they are now.
+        find: a token by its id.
+        now_ms: mesh time.
+        healthy: whether this node takes work.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        settings: Callable[[], Settings],
+        domain: str,
+        find: Callable[[str], Token | None],
+        now_ms: Callable[[], int],
+        healthy: Callable[[], bool],
+    ) -> None:
+        self._router = router
+        self.settings = settings
+        self._domain = domain
+        self._find = find
+        self._now_ms = now_ms
+        self.healthy = healthy
+        self._rates = Rates()
+        self._map: tuple[Settings, Map] | None = None
+        self.listening: tuple[str, int] | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen until cancelled.
+
+        Raises:
+            ConfigError, Failed: the address or a route cannot be had.
+        """
+        settings = self.settings()
+        self.map()
+        host, port = address_of(settings.listen, "gateway.listen", anyone=True)
+        listener = pipes.listen(host, port)
+        self.listening = listener.getsockname()[:2]
+        log.info("gateway: http://%s:%d", *self.listening)
+        task_status.started()
+        await pipes.serve(listener, self._client, settings.connections_max)
+
+    async def _client(self, near: TcpPipe) -> None:
+        settings = self.settings()
+        limits = Limits(answer_s=settings.answer_timeout_s, body_bytes_max=settings.body_bytes_max)
+        await GatewayRelay(near, limits, self._router, self).run()
+
+    def map(self) -> Map:
+        """The map of the settings as they are now."""
+        settings = self.settings()
+        if self._map is None or self._map[0] is not settings:
+            self._map = settings, Map(settings, self._domain)
+        return self._map[1]
+
+    def judge(self, shown: str, address: str, chosen: Chosen, path: str) -> str:
+        """Let a request pass; the id of the token it does so by, or "".
+
+        Raises:
+            Answer: 401, 403 or 429.
+        """
+        settings = self.settings()
+        who, found = address, ""
+        parts = tokens.split(shown)
+        token = self._find(parts[0]) if parts else None
+        good = (
+            parts is not None
+            and token is not None
+            and tokens.matches(token, parts[1])
+            and token.expires_ms > self._now_ms()
+        )
+        if good:
+            assert parts is not None and token is not None  # noqa: PT018
+            who = found = parts[0]
+        if chosen.service not in settings.open:
+            if not good:
+                why = "the token is unknown, revoked or expired" if shown else "no token"
+                raise _refusal(401, why, "Authorization: Bearer mesht_…; see `meshctl token create`")
+            assert token is not None
+            if not token.allows(chosen.service, path):
+                raise _refusal(403, f"the token is not good for {chosen.service} at {path[:120]}")
+        if not self._rates.take(who, settings.requests_per_s, trio.current_time()):
+            raise _refusal(429, f"more than {settings.requests_per_s:g} requests a second")
+        return found
+
+
+def _refusal(status: int, message: str, hint: str = "") -> Answer:
+    code = {401: "denied", 403: "denied", 404: "not_found", 429: "busy"}[status]
+    headers: Headers = [(b"content-type", b"application/json")]
+    if status == 401:
+        headers.append((b"www-authenticate", b'Bearer realm="mesh"'))
+    if status == 429:
+        headers.append((b"retry-after", b"1"))
+    body = {"error": {"code": code, "message": message, "hint": hint}}
+    return Answer(status, json.dumps(body).encode(), headers)
+
+
+class GatewayRelay(RoutedRelay):
+    """One caller's connection."""
+
+    def __init__(self, near: TcpPipe, limits: Limits, router: Router, gateway: Gateway) -> None:
+        super().__init__(near, limits, router)
+        self._gateway = gateway
+
+    async def admit(self, request: h11.Request) -> Way:
+        headers = dict(request.headers)
+        raw, question, query = bytes(request.target).partition(b"?")
+        path = _path_of(raw)
+        if path == "/ping":
+            raise Answer(200, b"pong\n", [(b"content-type", b"text/plain")])
+        if path == "/healthz":
+            raise self._health()
+        host = headers.get(b"host", b"").decode("latin-1").partition(":")[0].lower()
+        chosen = self._gateway.map().choose(host, path)
+        if chosen is None:
+            raise _refusal(404, f"no service at {path[:120]}", "/NAME/…, or a route in the configuration")
+        user = self._gateway.judge(_shown(headers), self._source[0], chosen, path)
+        more: Headers = [
+            (b"x-forwarded-for", self._source[0].encode()),
+            (b"x-forwarded-host", headers.get(b"host", b"")),
+            (b"x-forwarded-proto", b"http"),
+        ]
+        if user:
+            more.append((b"x-forwarded-user", user.encode()))
+        target = chosen.path.encode() + question + query
+        bare = h11.Request(
+            method=bytes(request.method),
+            target=target,
+            headers=[
+                (name, value)
+                for name, value in request.headers
+                if name not in _FORWARDED and not (user and name in _TOKEN_HEADERS)
+            ],
+        )
+        return Way(chosen.service, rewritten(bare, target, more))
+
+    def _health(self) -> Answer:
+        healthy = self._gateway.healthy()
+        body = json.dumps({"status": "ok" if healthy else "not taking work"}).encode() + b"\n"
+        return Answer(200 if healthy else 503, body)
+
+
+def _path_of(raw: bytes) -> str:
+    """The path a request names, as written: it is judged and passed on in the same words.
+
+    Raises:
+        Answer: it hides what it means: a part `.` or `..`, escaped or not, or a NUL.
+    """
+    plain = unquote_to_bytes(raw)
+    if (
+        not raw.startswith(b"/")
+        or b"\0" in plain
+        or {b".", b".."} & set(plain.replace(b"\\", b"/").split(b"/"))
+    ):
+        problem = {"error": {"code": "usage", "message": "the path is not a plain one", "hint": ""}}
+        raise Answer(400, json.dumps(problem).encode())
+    return raw.decode("latin-1")
+
+
+def _shown(headers: dict[bytes, bytes]) -> str:
+    """The token that a request shows."""
+    kind, _, value = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    if kind.lower() == "bearer":
+        return value.strip()
+    return headers.get(b"x-token", b"").decode("latin-1").strip()

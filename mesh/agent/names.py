@@ -1,0 +1,178 @@
+"""DNS on loopback (RFC 1035, over UDP and TCP): `NAME.mesh` is where this device reaches the service.
+
+    A      the loopback address of the service's listener        SRV    its port; also `_NAME._tcp.mesh`
+    AAAA   of a listener on ::1; else empty                      others refused: we are nobody's resolver
+
+A service that `proxy.imports` names has its listener there. Any other gets one when it is first asked for: an
+address of its own in `proxy.dns_network`, by the hash of its name, and on it the port that the service has at
+home, so that `psql -h orders.mesh` needs no other word. The TTL is short, and shorter when an instance ails:
+addresses stay, but whether a name is there at all may change. Unknown names are answered with "no such name".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import trio
+
+from mesh.agent import pipes
+from mesh.agent.routing import Router
+from mesh.config import Proxy as Settings
+from mesh.core.registry import name_ok
+from mesh.discovery import dns
+from mesh.errors import Failed, MeshError, PeerError
+
+if TYPE_CHECKING:
+    from mesh.agent.proxy import Proxy
+
+log = logging.getLogger(__name__)
+
+TTL_HEALTHY_S, TTL_AILING_S = 30, 2
+NO_NAME, REFUSED = 3, 5
+UDP_BYTES_MAX = 512
+LISTENERS_MAX = 256
+_TCP_IDLE_S = 10.0
+_TCP_CONNECTIONS_MAX = 32
+_TRIES = 8
+
+
+class Names:
+    """See the module."""
+
+    def __init__(self, proxy: Proxy, router: Router, settings: Settings, nursery: trio.Nursery) -> None:
+        self._proxy = proxy
+        self._router = router
+        self._settings = settings
+        self._nursery = nursery
+        self._made: dict[str, tuple[str, int]] = {}
+
+    async def run(
+        self,
+        host: str,
+        port: int,
+        *,
+        task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Answer until cancelled; tells where."""
+        listener = pipes.listen(host, port)
+        port = listener.getsockname()[1]
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with trio.socket.socket(family, trio.socket.SOCK_DGRAM) as udp:
+            try:
+                await udp.bind((host, port))
+            except OSError as error:
+                listener.close()
+                raise Failed(f"cannot listen on udp {host}:{port}: {error.strerror}") from None
+            log.info("proxy.dns: %s:%d", host, port)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pipes.serve, listener, self._over_tcp, _TCP_CONNECTIONS_MAX)
+                task_status.started((host, port))
+                while True:
+                    data, sender = await udp.recvfrom(4096)
+                    answer = self.answer(data, UDP_BYTES_MAX)
+                    if answer:
+                        await udp.sendto(answer, sender)
+
+    async def _over_tcp(self, pipe: pipes.TcpPipe) -> None:
+        held = b""
+        while True:
+            while len(held) < 2 or len(held) < 2 + int.from_bytes(held[:2], "big"):
+                data = b""
+                with trio.move_on_after(_TCP_IDLE_S):
+                    data = await pipe.receive()
+                if not data:
+                    return
+                held += data
+            size = 2 + int.from_bytes(held[:2], "big")
+            answer = self.answer(held[2:size], 65_535)
+            held = held[size:]
+            if not answer:
+                return
+            await pipe.send(len(answer).to_bytes(2, "big") + answer)
+
+    # -- answering --------------------------------------------------------------------------------------
+
+    def answer(self, data: bytes, size_max: int) -> bytes:
+        """The answer to a packet, b"" for what is not a question."""
+        try:
+            packet = dns.parse(data)
+        except PeerError:
+            return b""
+        if packet.is_response or len(packet.questions) != 1:
+            return b""
+        question = packet.questions[0]
+        flags = dns.RESPONSE | dns.AUTHORITATIVE | (packet.flags & dns.RECURSION_DESIRED)
+        name = self._service(question.name)
+        records: list[dns.Resource] = []
+        if name is None:
+            flags = flags & ~dns.AUTHORITATIVE | REFUSED
+        elif (found := self._found(name)) is None:
+            flags |= NO_NAME
+        else:
+            records = self._records(question, name, *found)
+        try:
+            answer = dns.pack([question], records, flags=flags, ident=packet.ident)
+        except (AssertionError, ValueError):
+            return b""  # a question that can be read and not be written, such as labels that are not UTF-8
+        if len(answer) > size_max:
+            return dns.pack([question], flags=flags | dns.TRUNCATED, ident=packet.ident)
+        return answer
+
+    def _service(self, name: dns.Name) -> str | None:
+        """The service a name means, "" for none at all, None where it is not in our domain."""
+        labels = [label.lower() for label in name]
+        if not labels or labels[-1] != self._settings.domain:
+            return None
+        if len(labels) == 3 and labels[1] == "_tcp" and labels[0].startswith("_"):
+            labels = [labels[0][1:], labels[2]]
+        return labels[0] if len(labels) == 2 and name_ok(labels[0]) else ""
+
+    def _found(self, name: str) -> tuple[str, int, int] | None:
+        """Address, port and TTL of a service; None if nobody offers it."""
+        if not name:
+            return None
+        try:
+            rows = self._router.rotation(name)
+        except MeshError:
+            return None
+        at = self._proxy.imports().get(name) or self._made.get(name)
+        if at is None:
+            at = self._make(name, rows[0].instance.service.endpoints[0].port)
+        if at is None:
+            return None
+        ailing = any(row.candidate.avoid for row in rows)
+        return *at, TTL_AILING_S if ailing else TTL_HEALTHY_S
+
+    def _make(self, name: str, port: int) -> tuple[str, int] | None:
+        """Open a listener for a service that is asked for the first time."""
+        if not self._settings.dns_network or len(self._made) >= LISTENERS_MAX:
+            return None
+        network = ipaddress.IPv4Network(self._settings.dns_network, strict=False)
+        for attempt in range(_TRIES):
+            digest = blake2b(name.encode(), key=bytes([attempt]), digest_size=8).digest()
+            host = str(network[1 + int.from_bytes(digest, "big") % max(1, network.num_addresses - 2)])
+            try:
+                listener = pipes.listen(host, port)
+            except Failed as error:
+                log.warning("%s.%s: %s", name, self._settings.domain, error.message)
+                continue
+            self._proxy.open_import(self._nursery, name, listener, name)
+            self._made[name] = host, port
+            log.info("%s.%s is %s:%d", name, self._settings.domain, host, port)
+            return host, port
+        return None
+
+    def _records(
+        self, question: dns.Question, name: str, host: str, port: int, ttl_s: int
+    ) -> list[dns.Resource]:
+        kind = dns.AAAA if ":" in host else dns.A
+        if question.type == dns.SRV:
+            target = (name, self._settings.domain)
+            return [dns.Resource(question.name, dns.SRV, ttl_s, (port, target))]
+        if question.type in (kind, dns.ANY):
+            return [dns.Resource(question.name, kind, ttl_s, host)]
+        return []

@@ -1,0 +1,284 @@
+"""The HTTP gateway: who may, where to, and how bytes go through."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import h11
+import msgspec
+import pytest
+import trio
+from town import Town, echo, everything, free_port
+
+from mesh.agent import pipes
+from mesh.agent.gateway import Chosen, Gateway, Map, Rates
+from mesh.agent.pipes import TcpPipe
+from mesh.config import Gateway as Settings
+from mesh.core import tokens
+from mesh.core.tokens import Token
+from mesh.errors import ConfigError, UsageError
+
+SECRET = "5" * 64
+NOW_MS = 1_700_000_000_000
+
+
+def token(**more: Any) -> Token:
+    value = tokens.make(
+        SECRET, more.get("services", ["orders"]), more.get("paths", []), more.get("ttl_s", 60), "", NOW_MS
+    )
+    found = tokens.read(value)
+    assert found is not None
+    return found
+
+
+class Front:
+    """A gateway on the first of three nodes."""
+
+    def __init__(self, town: Town) -> None:
+        self.town = town
+        self.settings = Settings(listen="0")
+        self.tokens: dict[str, Token] = {"a" * 12: token()}
+        self.now_ms = NOW_MS
+        self.healthy = True
+        self.gateway = Gateway(
+            town.nodes[0].router,
+            lambda: self.settings,
+            "mesh",
+            self.tokens.get,
+            lambda: self.now_ms,
+            lambda: self.healthy,
+        )
+
+    async def ask(self, request: bytes) -> bytes:
+        assert self.gateway.listening is not None
+        pipe = await pipes.connect(*self.gateway.listening, 5)
+        try:
+            await pipe.send(request)
+            await pipe.close()
+            return await everything(pipe)
+        finally:
+            await pipe.reset()
+
+    async def get(self, path: str, *, host: str = "x", shown: str = "a" * 12, more: str = "") -> bytes:
+        line = f"Authorization: Bearer {tokens.text_of(shown, SECRET)}\r\n" if shown else ""
+        return await self.ask(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{line}{more}\r\n".encode())
+
+
+@pytest.fixture
+async def front(town: Town, nursery: trio.Nursery) -> Front:
+    await town.add(3)
+    made = Front(town)
+    await nursery.start(made.gateway.run)
+    return made
+
+
+async def web(pipe: TcpPipe) -> None:
+    """Answers with the head and body it got; for `/stream` in chunks, for `/ws` by switching to an echo."""
+    conn = h11.Connection(h11.SERVER)
+    while True:
+        head, body = None, b""
+        while not isinstance(event := conn.next_event(), h11.EndOfMessage):
+            if event is h11.NEED_DATA:
+                if conn.they_are_waiting_for_100_continue:
+                    await pipe.send(conn.send(h11.InformationalResponse(status_code=100, headers=[])))
+                conn.receive_data(await pipe.receive())
+            elif isinstance(event, h11.Request):
+                head = event
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+            else:
+                return
+        assert head is not None
+        if b"/ws" in head.target:
+            switch = h11.InformationalResponse(
+                status_code=101, headers=[("upgrade", "websocket"), ("connection", "upgrade")]
+            )
+            await pipe.send(conn.send(switch))
+            await echo(pipe)
+            return
+        shown = b"".join(b"%s: %s\n" % pair for pair in head.headers)
+        text = b"%s %s\n%s\n%s" % (head.method, head.target, shown, body)
+        if b"/stream" in head.target:
+            await pipe.send(conn.send(h11.Response(status_code=200, headers=[])))
+            for number in range(3):
+                await pipe.send(conn.send(h11.Data(data=b"part %d\n" % number)))
+        else:
+            headers = [("content-length", str(len(text)))]
+            await pipe.send(conn.send(h11.Response(status_code=200, headers=headers)))
+            await pipe.send(conn.send(h11.Data(data=text)))
+        await pipe.send(conn.send(h11.EndOfMessage()))
+        conn.start_next_cycle()
+
+
+async def test_ping_and_healthz_are_for_anyone(front: Front) -> None:
+    assert (await front.get("/ping", shown="")).endswith(b"pong\n")
+    assert (await front.get("/healthz", shown="")).startswith(b"HTTP/1.1 200")
+    front.healthy = False
+    assert (await front.get("/healthz", shown="")).startswith(b"HTTP/1.1 503")
+
+
+async def test_a_good_token_reaches_the_service_and_does_not_go_with_it(front: Front) -> None:
+    front.town.catalogue.put(front.town.nodes[1].offer("orders", front.town.program(web)))
+    said = await front.get("/orders/list?x=%2F", more="X-Forwarded-For: 6.6.6.6\r\nX-Mesh-Caller: me\r\n")
+    assert said.startswith(b"HTTP/1.1 200")
+    assert b"GET /list?x=%2F" in said
+    assert b"x-forwarded-for: 127.0.0.1" in said
+    assert b"x-forwarded-user: aaaaaaaaaaaa" in said
+    for gone in (b"Bearer", b"6.6.6.6", b"x-mesh-caller"):
+        assert gone not in said
+
+
+async def test_tokens_are_asked_for_and_judged(front: Front) -> None:
+    front.town.catalogue.put(front.town.nodes[1].offer("orders", front.town.program(web)))
+    assert (await front.get("/orders/", shown="")).startswith(b"HTTP/1.1 401")
+    assert (await front.get("/orders/", shown="b" * 12)).startswith(b"HTTP/1.1 401")
+    front.tokens["c" * 12] = msgspec.structs.replace(token(), hash=bytes(32))
+    assert (await front.get("/orders/", shown="c" * 12)).startswith(b"HTTP/1.1 401")
+    front.tokens["d" * 12] = token(services=["stock", "sh?p-*"])
+    assert (await front.get("/orders/", shown="d" * 12)).startswith(b"HTTP/1.1 403")
+    front.tokens["e" * 12] = token(paths=["/orders/public"])
+    assert (await front.get("/orders/private", shown="e" * 12)).startswith(b"HTTP/1.1 403")
+    assert (await front.get("/orders/publicity", shown="e" * 12)).startswith(b"HTTP/1.1 403")
+    assert (await front.get("/orders/public/a", shown="e" * 12)).startswith(b"HTTP/1.1 200")
+    front.now_ms += 61_000
+    assert (await front.get("/orders/")).startswith(b"HTTP/1.1 401")
+
+
+@pytest.mark.parametrize(
+    "path", ["/orders/public/../private", "/orders/public/%2e%2e/private", "/orders/a%00"]
+)
+async def test_a_path_that_hides_what_it_means_is_refused(front: Front, path: str) -> None:
+    front.tokens["a" * 12] = token(paths=["/orders/public"])
+    assert (await front.get(path)).startswith(b"HTTP/1.1 400")
+
+
+async def test_open_services_need_no_token(front: Front) -> None:
+    front.settings = Settings(listen="0", open=("orders",))
+    front.town.catalogue.put(front.town.nodes[1].offer("orders", front.town.program(web)))
+    assert (await front.get("/orders/", shown="")).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_service_without_instances_is_503_and_none_at_all_404(front: Front) -> None:
+    assert (await front.get("/orders/")).startswith(b"HTTP/1.1 503")
+    assert (await front.get("/")).startswith(b"HTTP/1.1 404")
+
+
+async def test_bodies_go_through_with_a_length_and_in_chunks(front: Front) -> None:
+    front.town.catalogue.put(front.town.nodes[1].offer("orders", front.town.program(web)))
+    bearer = f"Authorization: Bearer {tokens.text_of('a' * 12, SECRET)}\r\n".encode()
+    body = b"x" * 200_000
+    head = b"POST /orders/ HTTP/1.1\r\nHost: x\r\n" + bearer
+    said = await front.ask(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    assert said.endswith(b"\n" + body)
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    assert (await front.ask(head + chunked)).endswith(b"hello")
+    waiting = b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\nok"
+    assert (await front.ask(head + waiting)).endswith(b"ok")
+
+
+async def test_a_body_that_is_too_large_is_refused(front: Front) -> None:
+    front.settings = Settings(listen="0", body_bytes_max=10)
+    front.town.catalogue.put(front.town.nodes[1].offer("orders", front.town.program(web)))
+    bearer = f"Authorization: Bearer {tokens.text_of('a' * 12, SECRET)}\r\n".encode()
+    head = b"POST /orders/ HTTP/1.1\r\nHost: x\r\n" + bearer
+    assert (await front.ask(head + b"Content-Length: 11\r\n\r\n")).startswith(b"HTTP/1.1 413")
+    endless = b"Transfer-Encoding: chunked\r\n\r\n" + b"5\r\nhello\r\n" * 3
+    assert b"200 OK" not in await front.ask(head + endless)
+
+
+async def test_answers_stream_and_websockets_switch(front: Front) -> None:
+    front.town.catalogue.put(front.town.nodes[1].offer("orders", front.town.program(web)))
+    said = await front.get("/orders/stream")
+    assert b"part 0" in said
+    assert b"part 2" in said
+    said = await front.get("/orders/ws", more="Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    assert said.startswith(b"HTTP/1.1 101")
+    assert b"upgrade: websocket" in said.lower()
+
+
+async def test_requests_of_one_connection_are_balanced_and_reuse_their_legs(front: Front) -> None:
+    nodes = front.town.nodes
+    front.town.catalogue.put(*(node.offer("orders", front.town.program(web)) for node in nodes[1:]))
+    bearer = f"Authorization: Bearer {tokens.text_of('a' * 12, SECRET)}\r\n".encode()
+    said = await front.ask((b"GET /orders/ HTTP/1.1\r\nHost: x\r\n" + bearer + b"\r\n") * 10)
+    assert said.count(b"HTTP/1.1 200") == 10
+    assert [node.counters["services.in"] for node in nodes[1:]] == [1, 1]
+
+
+async def test_a_request_that_is_safe_to_repeat_goes_elsewhere_when_an_instance_breaks(front: Front) -> None:
+    async def breaking(pipe: TcpPipe) -> None:
+        await pipe.receive()
+
+    nodes, program = front.town.nodes, front.town.program
+    front.town.catalogue.put(
+        nodes[1].offer("orders", program(breaking)), nodes[2].offer("orders", program(web))
+    )
+    for _ in range(6):
+        assert (await front.get("/orders/")).startswith(b"HTTP/1.1 200")
+    bearer = f"Authorization: Bearer {tokens.text_of('a' * 12, SECRET)}\r\n"
+    front.town.catalogue.put(nodes[1].offer("orders", program(breaking)))
+    post = f"POST /orders/ HTTP/1.1\r\nHost: x\r\n{bearer}Content-Length: 1\r\n\r\nx".encode()
+    assert (await front.ask(post)).startswith(b"HTTP/1.1 502")
+
+
+async def test_an_instance_that_is_not_there_is_a_bad_gateway(front: Front) -> None:
+    front.town.catalogue.put(front.town.nodes[1].offer("orders", free_port()))
+    assert (await front.get("/orders/")).startswith(b"HTTP/1.1 502")
+
+
+async def test_a_service_may_be_told_the_calling_node_by_a_header(front: Front) -> None:
+    offered = front.town.nodes[1].offer("orders", front.town.program(web), meta={"caller": "header"})
+    front.town.catalogue.put(offered)
+    said = await front.get("/orders/", more="X-Mesh-Caller: forged\r\n")
+    assert f"x-mesh-caller: n1 {front.town.nodes[0].key.peer_id}".encode() in said
+    assert b"forged" not in said
+
+
+def test_the_longest_route_wins_and_hosts_count() -> None:
+    chosen = Map(
+        Settings(routes={"/a": "one", "/a/b": "two", "api.example.org/a": "three", "/": "rest"}), "mesh"
+    )
+    assert chosen.choose("x", "/a/c") == Chosen("one", "/c")
+    assert chosen.choose("x", "/a/b") == Chosen("two", "/")
+    assert chosen.choose("x", "/ab") == Chosen("rest", "/ab")
+    assert chosen.choose("api.example.org", "/a/x") == Chosen("three", "/x")
+    plain = Map(Settings(strip_prefix=False, routes={"/a": "one"}), "mesh")
+    assert plain.choose("x", "/a/c") == Chosen("one", "/a/c")
+    assert plain.choose("orders.mesh", "/x") == Chosen("orders", "/x")
+    assert plain.choose("x", "/orders/x") == Chosen("orders", "/x")
+    assert plain.choose("x", "/Orders!/x") is None
+    with pytest.raises(ConfigError):
+        Map(Settings(routes={"orders": "orders"}), "mesh")
+
+
+def test_rates_let_bursts_through_and_no_more() -> None:
+    rates = Rates()
+    assert [rates.take("a", 2, 0.0) for _ in range(6)] == [True] * 4 + [False] * 2
+    assert rates.take("b", 2, 0.0)
+    assert rates.take("a", 2, 1.0)
+    assert all(rates.take("a", 0, 1.0) for _ in range(100))
+
+
+@pytest.mark.parametrize(
+    ("services", "paths", "ttl_s"),
+    [([], [], 60), (["Or ders"], [], 60), (["a"], ["x"], 60), (["a"], [], 0), (["a"], ["/\x1b"], 60)],
+)
+def test_tokens_that_cannot_be_are_refused(services: list[str], paths: list[str], ttl_s: float) -> None:
+    with pytest.raises(UsageError):
+        tokens.make(SECRET, services, paths, ttl_s, "", NOW_MS)
+
+
+def test_a_token_is_stored_as_a_hash() -> None:
+    value = tokens.make(SECRET, ["a"], [], 60, "", NOW_MS)
+    assert SECRET not in str(value)
+    assert tokens.split(tokens.text_of("a" * 12, SECRET)) == ("a" * 12, SECRET)
+    assert tokens.split("mesht_x") is None
+    assert tokens.read({"hash": "x"}) is None
+    found = tokens.read(value)
+    assert found is not None
+    assert tokens.matches(found, SECRET)
+    assert not tokens.matches(found, "6" * 64)
+
+
+_: Callable[[TcpPipe], Awaitable[None]] = web
