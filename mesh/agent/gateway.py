@@ -22,10 +22,11 @@ import h11
 import trio
 
 from mesh.agent import pipes
+from mesh.agent.headers import Headers, rewritten
 from mesh.agent.pipes import TcpPipe
 from mesh.agent.proxy import RoutedRelay, address_of
 from mesh.agent.routing import Router
-from mesh.agent.web import Answer, Headers, Limits, Way, rewritten
+from mesh.agent.web import Answer, Limits, Way
 from mesh.config import Gateway as Settings
 from mesh.core import tokens
 from mesh.core.registry import name_ok

@@ -23,9 +23,10 @@ import h11
 import trio
 
 from mesh.agent import pipes, socks
+from mesh.agent.headers import rewritten
 from mesh.agent.pipes import TcpPipe
 from mesh.agent.routing import Connection, Router
-from mesh.agent.web import Answer, Leg, Limits, Way, WebRelay, rewritten
+from mesh.agent.web import Answer, Leg, Limits, Way, WebRelay
 from mesh.config import Proxy as Settings
 from mesh.core.registry import name_ok
 from mesh.errors import ConfigError, Denied, MeshError, NotFound, TimedOut, UsageError

@@ -8,8 +8,7 @@ failover work request by request. A request without a body that is safe to repea
 that broke before an answer began goes to another instance, as far as the budget for that lasts. After
 `101 Switching Protocols` (WebSocket and others) the two connections are tied together as they are.
 
-Headers that belong to one connection only (RFC 9110, 7.6.1) are left out, and so is every `X-Mesh-…` that a
-caller wrote: those are the agents' words. A request with two meanings of its length is refused by h11.
+Which headers go with them is in `agent/headers.py`. A request with two meanings of its length h11 refuses.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import h11
@@ -25,6 +23,7 @@ import msgspec
 import trio
 
 from mesh.agent import pipes
+from mesh.agent.headers import Headers, cleaned, has_body, rewritten
 from mesh.agent.pipes import Pipe
 from mesh.errors import Failed, MeshError, TimedOut, Unreachable
 
@@ -34,10 +33,6 @@ HEAD_BYTES_MAX = 64 << 10
 KEPT_MAX = 16
 ATTEMPTS_MAX = 3
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
-_OF_ONE_CONNECTION = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"te", b"trailer", b"upgrade")
-)
-_MESH = b"x-mesh-"
 _REASONS = {
     400: "Bad Request",
     401: "Unauthorized",
@@ -53,8 +48,6 @@ _REASONS = {
 }
 _STATUS_OF_CODE = {"no_instances": 503, "usage": 400, "unreachable": 502, "timeout": 504}
 _STATUS_OF_EXIT = {2: 400, 3: 502, 4: 404, 5: 409, 6: 403, 7: 504}
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,7 +224,7 @@ class WebRelay(ABC):
             raise Answer(413, _problem(f"a body of {int(length)} bytes, at most {most} are allowed"))
 
     def _repeatable(self, request: h11.Request) -> bool:
-        return request.method in _SAFE and not _has_body(request)
+        return request.method in _SAFE and not has_body(request)
 
     async def _respond(self, answer: Answer) -> bool:
         # A body that nobody will read ends the connection.
@@ -257,7 +250,7 @@ class WebRelay(ABC):
     async def _exchange(self, leg: Leg, request: h11.Request) -> bool:
         leg.begun, leg.used = trio.current_time(), True
         head = _sent(leg, request)
-        if _has_body(request):
+        if has_body(request):
             await self._to_leg(leg, head)
             switched = await self._with_body(leg)
         else:
@@ -340,12 +333,12 @@ class WebRelay(ABC):
         while True:
             event = await self._event(leg)
             if isinstance(event, h11.InformationalResponse):
-                await self._near.send(self._said(_cleaned(event, upgrade=event.status_code == 101)))
+                await self._near.send(self._said(cleaned(event, upgrade=event.status_code == 101)))
                 if event.status_code == 101:
                     return True
             elif isinstance(event, h11.Response):
                 leg.answered(trio.current_time() - leg.begun)
-                await self._near.send(self._said(_cleaned(event)))
+                await self._near.send(self._said(cleaned(event)))
             elif isinstance(event, h11.Data):
                 await self._near.send(self._said(h11.Data(data=bytes(event.data))))
             elif isinstance(event, h11.EndOfMessage):
@@ -385,48 +378,8 @@ def _sent(leg: Leg, event: h11.Event) -> bytes:
         raise _Broken(str(error)) from None
 
 
-def _has_body(request: h11.Request) -> bool:
-    headers = dict(request.headers)
-    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0").strip(b"0") != b""
-
-
 def _problem(message: str, hint: str = "") -> bytes:
     return json.dumps({"error": {"code": "usage", "message": message, "hint": hint}}).encode()
-
-
-def passed_on(headers: Iterable[tuple[bytes, bytes]], *, upgrade: bool) -> Headers:
-    """Headers without those of one connection, and without what only agents may say."""
-    found = list(headers)
-    named = {
-        word.strip().lower() for name, value in found if name == b"connection" for word in value.split(b",")
-    }
-    chunked = any(name == b"transfer-encoding" for name, _ in found)
-    left_out = (_OF_ONE_CONNECTION | named) - {b"content-length", b"transfer-encoding", b"host"}
-    kept = [
-        (name, value)
-        for name, value in found
-        if name not in left_out and not name.startswith(_MESH) and not (chunked and name == b"content-length")
-    ]
-    if upgrade:
-        kept += [(name, value) for name, value in found if name == b"upgrade"]
-        kept.append((b"connection", b"upgrade"))
-    return kept
-
-
-def _cleaned(event: h11.Response | h11.InformationalResponse, *, upgrade: bool = False) -> h11.Event:
-    headers = passed_on(event.headers, upgrade=upgrade)
-    if isinstance(event, h11.InformationalResponse):
-        return h11.InformationalResponse(
-            status_code=event.status_code, headers=headers, reason=bytes(event.reason)
-        )
-    return h11.Response(status_code=event.status_code, headers=headers, reason=bytes(event.reason))
-
-
-def rewritten(request: h11.Request, target: bytes, more: Sequence[tuple[bytes, bytes]] = ()) -> h11.Request:
-    """The request as a service gets it."""
-    upgrade = any(name == b"upgrade" for name, _ in request.headers)
-    headers = passed_on(request.headers, upgrade=upgrade)
-    return h11.Request(method=bytes(request.method), target=target, headers=[*headers, *more])
 
 
 class CallerHeader(WebRelay):
