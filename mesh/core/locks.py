@@ -203,8 +203,9 @@ class Contender:
     """One session: wants a lock, holds it, is over.
 
     Args:
-        now: as everywhere here, seconds of a clock that runs on through a suspend.
+        session: drawn anew for each, 16 bytes.
         renews: False: its owner asks for each renewal with `renew`.
+        seen, seen_at: what an earlier session saw of the lock, and since when: waiting goes on, not anew.
     """
 
     def __init__(
@@ -215,19 +216,22 @@ class Contender:
         rng: random.Random,
         *,
         renews: bool = True,
+        seen: Lease | None = None,
+        seen_at: float = -math.inf,
     ) -> None:
         self.config = config
         self.state = State.WAITING
         self.token = 0
         self.until = -math.inf
-        self.seen: Lease | None = None
+        self.seen = seen
+        self.seen_at = seen_at if seen is not None else -math.inf
         self._owner = owner
         self._session = session
         self._rng = rng
         self._renews = renews
-        self._seen_at = -math.inf
         self._next = -math.inf
         self._busy = False
+        self._released = False
         self._asked: dict[bytes, float] = {}
 
     def deadline(self) -> float:
@@ -240,6 +244,11 @@ class Contender:
     def holds(self, now: float) -> bool:
         """Whether we hold it at this moment."""
         return self.state == State.HELD and now < self.until
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody else holds it, as far as we know."""
+        return self.state == State.WAITING and self._others(self.seen)
 
     def tick(self, now: float) -> list[Action]:
         """A time has come."""
@@ -261,8 +270,9 @@ class Contender:
 
     def release(self, now: float) -> list[Action]:
         """We want it no more; also when it is not known whether we hold it."""
-        if self.state == State.OVER:
+        if self._released:
             return []
+        self._released = True
         self.state = State.OVER
         return [self._ask(Step.RELEASE, now)]
 
@@ -270,7 +280,9 @@ class Contender:
         """What came of an action."""
         self._busy = False
         if self.state == State.OVER:
-            return []
+            late = isinstance(event, Finished) and event.ask.step != Step.RELEASE
+            # What was under way when we released it came through after all.
+            return [self._ask(Step.RELEASE, now)] if late and self._released else []
         if isinstance(event, Looked):
             self._next = now + self._jitter(self.config.poll_s)
             if event.known:
@@ -317,7 +329,7 @@ class Contender:
         except PeerError:
             return
         if lease is None or self.seen is None or lease.mark != self.seen.mark:
-            self._seen_at = now
+            self.seen_at = now
         self.seen = lease
 
     def _others(self, lease: Lease | None) -> bool:
@@ -327,7 +339,7 @@ class Contender:
 
     def _expired(self, now: float) -> bool:
         assert self.seen is not None
-        return now >= self._seen_at + self.seen.ttl_ms / 1000
+        return now >= self.seen_at + self.seen.ttl_ms / 1000
 
     def _lose(self, why: str) -> list[Action]:
         self.state = State.OVER

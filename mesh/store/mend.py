@@ -19,6 +19,7 @@ from mesh.store import rows
 from mesh.store.log import LmdbLog, Tables
 from mesh.store.rows import Damaged
 from mesh.store.txn import Txn
+from mesh.store.votes import SEAT, VOTES
 from mesh.store.watch import Change
 
 _BREATHE_ROWS = 500
@@ -139,4 +140,6 @@ def drop_row(txn: Txn, tables: Tables, damaged: Damaged) -> None:
             txn.put_row(tables.hist, value, None)
     elif damaged.table == "hist":
         txn.put_row(tables.ring, damaged.key[-8:], None)
+    elif damaged.table == "meta" and damaged.key.startswith(VOTES.encode()):
+        txn.put_meta(SEAT, None)
     txn.put_row(table, damaged.key, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mesh.store import rows
@@ -39,6 +40,15 @@ class Txn:
         """Set a small named value; None removes it."""
         key = name.encode()
         self.put_row(self._tables.meta, key, None if value is None else rows.seal(key, value))
+
+    def names(self, prefix: str, start: str = "") -> Iterator[str]:
+        """Names of small values that begin so, ascending, from `start` on."""
+        cursor, first = self.raw.cursor(db=self._tables.meta), prefix.encode()
+        if cursor.set_range(max(first, start.encode())):
+            for key in cursor.iternext(keys=True, values=False):
+                if not key.startswith(first):
+                    return
+                yield key.decode()
 
     def put_row(self, table: Any, key: bytes, value: bytes | None) -> None:
         """Write a row of another table of the store; None removes it."""
