@@ -41,6 +41,11 @@ INDEX: dict[str, dict[str, Entry]] = {
         "map": Entry("types", "maps"),
         "flag": Entry("types", "flags"),
     },
+    "Locks": {
+        "quorum": Entry("quorum", "declare and replace the voters that locks stand on"),
+        "lock": Entry("lock", "run a command while holding a lock"),
+        "lease": Entry("lease", "hold locks from scripts, and see who holds them"),
+    },
     "Messages": {
         "pub": Entry("messages", "send a message to a topic"),
         "sub": Entry("messages", "print the messages of topics"),

@@ -16,6 +16,7 @@ from mesh.agent.duties import Duties
 from mesh.agent.events import Events
 from mesh.agent.invites import Invites
 from mesh.agent.kv import Kv
+from mesh.agent.leases import Leases
 from mesh.agent.members import Members
 from mesh.agent.messages import Messages
 from mesh.agent.metrics import Metrics
@@ -23,13 +24,16 @@ from mesh.agent.node import Node
 from mesh.agent.offering import Offering
 from mesh.agent.policy import Policies
 from mesh.agent.programs import Programs
+from mesh.agent.proposing import Proposer
 from mesh.agent.query import Queries
+from mesh.agent.quorum import Quorums
 from mesh.agent.renewal import Keeper
 from mesh.agent.shards import Shards
 from mesh.agent.status import Logs, Status
 from mesh.agent.summary import Summary
 from mesh.agent.table import Table
 from mesh.agent.topics import Topics
+from mesh.agent.votes import Votes
 from mesh.config import Config
 from mesh.config import Messages as MessageSettings
 from mesh.errors import MeshError
@@ -81,6 +85,12 @@ class Features:
         node.use_queries(self.messages.queries)
         self.messages.queries.register("mesh.status", self._brief)
         self.messages.queries.register("mesh.metric", self.metrics.value)
+        self._votes = Votes(node)
+        for method, handler in self._votes.handlers.items():
+            self.messages.calls.handle(method, handler)
+        self._proposer = Proposer(node.me, self.messages.calls.request, self.table.public_of, node.rng)
+        self.quorums = Quorums(node, self.certs, self.table, self._votes, self._proposer)
+        self.leases = Leases(node.me, self.quorums, self._proposer, self.table, node.rng)
         self._keeper = Keeper(node, self.certs, self._moved)
         self._discovery = Discovery(node)
         self.status.more_checks += [self._discovery.check, self.metrics.check]
@@ -102,6 +112,9 @@ class Features:
             nursery.start_soon(self.offered.run)
             nursery.start_soon(self.shards.run)
             await nursery.start(self.messages.run)
+            nursery.start_soon(self._votes.run)
+            await nursery.start(self._proposer.run)
+            await nursery.start(self.leases.run)
             assert self._node.host is not None
             self._node.host.handle(protocols.CALL, self.messages.calls.accept)
             task_status.started()

@@ -1,9 +1,9 @@
 """The feature `leases`: locks for local programs and for the agent's own work, on quorum registers.
 
 One task drives each session (`mesh/core/locks.py`): it asks, waits, renews, and says when the lease is lost.
-Times are of CLOCK_BOOTTIME, which runs on while the machine sleeps; since trio's clock does not, every session
-is woken when the machine has slept. `until_boot_s` of an answer is of that clock, so a program on this machine
-can hold itself to it without asking.
+Times are of CLOCK_BOOTTIME, which runs on while the machine sleeps; since trio's clock does not, every
+session is woken when the machine has slept. `until_boot_s` of an answer is of that clock, so a program on
+this machine can hold itself to it without asking.
 
     hold(...)                for the agent: a Hold with `token`, `lost`, `release`
     acquire, renew, release  for programs that renew themselves; over when the ttl passes
@@ -135,8 +135,8 @@ class Leases:
         Raises:
             UsageError, NotFound: the name, the ttl, the quorum. Conflict: too many sessions.
         """
-        voters.check_register(name)
         chosen = self._quorums.pick(quorum)
+        voters.lock_path(chosen, name)
         config = Config(ttl_s=locks.check_ttl(ttl_s))
         if len(self._sessions) >= SESSIONS_MAX:
             raise Conflict(f"{SESSIONS_MAX} locks are wanted or held here already", "release some")
@@ -144,9 +144,7 @@ class Leases:
         if ident in self._sessions:
             raise Conflict(f"session {ident.hex()} is under way already")
         seen, seen_at = self._seen.get((chosen, name), (None, 0.0))
-        machine = Contender(
-            self._me, ident, config, self._rng, renews=renews, seen=seen, seen_at=seen_at
-        )
+        machine = Contender(self._me, ident, config, self._rng, renews=renews, seen=seen, seen_at=seen_at)
         hold = Hold(name, chosen, ident, machine)
         self._sessions[ident] = hold
         self._nursery.start_soon(self._drive, hold, on_lost)
@@ -168,9 +166,7 @@ class Leases:
         Raises:
             Conflict: somebody else holds it, and `wait_s` is over. TimedOut: no majority of voters answers.
         """
-        hold = self.begin(
-            name, quorum=quorum, ttl_s=ttl_s, session=session, renews=renews, on_lost=on_lost
-        )
+        hold = self.begin(name, quorum=quorum, ttl_s=ttl_s, session=session, renews=renews, on_lost=on_lost)
         try:
             with trio.move_on_after(max(wait_s, 0)) as patience:
                 await hold.held.wait()
@@ -290,9 +286,7 @@ class Leases:
     ) -> Json:
         """A lease that its program renews itself. Raises as `hold`."""
         known = None if session is None else _session(session)
-        hold = await self.hold(
-            name, wait_s=wait_s, quorum=quorum, ttl_s=ttl_s, session=known, renews=False
-        )
+        hold = await self.hold(name, wait_s=wait_s, quorum=quorum, ttl_s=ttl_s, session=known, renews=False)
         return self._row(hold)
 
     async def renew(self, session: str) -> Json:
@@ -353,8 +347,8 @@ class Leases:
 
     async def show(self, name: str, *, quorum: str) -> Json:
         """Who holds a lock, as a majority of the voters tells. TimedOut: none does."""
-        voters.check_register(name)
         chosen = self._quorums.pick(quorum)
+        voters.lock_path(chosen, name)
         told = await self._proposer.look(chosen, self._quorums.get(chosen), name, ROUND_S_MAX)
         if isinstance(told, NoQuorum):
             raise no_quorum(chosen, told)

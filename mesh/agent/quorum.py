@@ -68,15 +68,13 @@ class Quorums:
             raise UsageError(f"which quorum? there are {', '.join(names)}", "name it with --quorum")
         return names[0]
 
-    async def list(self) -> Rows:
-        return [self._row(name, self.get(name)) for name in self.names()]
-
     def _row(self, name: str, found: Voters) -> Json:
         return {
             "name": name,
             "generation": found.gen,
             "voters": [self._voter(seat.aid) for seat in found.seats],
             "next": None if found.next is None else [self._voter(aid) for aid in found.next.aids],
+            "majority": None,
         }
 
     def _voter(self, aid: bytes) -> Json:
@@ -172,7 +170,8 @@ class Quorums:
             nodes = [self._instead(aid, changes) for aid in present.aids]
             strangers = [old for old in changes if public_of(old)[:AID_BYTES] not in present.aids]
             if strangers:
-                raise NotFound(f"{self._table.who(public_of(strangers[0])[:AID_BYTES])[1]} is no voter of {name}")
+                stranger = self._table.who(public_of(strangers[0])[:AID_BYTES])[1]
+                raise NotFound(f"{stranger} is no voter of {name}", f"`meshctl quorum show {name}`")
             wanted = Voters(present.gen + 1, await self._kept_seats(name, present, nodes, changes))
         procedure = hand_over(present, wanted)
         answer: Any = None
@@ -182,7 +181,8 @@ class Quorums:
             except StopIteration:
                 return await self.show(name)
             if isinstance(step, Announce):
-                answer = await self._announce(name, step.voters)
+                await self._announce(name, step.voters)
+                answer = None
             elif isinstance(step, Freeze):
                 answer = await self._freeze(name, step.voters)
             else:
@@ -261,6 +261,10 @@ class Quorums:
                     after = register
         except (MeshError, ValueError, TypeError, msgspec.ValidationError):
             return None
+
+    async def list(self) -> Rows:
+        """All quorums, their voters not asked."""
+        return [self._row(name, self.get(name)) for name in self.names()]
 
 
 def no_quorum(name: str, outcome: object) -> MeshError:

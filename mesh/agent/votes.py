@@ -5,10 +5,10 @@
     px/term/<quorum>                      Term
     px/cell/<quorum>/<set id>/<register>  Cell
 
-A vote is one job of the store's writer: read the cell, judge, write it, and the answer leaves after the fsync.
-The seat is drawn anew, and all votes go, when the store's generation is not the one it was drawn in (a new
-store, a backup put back), when a row of votes was damaged, and when another member remembers more of this node
-than its store does. Proposers then name a seat that is no longer ours, and are told so.
+A vote is one job of the store's writer: read the cell, judge, write it, and the answer leaves after the
+fsync. The seat is drawn anew, and all votes go, when the store's generation is not the one it was drawn in (a
+new store, a backup put back), when a row of votes was damaged, and when another member remembers more of this
+node than its store does. Proposers then name a seat that is no longer ours, and are told so.
 """
 
 from __future__ import annotations
@@ -113,8 +113,7 @@ class Votes:
             return voters.DENIED
         if ask.register == DECISION:
             return "" if cert.is_admin else voters.DENIED
-        voters.check_register(ask.register)
-        path = f"lock/{ask.quorum}/{ask.register}"
+        path = voters.lock_path(ask.quorum, ask.register)
         allowed = isinstance(ask.message, Look) or self._node.view.policy.may(cert, WRITE, path)
         return "" if allowed else voters.DENIED
 

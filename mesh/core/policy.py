@@ -4,7 +4,7 @@
     {"roles": {role: {verb: [pattern, ...]}}, "nodes": {node id: {verb: [pattern, ...]}}}
 
     verb                  what the patterns match
-    write                 paths of records: `kv/site/**`; user keys as users write them
+    write                 paths of records: `kv/site/**`; user keys as users write them; `lock/QUORUM/NAME`
     publish, subscribe    topics
     request, serve        names of requests, and of the functions that answer them
     query                 names of query functions
@@ -56,6 +56,7 @@ RESERVED = (
 )
 # Rooms of users' keys, one for each type that is not kept under the key itself.
 USERS = ("kv/**", "mv/**", "set/**", "map/**", "log/**", "flag/**", "counter/**")
+LOCKS = "lock/**"  # no records: `lock/<quorum>/<name>` is what voters ask before they vote for a lease
 OWN = ("*/{self}", "*/{self}/**")
 EVERYTHING = ("**",)
 _SAFE = "._~@:+-%"
@@ -68,7 +69,7 @@ Grants = Mapping[str, Sequence[str]]
 
 DEFAULTS: dict[str, Grants] = {
     ADMIN: dict.fromkeys(VERBS, EVERYTHING),
-    MEMBER: {WRITE: (*USERS, *OWN), **dict.fromkeys(VERBS[1:], EVERYTHING)},
+    MEMBER: {WRITE: (*USERS, LOCKS, *OWN), **dict.fromkeys(VERBS[1:], EVERYTHING)},
     "reader": dict.fromkeys((SUBSCRIBE, REQUEST, QUERY), EVERYTHING),
 }
 

@@ -34,7 +34,7 @@ import msgspec
 from mesh.core.admission import Directory
 from mesh.core.folds import rank
 from mesh.core.quorum import Cell, Promise, latest
-from mesh.core.record import AID_BYTES, Kind, Op, Record
+from mesh.core.record import AID_BYTES, Kind, Op, Record, user_path
 from mesh.errors import PeerError, UsageError
 from mesh.wire import codec
 
@@ -43,7 +43,7 @@ SIZES = (3, 5)
 SEAT_BYTES = 16
 GENERATION_MAX = 1 << 32
 REGISTERS_MAX = 4096  # of one quorum: a register that was used once is kept for ever, or its tokens fell
-REGISTER_BYTES_MAX = 200
+LOCK_BYTES_MAX = 160
 DECISION = ""  # the register in which a set decides on the next one
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?")
 
@@ -105,12 +105,17 @@ def check_name(name: str, what: str = "quorum") -> None:
         raise UsageError(f"{what} {name[:80]!r} is not a name", "small letters, digits, - and . (up to 64)")
 
 
-def check_register(name: str) -> None:
-    """Refuse what is no name of a lock. UsageError."""
-    if not name or not name.isprintable() or len(name.encode("utf-8", "replace")) > REGISTER_BYTES_MAX:
+def lock_path(quorum: str, name: str) -> str:
+    """The path that the right to use a lock is about.
+
+    Raises:
+        UsageError: the name is none.
+    """
+    if not name.strip("/") or not name.isprintable() or len(name.encode("utf-8", "replace")) > LOCK_BYTES_MAX:
         raise UsageError(
-            f"lock {name[:80]!r} is not a name", f"1 to {REGISTER_BYTES_MAX} bytes of printable text"
+            f"lock {name[:80]!r} is not a name", f"1 to {LOCK_BYTES_MAX} bytes of printable text"
         )
+    return user_path(f"{quorum}/{name}", "lock")
 
 
 def check_size(nodes: Sequence[bytes]) -> None:
@@ -118,9 +123,9 @@ def check_size(nodes: Sequence[bytes]) -> None:
     if len(set(nodes)) != len(nodes):
         raise UsageError("a voter is named twice", "name 3 or 5 different nodes")
     if len(nodes) not in SIZES:
-        why = "an even number tolerates no more failures and splits in halves"
         raise UsageError(
-            f"{len(nodes)} voters: a quorum has 3 or 5", why if len(nodes) % 2 == 0 else "name 3 or 5 nodes"
+            f"{len(nodes)} voters: a quorum has 3 or 5",
+            "an even number bears no more failures than one less, and splits in halves",
         )
 
 

@@ -20,6 +20,7 @@ import trio
 
 from mesh.admin.memory.clock import ID, Clock
 from mesh.admin.memory.kv import MemoryKv
+from mesh.admin.memory.locks import MemoryLeases, MemoryQuorums
 from mesh.admin.memory.messages import MemoryMessages
 from mesh.admin.memory.node import (
     MemoryCerts,
@@ -53,6 +54,8 @@ class Features:
         self.certs = MemoryCerts(clock, self.members)
         self.policy = MemoryPolicy(clock, self.members)
         self.kv = MemoryKv(clock)
+        self.quorums = MemoryQuorums(self.members)
+        self.leases = MemoryLeases(clock)
         self.messages = MemoryMessages(clock, self.members)
         self.services = MemoryServices(clock)
         self.shards = MemoryShards(clock)

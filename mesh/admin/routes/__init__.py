@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.admin.routes import invites, kv, members, messages, policy, services, status
+from mesh.admin.routes import invites, kv, locks, members, messages, policy, services, status
 
 ROUTES = (
     *status.ROUTES,
@@ -10,6 +10,7 @@ ROUTES = (
     *invites.ROUTES,
     *policy.ROUTES,
     *kv.ROUTES,
+    *locks.ROUTES,
     *messages.ROUTES,
     *services.ROUTES,
 )

@@ -7,6 +7,7 @@ made from these types. Conventions (times, hlc, bytes) are in `mesh/admin/featur
 from __future__ import annotations
 
 from mesh.admin.shapes.errors import Error, ErrorBody
+from mesh.admin.shapes.locks import Lease, LeaseLine, Lock, Quorum, Voter
 from mesh.admin.shapes.members import (
     Certificate,
     Forgotten,
@@ -83,8 +84,11 @@ __all__ = [
     "Event",
     "Forgotten",
     "Invite",
+    "Lease",
+    "LeaseLine",
     "Left",
     "Link",
+    "Lock",
     "LogEntry",
     "LogLevel",
     "Member",
@@ -98,6 +102,7 @@ __all__ = [
     "Pong",
     "Published",
     "QueryResult",
+    "Quorum",
     "Reach",
     "Refusal",
     "Restored",
@@ -116,5 +121,6 @@ __all__ = [
     "Sibling",
     "Status",
     "Version",
+    "Voter",
     "Written",
 ]

@@ -24,6 +24,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/publish": {"topic": "a/b", "payload": 1},
     "/v1/services": {"service": {"name": "made", "port": 80}},
     "/v1/services/{service}/report": {"status": "pass"},
+    "/v1/quorums": {"voters": [ID]},
+    "/v1/leases/renew": {"session": "s"},
+    "/v1/leases/release": {"session": "s"},
 }
 QUERIES: dict[str, dict[str, Any]] = {"/v1/shards": {"key": "k"}}
 SKIPPED = {"/v1/openapi.json", "/v1/request", "/v1/answers/{call}"}
@@ -67,6 +70,7 @@ async def test_answers_have_the_shape_they_promise(route: Route) -> None:
     how: dict[str, Any] = {"scope": "mesh", "durable": "local"}
     await features.kv.put("seen", "x", type=None, ttl_ms=None, **how)
     await features.kv.log_append("seen", "x", ttl_ms=None, **how)
+    await features.leases.acquire("seen", quorum="", ttl_s=9, wait_s=0, session="s")
     answer = await route.handler(getattr(features, route.feature), await call_of(route, features))
     wanted = list[route.result] if route.many else route.result  # type: ignore[name-defined]
     plain = json.loads(dumps(answer))

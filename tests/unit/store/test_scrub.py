@@ -209,3 +209,17 @@ async def test_replaced_values_are_kept_in_a_bounded_ring(open_store, pens, putt
     await store.write(putting(pen.say("member/x", 1)))
     await store.write(putting(pen.say("member/x", 2)))
     assert store.replaced("m", "member/x") == []
+
+
+async def test_a_vote_that_was_damaged_takes_the_voters_seat_along(store):
+    def vote(txn):
+        for name in ("px/cell/main/00/a", "px/seat", "other"):
+            txn.put_meta(name, b"x")
+
+    await store.write(vote)
+    await damage(store, "meta", b"px/cell/")
+    assert await store.tender.scrub() == 1
+    assert store.meta("px/cell/main/00/a") is None
+    assert store.meta("px/seat") is None
+    assert store.meta("other") == b"x"
+    assert await store.write(lambda txn: list(txn.names("px/"))) == []

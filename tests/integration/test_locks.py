@@ -1,0 +1,195 @@
+"""Locks on real agents: one holder, growing tokens, a minority has none, voters that are replaced."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from yard import PROGRAMS, Agent, Yard, eventually
+
+from mesh.errors import Conflict, Denied, NotFound, TimedOut, UsageError
+
+TTL_S = 2.0
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def agents() -> Iterator[list[Agent]]:
+    """Four agents; the first three vote in `main`."""
+    folder = Path(tempfile.mkdtemp(prefix="yard-"))
+    yard = Yard(folder)
+    try:
+        formed = yard.form(4)
+        with formed[0].client() as client:
+            made = client.create_quorum("main", ["n1", "n2", "n3"])
+        assert [voter["state"] for voter in made["voters"]] == ["voting"] * 3
+        for agent in formed:
+            eventually(lambda agent=agent: quorums(agent) == ["main"], f"{agent.name} knows the quorum")
+        yield formed
+    finally:
+        yard.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def quorums(agent: Agent) -> list[str]:
+    with agent.client() as client:
+        return [row["name"] for row in client.quorums()]
+
+
+def test_one_holds_and_the_other_is_told_who(agents: list[Agent]) -> None:
+    with agents[3].client() as one, agents[1].client() as other:
+        lease = one.acquire("jobs/a", ttl_s=TTL_S)
+        with pytest.raises(Conflict, match="n4"):
+            other.acquire("jobs/a", ttl_s=TTL_S)
+        assert other.lock("jobs/a")["node_name"] == "n4"
+        assert one.renew(lease["session"])["token"] == lease["token"]
+        assert [row["name"] for row in one.leases()] == ["jobs/a"]
+        one.release(lease["session"])
+        with pytest.raises(NotFound):
+            one.renew(lease["session"])
+        following = other.acquire("jobs/a", ttl_s=TTL_S)
+        assert following["token"] > lease["token"]
+        other.release(following["session"])
+        assert not one.lock("jobs/a")["held"]
+
+
+def test_a_stream_holds_while_it_is_read_and_a_waiting_one_gets_it_then(agents: list[Agent]) -> None:
+    got: list[int] = []
+
+    def wait() -> None:
+        with agents[2].client() as client, client.hold("jobs/b", ttl_s=TTL_S) as lines:
+            got.append(next(lines)["token"])
+
+    waiting = threading.Thread(target=wait)
+    with agents[0].client() as client, client.hold("jobs/b", ttl_s=TTL_S) as lines:
+        first = next(lines)
+        waiting.start()
+        renewed = [next(lines) for _ in range(4)]
+        assert {line["state"] for line in renewed} == {"renewed"}
+        assert renewed[-1]["until_boot_s"] > first["until_boot_s"] + TTL_S / 3
+        assert got == []
+    waiting.join(timeout=30)
+    assert got == [first["token"] + 1]
+
+
+def test_a_killed_holder_is_followed_with_a_larger_token_when_its_lease_is_over(agents: list[Agent]) -> None:
+    holder = agents[3]
+    client = holder.client()
+    lines = client.hold("jobs/c", ttl_s=TTL_S)
+    first = next(lines)
+    taken: list[tuple[float, int]] = []
+
+    def wait() -> None:
+        with agents[1].client() as other:
+            lease = other.acquire("jobs/c", ttl_s=TTL_S, wait_s=60)
+            taken.append((time.monotonic(), lease["token"]))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    next(lines)
+    holder.kill()
+    killed_at = time.monotonic()
+    waiting.join(timeout=60)
+    lines.close()
+    holder.start()
+    at, token = taken[0]
+    assert token > first["token"]
+    # Never sooner than the holder may have believed in it.
+    assert at - killed_at > TTL_S * 0.5
+
+
+def test_who_sees_no_majority_gets_none_and_loses_what_it_held(agents: list[Agent]) -> None:
+    with agents[0].client() as client, client.hold("jobs/d", ttl_s=TTL_S) as lines:
+        next(lines)
+        for voter in agents[1:3]:
+            voter.signal(signal.SIGSTOP)
+        try:
+            states = [line["state"] for line in lines]
+            assert states[-1] == "lost"
+            with pytest.raises(TimedOut, match="majority"):
+                client.acquire("jobs/e", ttl_s=TTL_S)
+        finally:
+            for voter in agents[1:3]:
+                voter.signal(signal.SIGCONT)
+        eventually(lambda: client.acquire("jobs/e", ttl_s=TTL_S), "a majority is back")
+
+
+def test_a_command_runs_with_its_token_and_ends_with_its_lock(agents: list[Agent], tmp_path: Path) -> None:
+    done = agents[0].ctl("lock", "jobs/f", "--ttl", "2s", "--", "sh", "-c", "echo $MESH_LOCK_TOKEN; exit 7")
+    assert (done.stdout.strip().isdecimal(), done.returncode) == (True, 7)
+    mark = tmp_path / "pid"
+    words = ["lock", "jobs/f", "--ttl", "2s", "--", "sh", "-c", f"echo $$ > {mark}; exec sleep 1000"]
+    argv = [str(PROGRAMS / "meshctl"), "--socket", str(agents[0].socket), *words]
+    running = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    eventually(lambda: mark.exists() and mark.read_text().strip(), "the command runs")
+    pid = int(mark.read_text())
+    with agents[1].client() as other, pytest.raises(Conflict):
+        other.acquire("jobs/f", ttl_s=TTL_S)
+    for voter in agents[1:3]:
+        voter.signal(signal.SIGSTOP)
+    try:
+        _, said = running.communicate(timeout=60)
+    finally:
+        for voter in agents[1:3]:
+            voter.signal(signal.SIGCONT)
+    assert running.returncode == 5
+    assert "lost" in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_locks_outlive_the_loss_of_a_voters_disk_and_its_replacement(agents: list[Agent]) -> None:
+    with agents[1].client() as client:
+        held = client.acquire("jobs/g", ttl_s=60)
+    lost = agents[2]
+    lost.stop()
+    shutil.rmtree(lost.data / "store")
+    lost.start()
+
+    def states() -> dict[str, str]:
+        with agents[0].client() as client:
+            return {voter["node_name"]: voter["state"] for voter in client.quorum("main")["voters"]}
+
+    eventually(lambda: states() == {"n1": "voting", "n2": "voting", "n3": "lost"}, "n3 votes no more")
+    with agents[0].client() as admin:
+        replaced = admin.replace_voters("main", {"n3": "n4"})
+    assert [voter["node_name"] for voter in replaced["voters"]] == ["n1", "n2", "n4"]
+    assert {voter["state"] for voter in replaced["voters"]} == {"voting"}
+    with agents[3].client() as client:
+        eventually(lambda: client.quorum("main")["generation"] >= 2, "n4 knows")
+        with pytest.raises(Conflict, match="n2"):
+            client.acquire("jobs/g", ttl_s=TTL_S)
+    with agents[1].client() as client:
+        eventually(lambda: client.quorum("main")["generation"] >= 2, "n2 knows")
+        client.release(held["session"])
+        assert client.acquire("jobs/g", ttl_s=TTL_S)["token"] == held["token"] + 1
+    with agents[0].client() as admin:
+        back = admin.replace_voters("main", {"n4": "n3"})
+    assert [voter["node_name"] for voter in back["voters"]] == ["n1", "n2", "n3"]
+    for agent in agents:
+        with agent.client() as client:
+            eventually(lambda client=client: client.quorum("main")["generation"] == 3, "all know")
+
+
+def test_what_makes_no_sense_is_refused_with_the_reason(agents: list[Agent]) -> None:
+    with agents[0].client() as admin, agents[1].client() as member:
+        with pytest.raises(UsageError, match="3 or 5"):
+            admin.create_quorum("even", ["n1", "n2", "n3", "n4"])
+        with pytest.raises(UsageError, match="twice"):
+            admin.create_quorum("twice", ["n1", "n1", "n2"])
+        with pytest.raises(Conflict, match="there already"):
+            admin.create_quorum("main", ["n1", "n2", "n3"])
+        with pytest.raises(Denied, match="admin"):
+            member.create_quorum("mine", ["n1", "n2", "n3"])
+        with pytest.raises(NotFound, match="no quorum"):
+            member.acquire("x", quorum="nowhere")
+        with pytest.raises(UsageError, match="ttl"):
+            member.acquire("x", ttl_s=0.1)
