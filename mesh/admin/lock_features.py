@@ -1,4 +1,4 @@
-"""What the admin routes ask of the agent about locks; the conventions are those of `mesh/admin/features.py`."""
+"""What the admin routes ask of the agent about locks; see `mesh/admin/features.py`."""
 
 from __future__ import annotations
 
