@@ -1,0 +1,308 @@
+"""The table of seats: which instances there are to be, who has claimed which, and who could.
+
+What the store and liveness say is put in; the questions of placement are answered from it. Nothing is decided
+here, and time comes in only as `now`.
+
+    alive     heard of, or only suspected          counts, and may run what it claims
+    unknown   a member that was never heard        its claims hold their seats, but say nothing of running
+    dead      by verdict                           its claims hold for as long as their workload is patient
+    gone      left, removed, or no member          its claims do not count
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from mesh.core.candidates import Candidate, Load, Site, crowded, ordered, score, unfit, weight
+from mesh.core.claims import Claim, Seat, Stage
+from mesh.core.guard import Rule
+from mesh.core.workload import Workload
+
+Standing = Literal["alive", "unknown", "dead", "gone"]
+NEVER = float("inf")
+HOLDING = (Stage.CLAIM, Stage.RUN, Stage.DONE)
+OCCUPYING = (Stage.CLAIM, Stage.RUN, Stage.DRAIN)
+
+
+class Spec(msgspec.Struct, frozen=True):
+    """A workload as it is stored. `restarts` counts the times that an operator had it started anew."""
+
+    workload: Workload
+    gen: int
+    restarts: int = 0
+
+
+class Member(msgspec.Struct):
+    """What liveness says of a node, and since when by our clock."""
+
+    standing: Standing = "unknown"
+    since: float = 0.0
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A claim with its author."""
+
+    aid: bytes
+    claim: Claim
+
+
+_NOBODY = Member("gone")
+
+
+class Seating:
+    """The table."""
+
+    def __init__(self) -> None:
+        self.specs: dict[str, Spec] = {}
+        self.claims: dict[Seat, dict[bytes, Claim]] = {}
+        self.seats_of: dict[bytes, set[Seat]] = {}
+        self.sites: dict[bytes, Site] = {}
+        self.members: dict[bytes, Member] = {}
+        self.rules: tuple[Rule, ...] = ()
+        self._seats: dict[str, set[Seat]] = {}
+        self._loads: dict[bytes, Load] = {}
+        self._here: dict[bytes, Counter[str]] = {}
+        self._shy: set[str] = set()
+        self._unfit: dict[str, dict[bytes, str]] = {}
+
+    # -- what is put in ---------------------------------------------------------------------------------
+
+    def set_spec(self, name: str, spec: Spec | None) -> None:
+        """A workload was applied, changed or deleted."""
+        for seat in self._seats.get(name, ()):
+            self._weigh(seat, -1)
+        if spec is None:
+            self.specs.pop(name, None)
+        else:
+            self.specs[name] = spec
+        self._shy.discard(name)
+        if spec is not None and spec.workload.affinity.apart:
+            self._shy.add(name)
+        for seat in self._seats.get(name, ()):
+            self._weigh(seat, 1)
+        self._unfit.pop(name, None)
+
+    def _weigh(self, seat: Seat, sign: int) -> None:
+        for aid, claim in self.claims.get(seat, {}).items():
+            self._load(seat, aid, claim, sign)
+
+    def _load(self, seat: Seat, aid: bytes, claim: Claim, sign: int) -> None:
+        spec = self.specs.get(seat.name)
+        if claim.st in OCCUPYING and spec is not None:
+            self._here.setdefault(aid, Counter())[seat.name] += sign
+            self._loads.setdefault(aid, Load()).add(spec.workload.resources.requests, sign)
+
+    def set_claim(self, aid: bytes, seat: Seat, claim: Claim | None) -> None:
+        """A node's word about a seat."""
+        claims = self.claims.setdefault(seat, {})
+        old = claims.pop(aid, None)
+        if old is not None:
+            self._load(seat, aid, old, -1)
+        if claim is not None:
+            claims[aid] = claim
+            self._load(seat, aid, claim, 1)
+            self.seats_of.setdefault(aid, set()).add(seat)
+            self._seats.setdefault(seat.name, set()).add(seat)
+            return
+        self.seats_of.get(aid, set()).discard(seat)
+        if not claims:
+            del self.claims[seat]
+            seats = self._seats.get(seat.name, set())
+            seats.discard(seat)
+            if not seats:
+                self._seats.pop(seat.name, None)
+
+    def set_site(self, aid: bytes, site: Site | None) -> None:
+        """A node's offer, card or labels changed."""
+        if site is None:
+            self.sites.pop(aid, None)
+        else:
+            self.sites[aid] = site
+        for found in self._unfit.values():
+            found.pop(aid, None)
+
+    def set_rules(self, rules: Iterable[Rule]) -> None:
+        """The rules of admission changed."""
+        self.rules = tuple(rules)
+        self._unfit.clear()
+
+    def set_standing(self, aid: bytes, standing: Standing, now: float) -> bool:
+        """Liveness changed its mind; returns whether that changes anything here."""
+        member = self.members.get(aid, _NOBODY)
+        if member.standing == standing:
+            return False
+        if standing == "gone":
+            self.members.pop(aid, None)
+        else:
+            self.members[aid] = Member(standing, now)
+        return True
+
+    # -- questions --------------------------------------------------------------------------------------
+
+    def standing(self, aid: bytes) -> Standing:
+        """How a node stands."""
+        return self.members.get(aid, _NOBODY).standing
+
+    def load(self, aid: bytes) -> Load:
+        """What a node has claimed."""
+        return self._loads.get(aid) or Load()
+
+    def seats(self, name: str) -> list[Seat]:
+        """Every seat of a workload: those it is to have, and those that somebody claims besides."""
+        found = set(self._seats.get(name, ()))
+        spec = self.specs.get(name)
+        if spec is not None and not spec.workload.each:
+            found |= {Seat(name, index) for index in range(spec.workload.replicas)}
+        return sorted(found)
+
+    def wanted(self, seat: Seat) -> Spec | None:
+        """The workload of a seat that is to be filled."""
+        spec = self.specs.get(seat.name)
+        if spec is None or seat.index >= (1 if spec.workload.each else spec.workload.replicas):
+            return None
+        return spec
+
+    def held_until(self, seat: Seat, aid: bytes, now: float) -> float:
+        """Until when a node's claim holds its seat: 0 it does not, NEVER for as long as nothing changes."""
+        claim, spec = self.claims.get(seat, {}).get(aid), self.specs.get(seat.name)
+        member = self.members.get(aid, _NOBODY)
+        if claim is None or spec is None or claim.st not in HOLDING or member.standing == "gone":
+            return 0.0
+        site = self.sites.get(aid)
+        if member.standing == "alive" and site is not None and site.offer.st == "away":
+            return 0.0
+        if claim.st == Stage.DONE and claim.gen == spec.gen:
+            return NEVER
+        if member.standing == "dead" and spec.workload.mode != "pinned":
+            until = member.since + spec.workload.patience_s
+            return until if until > now else 0.0
+        return NEVER
+
+    def holders(self, seat: Seat, now: float) -> list[Held]:
+        """Whose claims hold a seat, ascending by node."""
+        claims = self.claims.get(seat, {})
+        return [Held(aid, claims[aid]) for aid in sorted(claims) if self.held_until(seat, aid, now)]
+
+    def runs(self, aid: bytes, claim: Claim) -> bool:
+        """Whether a node says, in its present life, that it runs what it claimed."""
+        site = self.sites.get(aid)
+        return (
+            claim.st in (Stage.RUN, Stage.DRAIN)
+            and self.standing(aid) == "alive"
+            and site is not None
+            and claim.life == site.offer.life
+        )
+
+    def running(self, name: str) -> bool:
+        """Whether an instance of a workload runs anywhere."""
+        return any(
+            self.runs(aid, claim)
+            for seat in self._seats.get(name, ())
+            for aid, claim in self.claims[seat].items()
+        )
+
+    def epoch_after(self, seat: Seat, now_ms: int) -> int:
+        """The epoch of the next owner: above every one known, and above those forgotten by its time."""
+        known = max((claim.epoch for claim in self.claims.get(seat, {}).values()), default=0)
+        return max(known + 1, now_ms // 1000)
+
+    def why_unfit(self, name: str, aid: bytes) -> str:
+        """Why a node can never run a workload as both are now, or ""."""
+        site, spec = self.sites.get(aid), self.specs.get(name)
+        if site is None:
+            return "offers nothing to workloads"
+        assert spec is not None
+        found = self._unfit.setdefault(name, {})
+        if aid not in found:
+            found[aid] = unfit(spec.workload, site, self.rules)
+        return found[aid]
+
+    def why_closed(self, aid: bytes) -> str:
+        """Why a node is given nothing new at present, or ""."""
+        standing = self.standing(aid)
+        if standing != "alive":
+            return f"is {standing}"
+        site = self.sites[aid]
+        if site.offer.st != "up":
+            return {"cordon": "is cordoned", "drain": "is drained"}.get(site.offer.st, f"is {site.offer.st}")
+        return "flaps: it fell twice lately" if site.flapping else ""
+
+    def why_apart(self, name: str, aid: bytes) -> str:
+        """What keeps a workload away from the others on a node, or ""."""
+        affinity, here = self.specs[name].workload.affinity, self._here.get(aid, Counter())
+        for other in affinity.apart:
+            if here[other] > 0:
+                return f"runs {other}, which it is to be apart from"
+        for other in affinity.near:
+            if here[other] <= 0:
+                return f"does not run {other}, which it is to be near"
+        for other in sorted(self._shy):
+            if here[other] > 0 and name in self.specs[other].workload.affinity.apart:
+                return f"runs {other}, which is to be apart from it"
+        return ""
+
+    def why_crowded(self, name: str, aid: bytes) -> str:
+        """What a node has no room for, or ""."""
+        return crowded(self.specs[name].workload, self.sites[aid], self.load(aid))
+
+    def why_not(self, name: str, aid: bytes) -> str:
+        """Why a node is not asked for a workload at present, room apart, or ""."""
+        return self.why_unfit(name, aid) or self.why_closed(aid) or self.why_apart(name, aid)
+
+    def plan(self, name: str, short: Iterable[Seat], now: float, now_ms: int) -> dict[Seat, list[Candidate]]:
+        """The order of nodes for each empty seat of a workload.
+
+        They are filled in thought one after the other, each by its first candidate, so that seats that are
+        empty at once spread over the nodes and do not all go to the same.
+        """
+        spec = self.specs[name]
+        sites = [self.sites[aid] for aid in sorted(self.sites) if not self.why_not(name, aid)]
+        label = spec.workload.affinity.spread
+        beside: dict[bytes, int] = {}
+        groups: dict[str, int] = {}
+        for seat in self._seats.get(name, ()):
+            for held in self.holders(seat, now):
+                self._count(held.aid, label, beside, groups)
+        plans = {}
+        for seat in sorted(short):
+            plans[seat] = ordered(
+                seat,
+                spec.workload,
+                sites,
+                self._loads,
+                lambda site: (groups.get(site.labels.get(label, ""), 0), beside.get(site.aid, 0)),
+                lambda aid, seat=seat: self._late(seat, aid, spec.workload, now_ms),  # type: ignore[misc]
+            )
+            if plans[seat]:
+                self._count(plans[seat][0].aid, label, beside, groups)
+        return plans
+
+    def _count(self, aid: bytes, label: str, beside: dict[bytes, int], groups: dict[str, int]) -> None:
+        beside[aid] = beside.get(aid, 0) + 1
+        site = self.sites.get(aid)
+        if label and site is not None:
+            group = site.labels.get(label, "")
+            groups[group] = groups.get(group, 0) + 1
+
+    def _late(self, seat: Seat, aid: bytes, workload: Workload, now_ms: int) -> float:
+        """0 for a trusted node; 1 while it is new; more after it has failed, the longest ago first."""
+        claim = self.claims.get(seat, {}).get(aid)
+        if claim is not None and claim.st == Stage.BAR and claim.until_ms > now_ms:
+            return float(claim.until_ms)
+        return float(now_ms - self.sites[aid].offer.life < workload.recovery_after_s * 1000)
+
+    def worth(self, seat: Seat, aid: bytes) -> tuple[float, float]:
+        """(weight, score) of a node for a seat, whatever the seat itself takes of its room left out."""
+        site, spec = self.sites.get(aid), self.specs.get(seat.name)
+        if site is None or spec is None:
+            return 0.0, 0.0
+        load, claim = self.load(aid), self.claims.get(seat, {}).get(aid)
+        if claim is not None and claim.st in OCCUPYING:
+            load = msgspec.structs.replace(load)
+            load.add(spec.workload.resources.requests, -1)
+        weighs = weight(spec.workload, site, load)
+        return weighs, score(seat, aid, weighs)
