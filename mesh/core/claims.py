@@ -43,10 +43,10 @@ class Seat(NamedTuple):
     """One numbered instance of a workload: a place to be taken by one node."""
 
     name: str
-    index: int
+    number: int
 
     def __str__(self) -> str:
-        return f"{self.name}/{self.index}"
+        return f"{self.name}/{self.number}"
 
 
 class Stage(StrEnum):
@@ -105,7 +105,7 @@ class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def claim_path(aid: bytes, seat: Seat) -> str:
     """Where a node's claim for a seat lives."""
-    return f"{CLAIM_PREFIX}{aid.hex()}/{seat.name}/{seat.index}"
+    return f"{CLAIM_PREFIX}{aid.hex()}/{seat.name}/{seat.number}"
 
 
 def offer_path(aid: bytes) -> str:

@@ -162,7 +162,7 @@ class Seating:
     def wanted(self, seat: Seat) -> Spec | None:
         """The workload of a seat that is to be filled."""
         spec = self.specs.get(seat.name)
-        if spec is None or seat.index >= (1 if spec.workload.each else spec.workload.replicas):
+        if spec is None or seat.number >= (1 if spec.workload.each else spec.workload.replicas):
             return None
         return spec
 
