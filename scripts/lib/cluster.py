@@ -52,6 +52,8 @@ class Node:
         self.pid_file = self.data / "agent.pid"
         self.config = self.data / "meshd.toml"
         self.programs = programs
+        self.prefix: list[str] = []  # words before the command, e.g. to run it in a network namespace
+        self.environment: dict[str, str] = {}
 
     @property
     def enrolled(self) -> bool:
@@ -69,19 +71,21 @@ class Node:
         ours = {os.path.realpath(word) for word in words if word.startswith(b"/")}
         return pid if os.path.realpath(os.fsencode(self.data)) in ours and state != "Z" else None
 
-    def start(self) -> None:
+    def start(self) -> subprocess.Popen[bytes]:
         """Start the agent in the background, its output appended to the log."""
         command = [self.programs / "meshd", "run", "--data-dir", self.data, "--config", self.config]
         with open(self.log, "ab") as log:
             process = subprocess.Popen(
-                [str(word) for word in command],
+                [*self.prefix, *map(str, command)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 cwd="/",
+                env={**os.environ, **self.environment},
             )
         self.pid_file.write_text(f"{process.pid}\n")
+        return process
 
     def ctl(self, *words: str, timeout_s: float = 60.0) -> str:
         """What `meshctl` prints for this agent.

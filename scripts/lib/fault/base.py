@@ -1,0 +1,61 @@
+"""What a row is given, and what it says of itself."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from fault.field import Field, field
+from fault.report import Report
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one row, with the counts it is to take."""
+
+    programs: Path
+    report: Report
+    nodes: int
+    seconds: float
+    runs: int
+    seed: int
+    network: bool
+
+    @property
+    def dice(self) -> random.Random:
+        return random.Random(self.seed)
+
+    def field(self, settings: str = "", *, count: int | None = None) -> AbstractContextManager[Field]:
+        """A formed field of `nodes` agents."""
+        return field(
+            self.programs, self.nodes if count is None else count, network=self.network, settings=settings
+        )
+
+
+Judge: TypeAlias = Callable[[Run], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trouble: what does it, how much of it by default, and what it cannot do without.
+
+    Attributes:
+        nodes, seconds, runs: the defaults of the options; 0 where the row has no use for it.
+        network: it cuts or loses packets, so it needs namespaces.
+        lacking: why it cannot run here, or an empty text.
+    """
+
+    judge: Judge
+    nodes: int = 0
+    seconds: float = 0.0
+    runs: int = 0
+    network: bool = False
+    lacking: Callable[[], str] = lambda: ""
+
+    @property
+    def about(self) -> str:
+        return (self.judge.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,110 @@
+"""Figures beside the bar and the anchor: one line of JSON for each, and a table at the end.
+
+A **promise** is broken or kept: nothing acknowledged is lost, no member is falsely dead. A broken one makes
+the status 1. A **bar** is a time or a size, which a busy machine may miss; it is shown and changes nothing.
+The machine's load stands beside every figure, because on a busy machine it is part of the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+class Report:
+    """Collects the figures of a run; prints each at once."""
+
+    def __init__(self, out: Path | None) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.row = ""
+        self._out = out
+        if out is not None:
+            out.write_text("")
+
+    def promise(self, what: str, value: float, *, at_most: float = 0, anchor: str = "") -> None:
+        """Something that must hold on any machine: a count that may not be above `at_most`."""
+        self._add(what, [value], "", f"<= {at_most:g}", value <= at_most, anchor, promise=True)
+
+    def bar(
+        self, what: str, values: Sequence[float], unit: str, at_most: float | None, anchor: str = ""
+    ) -> None:
+        """A measure, with the most that it should be, if there is such a thing."""
+        if not values:
+            self.note(f"{what}: nothing could be measured")
+            return
+        text = "" if at_most is None else f"<= {at_most:g}"
+        self._add(what, values, unit, text, at_most is None or max(values) <= at_most, anchor)
+
+    def fact(self, what: str, value: float, unit: str = "") -> None:
+        """How much was done: what the figures beside it rest on."""
+        self._add(what, [value], unit, "", True, "")
+
+    def note(self, text: str) -> None:
+        """A sentence that belongs to the row: above all what could not run here, and why."""
+        self._emit({"row": self.row, "note": text})
+
+    @property
+    def broken(self) -> list[str]:
+        """The promises that did not hold."""
+        return [f"{row['row']}: {row['what']}" for row in self.rows if row.get("promise") and not row["holds"]]
+
+    def _add(
+        self,
+        what: str,
+        values: Sequence[float],
+        unit: str,
+        bar: str,
+        holds: bool,
+        anchor: str,
+        *,
+        promise: bool = False,
+    ) -> None:
+        self._emit(
+            {
+                "row": self.row,
+                "what": what,
+                "median": round(statistics.median(values), 4),
+                "min": round(min(values), 4),
+                "max": round(max(values), 4),
+                "n": len(values),
+                "unit": unit,
+                "bar": bar,
+                "holds": holds,
+                "promise": promise,
+                "anchor": anchor,
+                "load": round(os.getloadavg()[0], 1),
+                "cores": os.cpu_count(),
+            }
+        )
+
+    def _emit(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        line = json.dumps(row, ensure_ascii=False)
+        if self._out is not None:
+            with self._out.open("a") as file:
+                file.write(line + "\n")
+        print(line, flush=True)
+
+    def table(self) -> str:
+        """Everything as a Markdown table, the notes below it."""
+        lines = ["| row | what | measured | bar | | anchor | load |", "|---|---|---|---|---|---|---|"]
+        for row in self.rows:
+            if "note" in row:
+                continue
+            spread = f" ({row['min']:g}..{row['max']:g}, {row['n']} times)" if row["n"] > 1 else ""
+            measured = f"{row['median']:g} {row['unit']}".strip() + spread
+            verdict = "" if not row["bar"] else "holds" if row["holds"] else _missed(row)
+            lines.append(
+                f"| {row['row']} | {row['what']} | {measured} | {row['bar']} | {verdict} | {row['anchor']}"
+                f" | {row['load']} |"
+            )
+        notes = [f"- {row['row']}: {row['note']}" for row in self.rows if "note" in row]
+        return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def _missed(row: dict[str, Any]) -> str:
+    return "BROKEN" if row["promise"] else "over"
