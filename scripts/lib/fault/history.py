@@ -65,6 +65,10 @@ class History:
         with self._lock:
             self.acknowledged += 1
 
+    def forget(self) -> None:
+        """Judge no more what was judged; the counts of acknowledged and unknown stay."""
+        self.values, self.counted, self.maybe, self.members = {}, Counter(), Counter(), {}
+
     def lost(self, agent: Agent) -> list[str]:
         """What was acknowledged and is not to be seen at an agent, each as a sentence."""
         with agent.client() as client:
@@ -85,14 +89,28 @@ class History:
 
 
 class Writers:
-    """One thread per agent that writes at a rate, going on through the agent's falls."""
+    """One thread per agent that writes at a rate, going on through the agent's falls.
 
-    def __init__(self, history: History, agents: Sequence[Agent], each_per_s: float, tag: str) -> None:
+    Args:
+        each_per_s: writes a second of each thread; 0: as fast as it is answered.
+        alike: an agent may be named several times, for several threads of its own.
+    """
+
+    def __init__(
+        self, history: History, agents: Sequence[Agent], each_per_s: float, tag: str, *, alike: bool = False
+    ) -> None:
         self.history = history
         self._pause_s = 1 / each_per_s if each_per_s else 0.0
         self._tag = tag
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._write, args=(agent,), daemon=True) for agent in agents]
+        self._threads = [
+            threading.Thread(
+                target=self._write,
+                args=(agent, f"{agent.name}.{number}" if alike else agent.name),
+                daemon=True,
+            )
+            for number, agent in enumerate(agents)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -104,13 +122,13 @@ class Writers:
         for thread in self._threads:
             thread.join()
 
-    def _write(self, agent: Agent) -> None:
+    def _write(self, agent: Agent, name: str) -> None:
         number, due, last = 0, time.monotonic(), time.monotonic()
         with agent.client(timeout_s=10.0) as client:
             while not self._ended.is_set():
                 number += 1
                 try:
-                    self._one(client, agent.name, number)
+                    self._one(client, name, number)
                 except MeshError:
                     self._ended.wait(0.02)
                     continue

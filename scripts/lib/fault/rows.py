@@ -8,11 +8,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from fault import membership, network, split
+from fault import crash, membership, network, split
 from fault.base import Row, Run
 from fault.report import Report
 
-ROWS: dict[str, Row] = {**membership.ROWS, **split.ROWS}
+ROWS: dict[str, Row] = {**membership.ROWS, **split.ROWS, **crash.ROWS}
 
 
 def listing() -> str:
