@@ -22,7 +22,7 @@ from mesh.core.clock import HybridClock, hlc_of
 from mesh.core.collect import Statement
 from mesh.core.fence import Fence
 from mesh.core.log import Log
-from mesh.core.record import LIVE, MESH, ZONE, Record
+from mesh.core.record import LIVE, MESH, ZONE, Kind, Record
 from mesh.core.rewind import rewind
 from mesh.errors import MeshError, PeerError, StoreFull
 from mesh.identity.keys import NodeKey
@@ -202,6 +202,15 @@ class Author:
         records = [self._sign(LIVE, statement, self.live_clock) for statement in statements]
         self.store.write_live(records)
         return records
+
+    def say_live_again(self) -> list[Record]:
+        """Say what stands in our slots of the live scope again, above the stamps of an earlier life.
+
+        Not messages: whoever listens here has had them already.
+        """
+        live = self.store.live
+        held = [rec for rec in live.since(self.aid, 0) if rec.kind != Kind.LOG]
+        return self.say_live([Statement(rec.path, rec.kind, rec.val, rec.op, rec.ttl) for rec in held])
 
     def _sign(self, scope: str, statement: Statement, clock: HybridClock) -> Record:
         return record.sign(

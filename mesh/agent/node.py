@@ -472,6 +472,7 @@ class Node:
             for rec in own.unknown:
                 self.author.live_clock.receive(rec.hlc)
             if self.forks.own_lease():
+                self.author.say_live_again()
                 self.vitality.say_again()
             return None
         trusted = self.author.fences[scope].trusts_strays(self.now_ms())

@@ -61,6 +61,17 @@ def own_offered(log: Log, me: bytes, records: Sequence[Record], now_ms: int) -> 
     return Own(unknown, strays) if unknown or strays else None
 
 
+def own_live_offered(log: Log, me: bytes, records: Sequence[Record], now_ms: int) -> Own | None:
+    """What a peer still holds of our last life in the live scope, above all that we have said in this one.
+
+    Its clock may have run ahead of our wall clock, pulled along by others. Until our stamps are above it, the
+    peer takes nothing that we say for new: we would be dead to it until our clock has caught up.
+    """
+    head = log.author(me).head
+    unknown = [rec for rec in records if rec.hlc > head]
+    return Own(unknown, []) if unknown else None
+
+
 def _forgotten_under(log: Log, rec: Record) -> bool:
     """Whether our newer record in the slot was written without knowing an older one of ours.
 

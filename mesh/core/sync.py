@@ -41,7 +41,7 @@ from mesh.core.floors import (
     outlived,
 )
 from mesh.core.log import Log
-from mesh.core.own import Own, own_offered
+from mesh.core.own import Own, own_live_offered, own_offered
 from mesh.core.quota import UNLIMITED, Limits
 from mesh.core.receive import Judge, LiveJudge, Outcome, Receiver, ResetParts
 from mesh.core.record import LIVE, Kind, Op, Record, SlotKey, signature_hash
@@ -110,7 +110,8 @@ def receive(
         judge: other rules than those of the delta's scope.
     """
     if delta.aid == me:
-        own = None if delta.scope == LIVE else own_offered(log, delta.aid, records, now_ms)
+        offered = own_live_offered if delta.scope == LIVE else own_offered
+        own = offered(log, delta.aid, records, now_ms)
         return Outcome(log.author(delta.aid), [], [], own=own)
     if judge is None:
         judge = _LIVE if delta.scope == LIVE else _DURABLE

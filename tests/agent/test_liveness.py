@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -15,6 +16,8 @@ from mesh.agent.invites import Invites
 from mesh.agent.members import Members
 from mesh.agent.node import Node
 from mesh.config import Config, Discovery, Membership, Store
+from mesh.core.clock import FUTURE_MS_MAX, hlc_of
+from mesh.core.lease import decode_lease, path_of
 from mesh.core.liveness import Liveness
 from mesh.core.rings import Place
 from mesh.core.vitals import PROFILES, DialResult, LoopLate, State
@@ -42,6 +45,7 @@ class Village:
 
     def __init__(self, folder: Path, nursery: trio.Nursery) -> None:
         self.folder, self.nursery = folder, nursery
+        self.config = CONFIG
         self.board = Switchboard(random.Random(5))
         self.nodes: list[Node] = []
         self.scopes: dict[bytes, trio.CancelScope] = {}
@@ -75,7 +79,7 @@ class Village:
         return self.nodes
 
     async def _start(self, name: str) -> Node:
-        node = Node(home.open_home(self.folder / name), CONFIG, self._host_for, wall_ms=self.wall_ms)
+        node = Node(home.open_home(self.folder / name), self.config, self._host_for, wall_ms=self.wall_ms)
         scope = self.scopes[node.me] = trio.CancelScope()
 
         async def run(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -168,6 +172,29 @@ async def test_an_address_that_a_member_does_not_name_is_not_proved_by_a_datagra
     first.links.worked.clear()
     first.links.vouch(second.me, "10.9.9.9", 5)
     assert second.me not in first.links.worked
+
+
+async def test_a_node_whose_clock_ran_ahead_before_a_restart_is_heard_at_once_after_it(
+    village: Village,
+) -> None:
+    seldom = msgspec.structs.replace(CONFIG.membership, lease_s=300.0)
+    village.config = msgspec.structs.replace(CONFIG, membership=seldom)
+    first, second = await village.settle(2)
+    ahead = hlc_of(village.wall_ms() + FUTURE_MS_MAX - 5_000)
+    second.author.live_clock.receive(ahead)  # others pull it along
+    second.vitality.say_again()
+    await until(lambda: first.store.live.author(second.me).head > ahead)
+    village.scopes[second.me].cancel()
+    await until(lambda: second.me not in first.links.sessions)
+    again = await village._start("n1")
+    inc = again.vitality.machine.incarnation
+    await until(lambda: heard_incarnation(first, again) == inc, 30.0)
+
+
+def heard_incarnation(viewer: Node, subject: Node) -> int:
+    """The incarnation in a node's newest lease, as another holds it."""
+    (lease,) = viewer.store.live.slots(path_of(subject.me))
+    return decode_lease(lease.val).inc
 
 
 @pytest.fixture
