@@ -97,7 +97,9 @@ def power_cut(run: Run) -> None:
         left, seed = left - states, seed + 1
     run.report.fact("states after a power cut", sound + sum(wrong.values()))
     anchor = "NATS JetStream lost 14.1 %"
-    run.report.promise("acknowledged writes lost, or a store that is not whole", sum(wrong.values()), anchor=anchor)
+    run.report.promise(
+        "acknowledged writes lost, or a store that is not whole", sum(wrong.values()), anchor=anchor
+    )
     for what, times in wrong.items():
         run.report.note(f"{times} times: {what}")
 
@@ -152,7 +154,10 @@ def harmed(data: bytes, how: str, dice: random.Random) -> bytes:
         image[at : at + 4096] = bytes(4096)
     elif how == "pages exchanged":
         one, other = (dice.randrange(2, pages) * 4096 for _ in range(2))
-        image[one : one + 4096], image[other : other + 4096] = data[other : other + 4096], data[one : one + 4096]
+        image[one : one + 4096], image[other : other + 4096] = (
+            data[other : other + 4096],
+            data[one : one + 4096],
+        )
     elif how == "garbage":
         at = dice.randrange(len(image))
         piece = dice.randbytes(min(dice.randrange(1, 9000), len(image) - at))

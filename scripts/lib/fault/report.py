@@ -50,7 +50,9 @@ class Report:
     @property
     def broken(self) -> list[str]:
         """The promises that did not hold."""
-        return [f"{row['row']}: {row['what']}" for row in self.rows if row.get("promise") and not row["holds"]]
+        return [
+            f"{row['row']}: {row['what']}" for row in self.rows if row.get("promise") and not row["holds"]
+        ]
 
     def _add(
         self,

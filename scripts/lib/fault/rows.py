@@ -50,9 +50,7 @@ def run(options: argparse.Namespace, programs: Path) -> int:
     return 1 if failed or report.broken else 0
 
 
-def _take(
-    row: Row, report: Report, options: argparse.Namespace, programs: Path, no_network: str
-) -> bool:
+def _take(row: Row, report: Report, options: argparse.Namespace, programs: Path, no_network: str) -> bool:
     """Run one row; False if it did not come to its end."""
     reason = row.lacking() or (no_network if row.network else "")
     if reason:

@@ -38,7 +38,9 @@ class Watch:
         self._ended = threading.Event()
         self._streams: dict[str, Any] = {}
         self._ready = {agent.name: threading.Event() for agent in agents}
-        self._threads = [threading.Thread(target=self._follow, args=(agent,), daemon=True) for agent in agents]
+        self._threads = [
+            threading.Thread(target=self._follow, args=(agent,), daemon=True) for agent in agents
+        ]
         for thread in self._threads:
             thread.start()
         for ready in self._ready.values():
