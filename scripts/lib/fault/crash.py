@@ -1,4 +1,4 @@
-"""Rows about what a node remembers: killed while it writes, power cut, its store damaged, rolled back or lost."""
+"""Rows about what a node remembers: killed while it writes, power cut, its store damaged or rolled back."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from setup import ROOT
@@ -25,7 +26,7 @@ HARMS = ("truncated", "bits flipped", "page zeroed", "pages exchanged", "garbage
 
 
 def kill_writes(run: Run) -> None:
-    """kill -9 at a random moment of 8 concurrent writers, again and again; alone, so that no peer can help."""
+    """kill -9 at a random moment of 8 concurrent writers, again and again; alone: no peer can help."""
     ready, history, lost = [], History(), 0
     with field(run.programs, 1, network=False) as made:
         agent = made.agents[0]
@@ -33,7 +34,7 @@ def kill_writes(run: Run) -> None:
         for number in range(run.runs):
             before = history.acknowledged
             with Writers(history, [agent] * 8, 0, f"kill{number}", alike=True):
-                wait("it writes", lambda: history.acknowledged > before, pause_s=0.001)
+                wait("it writes", partial(history.above, before), pause_s=0.001)
                 time.sleep(dice.random() * 0.3)
                 agent.kill()
             agent.start()
@@ -105,7 +106,7 @@ def power_cut(run: Run) -> None:
 
 
 def damage(run: Run) -> None:
-    """A member's store harmed in six ways while it is down: it must start, and be given back what is right."""
+    """A member's store harmed in six ways while it is down: it must start, and get back what is right."""
     dice, back, unclean, wrong = run.dice, [], 0, 0
     history = History()
     with field(run.programs, 3, network=run.network) as made:

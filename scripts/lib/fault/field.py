@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -198,7 +199,7 @@ class Field:
         names = {agent.name for agent in chosen}
         begun = time.monotonic()
         for agent in chosen:
-            wait(f"{agent.name} sees {len(names)} alive", lambda agent=agent: alive(agent) == names)
+            wait(f"{agent.name} sees {len(names)} alive", partial(_sees, agent, names))
         return time.monotonic() - begun
 
     def identical(self, agents: Sequence[Agent] | None = None) -> float:
@@ -229,6 +230,10 @@ def field(programs: Path, count: int, *, network: bool, settings: str = "") -> I
         yield made
     finally:
         made.end()
+
+
+def _sees(agent: Agent, names: set[str]) -> bool:
+    return alive(agent) == names
 
 
 def alive(agent: Agent) -> set[str]:

@@ -1,9 +1,9 @@
 """Writers through the admin sockets, the history of what was acknowledged, and the judge.
 
-Writers put keys of their own, count in shared counters, and add to sets. A write is acknowledged when the call
-returned, unknown when it failed: it may or may not be there. Afterwards every acknowledged key has its value
-at every agent, every counter shows at least the acknowledged and at most those and the unknown, every set
-holds what was added.
+Writers put keys of their own, count in shared counters, and add to sets. A write is acknowledged when the
+call returned, unknown when it failed: it may or may not be there. Afterwards every acknowledged key has its
+value at every agent, every counter shows at least the acknowledged and at most those and the unknown, every
+set holds what was added.
 """
 
 from __future__ import annotations
@@ -64,6 +64,10 @@ class History:
             raise
         with self._lock:
             self.acknowledged += 1
+
+    def above(self, count: int) -> bool:
+        """Whether more than so many writes were acknowledged."""
+        return self.acknowledged > count
 
     def forget(self) -> None:
         """Judge no more what was judged; the counts of acknowledged and unknown stay."""

@@ -1,4 +1,4 @@
-"""Rows about who is alive: loss, death, frozen members, cables that carry one way only, all restarted at once."""
+"""Rows about who is alive: loss, death, freezes, links that carry one way only, all restarted at once."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def flap(run: Run) -> None:
 
 
 def one_way(run: Run) -> None:
-    """One link passes nothing in one direction, another in neither (A-B, A-C, not B-C): nothing may change."""
+    """A link passes nothing in one direction, then another in neither (A-B, A-C, not B-C): no change."""
     with run.field() as made, Watch(made.agents) as watch:
         assert made.network is not None
         time.sleep(SETTLE_S)

@@ -1,4 +1,4 @@
-"""A hub with one cable to each agent's network namespace; what passes between agents passes its FORWARD chain.
+"""A hub with a cable to each agent's network namespace; what passes between agents passes its FORWARD chain.
 
 Every agent has a namespace of its own with one address, 10.213.SIDE.NUMBER, and routes all through the hub,
 another namespace. So one place sees each packet once in its direction: loss is `iptables -m statistic`, a cut

@@ -26,7 +26,7 @@ def listing() -> str:
 
 
 def run(options: argparse.Namespace, programs: Path) -> int:
-    """Take the rows asked for; 0 if every promise was kept, 1 if one was broken or a row failed, 2 for misuse."""
+    """Take the rows asked for; 0: every promise was kept, 1: one was broken or a row failed, 2: misuse."""
     if options.list:
         print(listing())
         return 0

@@ -80,7 +80,7 @@ def _own_side(watch: Watch, made: Field, since: float) -> int:
 
 
 def _whole(made: Field, healed: float) -> tuple[float, float]:
-    """When all saw all, and when all held the same, both since the heal; whichever comes first is asked first."""
+    """When all saw all, and when all held the same, both since the heal."""
     names = {agent.name for agent in made.agents}
     whole_s = same_s = 0.0
     while not (whole_s and same_s):

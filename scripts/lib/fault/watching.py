@@ -60,17 +60,18 @@ class Watch:
     def _follow(self, agent: Agent) -> None:
         while not self._ended.is_set():
             with contextlib.suppress(MeshError, OSError, ValueError):
-                with agent.client() as client, client.watch_events() as stream:
-                    self._streams[agent.name] = stream
-                    for row in client.members():
-                        self._note(agent.name, row["name"], row["state"], quiet=not self._known(agent, row))
-                    self._ready[agent.name].set()
-                    for line in stream:
-                        self._line(agent.name, line)
+                self._read(agent)
             self._ended.wait(0.05)
 
-    def _known(self, agent: Agent, row: dict[str, Any]) -> bool:
-        return (agent.name, row["name"]) in self.believed
+    def _read(self, agent: Agent) -> None:
+        with agent.client() as client, client.watch_events() as stream:
+            self._streams[agent.name] = stream
+            for row in client.members():
+                known = (agent.name, row["name"]) in self.believed
+                self._note(agent.name, row["name"], row["state"], quiet=not known)
+            self._ready[agent.name].set()
+            for line in stream:
+                self._line(agent.name, line)
 
     def _line(self, by: str, line: dict[str, Any]) -> None:
         kind, _, word = line["type"].partition("_")
