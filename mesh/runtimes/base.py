@@ -9,6 +9,7 @@ again is the supervisor's business (`mesh/agent/supervisor.py`).
 from __future__ import annotations
 
 import hashlib
+import re
 import signal
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -18,8 +19,8 @@ import msgspec
 
 from mesh.errors import UsageError
 
-INSTANCE_CHARS_MAX = 120
-LINE_BYTES_MAX = 16 * 1024
+_INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}(/[A-Za-z0-9_-]{1,20})?")
+_VARIABLE = re.compile(r"\$\{((?:DIR_|MESH_)[A-Z0-9_]+)\}")
 Kind = Literal["process", "container", "kubernetes"]
 Restart = Literal["always", "on-failure", "never"]
 
@@ -28,8 +29,8 @@ class Directory(msgspec.Struct, frozen=True):
     """A directory that an instance is given.
 
     Attributes:
-        name: a process finds it in the variable MESH_DIR_<NAME>.
-        path: where it is mounted in a container; "" is /NAME.
+        name: the program finds its path in the variable DIR_<NAME>.
+        path: where it is mounted in a container; "" is /mesh/NAME.
         persistent: it stays when the instance starts anew; else it is empty at each start.
         source: a place of the device itself, instead of one that the runtime makes.
         read_only: containers only.
@@ -69,9 +70,10 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a runtime needs to know to start one instance.
 
     Attributes:
-        instance: unique on this node; stays the same when the instance starts anew or is updated.
+        instance: such as web/2; unique on this node, the same when the instance starts anew or is updated.
         epoch: the fencing token, in the environment as MESH_EPOCH.
-        argv: the command; for a container the arguments, or, with `entrypoint`, in place of its own.
+        argv: the command; in a container arguments, or with `entrypoint` what is run in place of its own.
+            `${DIR_<NAME>}` and `${MESH_...}` are put in, here, in `env` and in `cwd`.
         user: a name, or uid[:gid]; "" is the agent's own (a container's: the image's).
         network: containers: none, host, or a network that the engine has.
         exclusive: the instance is killed when its deadline is not moved on (`Running.renew`).
@@ -122,13 +124,44 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_instance(instance: str) -> str:
-    """The name of an instance, if it can be one of a directory. Raises UsageError."""
-    plain = instance.replace("-", "").replace(".", "").replace("_", "")
-    if not (plain.isascii() and plain.isalnum() and instance[0].isalnum()):
-        raise UsageError(f"{instance[:80]!r} cannot be an instance's name", "letters, digits, - . and _")
-    if len(instance) > INSTANCE_CHARS_MAX:
-        raise UsageError(f"the instance's name {instance[:80]!r}... is longer than {INSTANCE_CHARS_MAX}")
+    """The name of an instance, if it can be one. Raises UsageError."""
+    if not _INSTANCE.fullmatch(instance):
+        raise UsageError(f"{instance[:80]!r} cannot be an instance's name", "such as web/0")
     return instance
+
+
+def word_of(instance: str) -> str:
+    """The instance's name as the name of a folder or a container."""
+    return instance.replace("/", ".")
+
+
+def instance_of(word: str) -> str:
+    """Back from `word_of`. Raises UsageError."""
+    return check_instance(word.replace(".", "/"))
+
+
+def environment(launch: Launch, places: Mapping[str, str]) -> dict[str, str]:
+    """What is told to the program, whatever the workload sets itself. `places`: paths of its directories."""
+    return {
+        **{f"DIR_{name.upper().replace('-', '_')}": place for name, place in places.items()},
+        "MESH_WORKLOAD": launch.workload,
+        "MESH_INSTANCE": launch.instance,
+        "MESH_EPOCH": str(launch.epoch),
+    }
+
+
+def filled(launch: Launch, variables: Mapping[str, str]) -> Launch:
+    """The launch with `${NAME}` replaced by these variables; other `$` stay as they are."""
+
+    def fill(text: str) -> str:
+        return _VARIABLE.sub(lambda found: variables.get(found[1], found[0]), text)
+
+    return msgspec.structs.replace(
+        launch,
+        argv=tuple(map(fill, launch.argv)),
+        env={name: fill(value) for name, value in launch.env.items()},
+        cwd=fill(launch.cwd),
+    )
 
 
 def stop_number(name: str) -> int:

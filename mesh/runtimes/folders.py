@@ -9,6 +9,7 @@ means that something of the instance still lives, and nothing else does.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -21,9 +22,10 @@ import msgspec
 
 from mesh.errors import Conflict, MeshError, StoreError, StoreFull, UsageError
 from mesh.identity import files
-from mesh.runtimes.base import Directory
+from mesh.runtimes.base import Directory, instance_of, word_of
 
 LOCK, STATE, CONTROL, DEADLINE, LOG = "lock", "state.json", "control", "deadline", "log"
+INSTANCES = "instances"
 ENTRIES_MAX = 200_000
 
 
@@ -59,8 +61,8 @@ class Folder:
 
     def __init__(self, root: Path, instance: str) -> None:
         self.instance = instance
-        self.path = root / "instances" / instance
-        self.data = root / "data" / instance
+        self.path = root / INSTANCES / word_of(instance)
+        self.data = root / "data" / word_of(instance)
         self.log = self.path / LOG
 
     def make(self) -> None:
@@ -177,6 +179,13 @@ class Folder:
                 os.close(fd)
         if not keep_data:
             shutil.rmtree(self.data, ignore_errors=True)
+
+
+def all_folders(root: Path) -> Iterator[Folder]:
+    """Of every instance that was ever started here and not forgotten."""
+    for name in sorted(os.listdir(root / INSTANCES)) if (root / INSTANCES).is_dir() else ():
+        with contextlib.suppress(UsageError):
+            yield Folder(root, instance_of(name))
 
 
 def _sizes(top: Path) -> Iterator[int]:

@@ -27,11 +27,20 @@ import msgspec
 import trio
 
 import mesh
-from mesh.errors import Denied, Failed, MeshError, NotFound, UsageError
+from mesh.errors import Denied, Failed, NotFound, UsageError
 from mesh.runtimes import cgroups, logreader
-from mesh.runtimes.base import Launch, Line, Running, check_instance, stop_number
+from mesh.runtimes.base import (
+    Launch,
+    Line,
+    Running,
+    check_instance,
+    environment,
+    filled,
+    stop_number,
+    word_of,
+)
 from mesh.runtimes.cgroups import Group
-from mesh.runtimes.folders import Folder, State, reachable
+from mesh.runtimes.folders import Folder, State, all_folders, reachable
 from mesh.runtimes.instance import ProcessInstance, boot_id
 
 SHIM = "import sys; sys.path.append(sys.argv[1]); from mesh.runtimes.shim import main; main()"
@@ -81,6 +90,7 @@ class Processes:
         finally:
             os.close(lock)
         if answer["fault"]:
+            await ProcessInstance(folder).wait()
             raise Failed(f"{launch.instance} cannot start: {answer['fault']}"[:1000])
         return ProcessInstance(folder)
 
@@ -88,8 +98,11 @@ class Processes:
         self, folder: Folder, launch: Launch, owner: tuple[int, int, list[int]] | None
     ) -> dict[str, Any]:
         folder.make_directories(launch.directories, owner[:2] if owner else None)
-        env = _environment(folder, launch)
-        cwd = launch.cwd or next((str(folder.place_of(d)) for d in launch.directories), "/")
+        places = {each.name: str(folder.place_of(each)) for each in launch.directories}
+        own = {**environment(launch, places), "MESH_SCRATCH": str(folder.path / "scratch")}
+        digest, launch = launch.digest, filled(launch, own)
+        home = next(iter(places.values()), "/")
+        env = _environment(launch, own, home)
         if owner is not None:
             barrier = reachable(folder.path, owner[0], {owner[1], *owner[2]})
             if barrier is not None and launch.directories:
@@ -99,11 +112,11 @@ class Processes:
                 )
         folder.write_deadline(launch.deadline_s)
         limits = msgspec.structs.replace(launch.limits, processes=launch.limits.processes or PROCESSES)
-        group = cgroups.make(launch.instance, self._node, limits)
+        group = cgroups.make(word_of(launch.instance), self._node, limits)
         state = State(
             phase="starting",
             boot=boot_id(),
-            digest=launch.digest,
+            digest=digest,
             workload=launch.workload,
             epoch=launch.epoch,
             notes=_notes(launch, group),
@@ -115,7 +128,7 @@ class Processes:
             began_ms=self._now_ms(),
         )
         folder.write_state(state)
-        return self._order(folder, launch, owner, env, cwd, group, state)
+        return self._order(folder, launch, owner, env, launch.cwd or home, group, state)
 
     def _order(
         self,
@@ -185,17 +198,7 @@ class Processes:
 
     async def adopt(self) -> list[Running]:
         """See `mesh.runtimes.base.Runtime`."""
-        found: list[Running] = []
-        for name in (
-            sorted(os.listdir(self._root / "instances")) if (self._root / "instances").is_dir() else ()
-        ):
-            try:
-                folder = Folder(self._root, check_instance(name))
-                if folder.state().phase:
-                    found.append(ProcessInstance(folder))
-            except MeshError:
-                continue
-        return found
+        return [ProcessInstance(folder) for folder in all_folders(self._root) if folder.state().phase]
 
     def logs(self, instance: str, *, tail: int, follow: bool) -> AsyncGenerator[Line, None]:
         """See `mesh.runtimes.base.Runtime`."""
@@ -217,21 +220,9 @@ async def _send(orders: trio.lowlevel.FdStream, data: bytes) -> None:
         pass  # the answer's end tells
 
 
-def _environment(folder: Folder, launch: Launch) -> dict[str, str]:
-    places = {directory.name: str(folder.place_of(directory)) for directory in launch.directories}
-    scratch = str(folder.path / "scratch")
-    return {
-        "PATH": PATH,
-        "LANG": "C.UTF-8",
-        "HOME": next(iter(places.values()), "/"),
-        **({"USER": launch.user.partition(":")[0]} if launch.user else {}),
-        **launch.env,
-        "MESH_WORKLOAD": launch.workload,
-        "MESH_INSTANCE": launch.instance,
-        "MESH_EPOCH": str(launch.epoch),
-        "MESH_SCRATCH": scratch,
-        **{f"MESH_DIR_{name.upper().replace('-', '_')}": place for name, place in places.items()},
-    }
+def _environment(launch: Launch, own: dict[str, str], home: str) -> dict[str, str]:
+    user = {"USER": launch.user.partition(":")[0]} if launch.user else {}
+    return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": home, **user, **launch.env, **own}
 
 
 def _owner(user: str) -> tuple[int, int, list[int]] | None:

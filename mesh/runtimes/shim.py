@@ -180,8 +180,8 @@ class Shim:
                 if os.read(go_r, 1):
                     become(self.order, out_w, err_w)
             except OSError as error:
-                what = error.filename or self.order["argv"][0]
-                os.write(fault_w, f"{what}: {error.strerror}".encode())
+                what = os.fsdecode(error.filename or self.order["argv"][0])
+                os.write(fault_w, f"{what}: {error.strerror}".encode(errors="replace"))
             except Exception as error:
                 os.write(fault_w, str(error).encode())
             os._exit(127)
@@ -245,8 +245,8 @@ class Shim:
         rest = descendants(os.getpid())
         if not self.ended and not self.killing:
             self.left = len(rest)
-            if self.kill_at is None:
-                self.kill_at = time.monotonic() + LINGER_S
+            linger = time.monotonic() + LINGER_S
+            self.kill_at = linger if self.kill_at is None else min(self.kill_at, linger)
         self.ended = True
         if not rest and not self.killing:
             self.left = 0  # they ended by themselves
@@ -313,8 +313,7 @@ class Shim:
             del self.pipes[fd]
             os.close(fd)
             return 0
-        self.log.feed(self.pipes[fd], data)
-        self.budget -= len(data)
+        self.budget -= self.log.feed(self.pipes[fd], data)
         return len(data)
 
     def pay(self) -> None:

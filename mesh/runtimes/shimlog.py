@@ -53,8 +53,8 @@ class LogWriter:
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._size = os.fstat(self._fd).st_size
 
-    def feed(self, stream: str, data: bytes) -> None:
-        """What came from the program's stdout or stderr, in pieces of any size."""
+    def feed(self, stream: str, data: bytes) -> int:
+        """What came from the program's stdout or stderr, in pieces of any size; how many bytes it became."""
         *lines, rest = (self._partial.get(stream, b"") + data).split(b"\n")
         out = []
         stamp = self._stamp()
@@ -65,6 +65,7 @@ class LogWriter:
             rest = rest[LINE_BYTES_MAX:]
         self._partial[stream] = rest
         self._write(out)
+        return sum(map(len, out))
 
     def note(self, text: str) -> None:
         """A line of our own, as if from stderr."""
