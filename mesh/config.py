@@ -271,6 +271,28 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_s: Annotated[float, knob("of one token, or one address without; 0: any", ge=0)] = 0.0
 
 
+class Runtimes(msgspec.Struct, frozen=True, kw_only=True):
+    """What workloads may run with on this device."""
+
+    directory: Annotated[
+        str,
+        knob(
+            "logs and directories of instances; empty: work/ in the data directory. Programs that run as "
+            "another user need one that all may pass through"
+        ),
+    ] = ""
+    process: Annotated[bool, knob("native programs; false: this device runs none")] = True
+    keep_running: Annotated[
+        bool, knob("instances go on while the agent is stopped or restarted, and are adopted")
+    ] = True
+    sample_s: Annotated[float, knob("use of memory and storage is measured this often", ge=0.1)] = 5.0
+    log_bytes_max: Annotated[int, knob("size of one file of an instance's log", ge=64 * KIB)] = 4 * MIB
+    log_files: Annotated[int, knob("kept of each instance's log, the oldest removed", ge=1, le=1000)] = 3
+    log_bytes_s: Annotated[int, knob("an instance that writes faster waits: spares SD cards", ge=4 * KIB)] = (
+        MIB
+    )
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """All sections, with the source of each value that is not a default.
 
@@ -293,6 +315,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     services: Services = Services()
     proxy: Proxy = Proxy()
     gateway: Gateway = Gateway()
+    runtimes: Runtimes = Runtimes()
     origins: dict[str, str] = {}
     files: tuple[str, ...] = ()
 
@@ -312,6 +335,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "services": Services,
     "proxy": Proxy,
     "gateway": Gateway,
+    "runtimes": Runtimes,
 }
 
 

@@ -392,3 +392,13 @@ class Shards(Protocol):
 
     def watch(self, *, replicas: int, selector: str) -> AsyncIterator[Json]:
         """`shapes.ShardChange`: every shard as "present", one "ready", then those that move."""
+
+
+class Logs(Protocol):
+    """What instances of workloads write."""
+
+    def read(self, name: str, *, node: str | None, tail: int, follow: bool) -> AsyncIterator[Json]:
+        """`shapes.LogLine` of a workload's instances on all nodes that are there, or of one like web/2.
+
+        `follow` goes on with what is written, also by instances that come. NotFound; Denied.
+        """

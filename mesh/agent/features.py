@@ -17,6 +17,7 @@ from mesh.agent.events import Events
 from mesh.agent.invites import Invites
 from mesh.agent.kv import Kv
 from mesh.agent.leases import Leases
+from mesh.agent.logs import Logs as WorkloadLogs
 from mesh.agent.members import Members
 from mesh.agent.messages import Messages
 from mesh.agent.metrics import Metrics
@@ -28,6 +29,7 @@ from mesh.agent.proposing import Proposer
 from mesh.agent.query import Queries
 from mesh.agent.quorum import Quorums
 from mesh.agent.renewal import Keeper
+from mesh.agent.runtimes import supervisor_of
 from mesh.agent.shards import Shards
 from mesh.agent.status import Logs, Status
 from mesh.agent.summary import Summary
@@ -99,6 +101,8 @@ class Features:
         self.offered = Offering(node, self.table, self.members, self.events)
         self.services = self.offered.services
         self.shards = Shards(node, self.table, self.events)
+        self.supervisor = supervisor_of(node)
+        self.logs = WorkloadLogs(self.supervisor, self.messages.calls, self.table)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the features' tasks until cancelled."""
@@ -115,6 +119,8 @@ class Features:
             nursery.start_soon(self._votes.run)
             await nursery.start(self._proposer.run)
             await nursery.start(self.leases.run)
+            await nursery.start(self.logs.run)
+            await nursery.start(self.supervisor.run)
             assert self._node.host is not None
             self._node.host.handle(protocols.CALL, self.messages.calls.accept)
             task_status.started()

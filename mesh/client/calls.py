@@ -12,10 +12,11 @@ after fsync), a number of neighbours that must have it on disk too, or "queued".
 from __future__ import annotations
 
 from mesh.client.lock_calls import LockCalls
+from mesh.client.log_calls import LogCalls
 from mesh.client.node_calls import NodeCalls
 from mesh.client.service_calls import ServiceCalls
 from mesh.client.state_calls import StateCalls
 
 
-class Calls(NodeCalls, StateCalls, LockCalls, ServiceCalls):
+class Calls(NodeCalls, StateCalls, LockCalls, ServiceCalls, LogCalls):
     """The calls; see the module's docstring."""

@@ -568,6 +568,7 @@ EVERY_CALL: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("deregister", ("orders",), {}),
     ("report_health", ("orders", "warn", "slow"), {}),
     ("shard_lookup", ("k",), {"replicas": 2, "selector": "a=b"}),
+    ("logs", ("web/2",), {"node": "beta", "tail": 5, "follow": True}),
     ("watch_shards", (), {"replicas": 2, "selector": "a=b"}),
 ]
 

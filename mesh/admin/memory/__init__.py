@@ -21,6 +21,7 @@ import trio
 from mesh.admin.memory.clock import ID, Clock
 from mesh.admin.memory.kv import MemoryKv
 from mesh.admin.memory.locks import MemoryLeases, MemoryQuorums
+from mesh.admin.memory.logs import MemoryLogs
 from mesh.admin.memory.messages import MemoryMessages
 from mesh.admin.memory.node import (
     MemoryCerts,
@@ -57,6 +58,7 @@ class Features:
         self.quorums = MemoryQuorums(self.members)
         self.leases = MemoryLeases(clock)
         self.messages = MemoryMessages(clock, self.members)
+        self.logs = MemoryLogs()
         self.services = MemoryServices(clock)
         self.shards = MemoryShards(clock)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.admin.routes import invites, kv, locks, members, messages, policy, services, status
+from mesh.admin.routes import invites, kv, locks, logs, members, messages, policy, services, status
 
 ROUTES = (
     *status.ROUTES,
@@ -11,6 +11,7 @@ ROUTES = (
     *policy.ROUTES,
     *kv.ROUTES,
     *locks.ROUTES,
+    *logs.ROUTES,
     *messages.ROUTES,
     *services.ROUTES,
 )

@@ -38,6 +38,7 @@ from mesh.admin.shapes.node import (
     Status,
     Version,
 )
+from mesh.admin.shapes.runtimes import LogLine
 from mesh.admin.shapes.services import (
     CheckResult,
     Service,
@@ -91,6 +92,7 @@ __all__ = [
     "Lock",
     "LogEntry",
     "LogLevel",
+    "LogLine",
     "Member",
     "MemberChange",
     "MemberCounts",

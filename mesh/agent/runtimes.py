@@ -1,0 +1,41 @@
+"""What this device can run workloads with, as configured; each runtime is loaded when it is first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mesh.agent.node import Node
+from mesh.agent.supervisor import Supervisor
+from mesh.runtimes.base import Kind, Runtime
+
+FOLDER = "work"
+
+
+def folder_of(node: Node) -> Path:
+    """Where this node keeps what its instances need."""
+    configured = node.config.runtimes.directory
+    return Path(configured) / node.me.hex()[:16] if configured else node.home.path.absolute() / FOLDER
+
+
+def supervisor_of(node: Node) -> Supervisor:
+    """The supervisor of this node."""
+    settings = node.config.runtimes
+    root, word = folder_of(node), node.me.hex()[:8]
+
+    def process() -> Runtime:
+        from mesh.runtimes.process import LogLimits, Processes
+
+        logs = LogLimits(settings.log_bytes_max, settings.log_files, settings.log_bytes_s)
+        return Processes(root, word, node.wall_ms, logs)
+
+    makers: dict[Kind, Callable[[], Runtime]] = {}
+    if settings.process:
+        makers["process"] = process
+    return Supervisor(
+        makers,
+        root,
+        now_ms=node.now_ms,
+        sample_s=settings.sample_s,
+        keep_running=settings.keep_running,
+    )
