@@ -7,7 +7,8 @@
     ├── Unreachable           the agent (or peer) cannot be reached       unreachable exit 3
     ├── NotFound              no such key, member, handler                not_found  exit 4
     │   ├── UnknownNode       nobody of this name or id is a member       unknown_node exit 4
-    │   └── NoHandler         the node is there, nothing serves this name no_handler exit 4
+    │   ├── NoHandler         the node is there, nothing serves this name no_handler exit 4
+    │   └── NoInstances       nobody offers the service, or nobody well no_instances exit 4
     ├── Conflict              the state is not what the caller assumed    conflict   exit 5
     ├── Denied                the caller may not                          denied     exit 6
     ├── TimedOut              no (or only some) answers in time           timeout    exit 7
@@ -88,6 +89,12 @@ class NoHandler(NotFound):
     """The node is there, but nothing on it serves this name."""
 
     code = "no_handler"
+
+
+class NoInstances(NotFound):
+    """Nobody who offers the service can take a call now."""
+
+    code = "no_instances"
 
 
 class Conflict(MeshError):

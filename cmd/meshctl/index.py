@@ -55,6 +55,9 @@ INDEX: dict[str, dict[str, Entry]] = {
     "Services": {
         "service": Entry("services", "offer, find and watch services"),
         "shard": Entry("services", "show which members keys belong to"),
+        "route": Entry("traffic", "show and steer which instance takes a call"),
+        "proxy": Entry("traffic", "show where programs of this device reach services"),
+        "token": Entry("traffic", "let callers outside the mesh use services"),
     },
     "Upkeep": {
         "log-level": Entry("upkeep", "show or set the level of the agent's log"),

@@ -11,6 +11,7 @@ from meshctl import parse, words
 from meshctl.command import Arg, Commands, Verb, arg
 from meshctl.context import Context
 from meshctl.output import Column
+from meshctl.traffic import RESOLVE
 
 _SERVICES = (
     Column("NAME", "name"),
@@ -263,6 +264,7 @@ COMMANDS: Commands = {
             text="On the node that offers it, with what each check found last.",
             examples=(("meshctl service show orders", "by name"),),
         ),
+        RESOLVE,
         Verb(
             "watch",
             watch,

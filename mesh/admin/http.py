@@ -9,6 +9,7 @@ hold one connection for seconds, never memory.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -166,6 +167,20 @@ class HttpConnection:
     async def end(self) -> None:
         """End the answer as complete."""
         await self._sock.send(self._h11.send(h11.EndOfMessage()) or b"")
+
+    async def switch(self, protocol: str) -> tuple[socket.socket, bytes]:
+        """Give the connection up to another protocol: its socket, and what the client has sent since.
+
+        Raises:
+            HttpError: the client did not ask for that.
+        """
+        headers = [("Connection", "upgrade"), ("Upgrade", protocol)]
+        if self._h11.their_state in (h11.DONE, h11.MUST_CLOSE):
+            error = UsageError("this connection was not asked to switch", f"Upgrade: {protocol}")
+            raise HttpError(426, error, {"Upgrade": protocol})
+        head = self._h11.send(h11.InformationalResponse(status_code=101, headers=headers))
+        await self._sock.send(head or b"")
+        return self._sock.duplicate(), bytes(self._h11.trailing_data[0])
 
     async def gone(self) -> None:
         """Return when the client has closed its end (or sends what nobody asked for)."""

@@ -81,11 +81,13 @@ def _query_parameters(route: Route, components: Json) -> list[Json]:
 def _answer_words(route: Route) -> str:
     if route.kind == "lines":
         return "One object a line, until either side ends it."
+    if route.kind == "switch":
+        return "101: with `Upgrade: mesh-stream`, the connection carries the service's bytes from here on."
     return "A list." if route.many else "The answer."
 
 
 def _answer(route: Route) -> Json:
-    if route.kind == "bytes":
+    if route.kind in ("bytes", "switch"):
         return {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     schema = _schema(route.result)
     if route.kind == "lines":

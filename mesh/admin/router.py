@@ -54,7 +54,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         feature: attribute of the features' object that the handler is given; "" for none.
-        handler: an async function for kind "object", one that returns an async iterator for the others.
+        handler: an async function for kind "object", one that returns an async iterator for the others; for
+            "switch" one that awaits what then carries the connection, given its socket and early bytes.
         result: the shape of the answer, of one line, or bytes.
         many: the answer is a list of `result`.
         takes: "json", "raw" (JSON unless the content type is text or bytes) or "upload".
@@ -67,7 +68,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     handler: Callable[[Any, Call], Any]
     result: Any
     many: bool = False
-    kind: Literal["object", "lines", "bytes"] = "object"
+    kind: Literal["object", "lines", "bytes", "switch"] = "object"
     query: type[msgspec.Struct] = Empty
     body: type[msgspec.Struct] | None = None
     takes: Literal["json", "raw", "upload"] = "json"

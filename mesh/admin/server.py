@@ -28,6 +28,7 @@ from mesh.errors import Denied, Failed, MeshError, UsageError
 
 GRACE_S = 1.0
 STRANGER_S = 1.0
+SWITCHED = "mesh-stream"
 _BINARY_TYPES = ("application/octet-stream", "text/plain")
 
 _PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECONNABORTED, errno.EAGAIN)
@@ -156,6 +157,11 @@ class AdminServer:
         feature = self._feature(route)
         if route.kind == "object":
             await self._work(conn, route, feature, call)
+        elif route.kind == "switch":
+            carry = await route.handler(feature, call)
+            sock, early = await conn.switch(SWITCHED)
+            await carry(sock, early)
+            raise trio.BrokenResourceError  # nothing that is HTTP follows
         else:
             await Stream(conn, route).send(route.handler(feature, call))
 

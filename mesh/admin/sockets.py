@@ -49,6 +49,10 @@ class Socket:
         except BlockingIOError:
             return 0
 
+    def duplicate(self) -> socket.socket:
+        """Another handle on the same connection, which outlives this one."""
+        return self._sock.dup()
+
     def close(self) -> None:
         """Close; a task that waits in `receive` or `send` is woken with an error."""
         trio.lowlevel.notify_closing(self._sock)

@@ -35,6 +35,7 @@ from mesh.agent.status import Logs, Status
 from mesh.agent.summary import Summary
 from mesh.agent.table import Table
 from mesh.agent.topics import Topics
+from mesh.agent.traffic import Traffic
 from mesh.agent.votes import Votes
 from mesh.config import Config
 from mesh.config import Messages as MessageSettings
@@ -100,6 +101,16 @@ class Features:
         self._summary = Summary(node)
         self.offered = Offering(node, self.table, self.members, self.events)
         self.services = self.offered.services
+        self._traffic = Traffic(
+            node,
+            self.table,
+            self.members,
+            self.certs,
+            self.offered.registry,
+            self.messages,
+            self.metrics.counters,
+        )
+        self.routing, self.tokens = self._traffic.routing, self._traffic.tokens
         self.shards = Shards(node, self.table, self.events)
         self.supervisor = supervisor_of(node)
         self.logs = WorkloadLogs(self.supervisor, self.messages.calls, self.table)
@@ -115,6 +126,7 @@ class Features:
             nursery.start_soon(self._summary.run)
             nursery.start_soon(self.offered.run)
             nursery.start_soon(self.shards.run)
+            nursery.start_soon(self._traffic.run)
             await nursery.start(self.messages.run)
             nursery.start_soon(self._votes.run)
             await nursery.start(self._proposer.run)

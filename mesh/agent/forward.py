@@ -155,7 +155,10 @@ class Forward:
         raise TimedOut(f"{self._named(public)} did not connect {head.name} within {deadline_s:.1f} s")
 
     async def _open_here(self, head: Open, deadline_s: float) -> tuple[Pipe, str]:
-        caller = Caller(self._public, self._peers.name_of(self._public[:16]), head.host, head.port)
+        origin = self._peers.public_of(head.caller) if head.caller else self._public
+        if origin is None:
+            raise Denied("the node that the call began at is not a member")
+        caller = Caller(origin, self._peers.name_of(origin[:16]), head.host, head.port)
         service, pipe = await self._connect(head, caller, deadline_s)
         self._counters["services.here"] += 1
         if service.meta.get(CALLER_META) != HEADER:

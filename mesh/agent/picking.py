@@ -21,7 +21,8 @@ from mesh.core.breaker import Breaker, RetryBudget
 from mesh.core.failover import Failover
 from mesh.core.registry import Health, Instance
 from mesh.core.routes import Route, resolve_alias
-from mesh.core.routing import ANYTHING, Candidate, NoInstances, Place, Plan, Wants
+from mesh.core.routing import ANYTHING, Candidate, Place, Plan, Wants
+from mesh.errors import NoInstances
 
 FRESH_S = 5.0
 PLANS_MAX = 8192

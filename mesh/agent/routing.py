@@ -14,8 +14,8 @@ from mesh.agent.forward import Forward
 from mesh.agent.picking import Picked, Picker
 from mesh.agent.pipes import Pipe
 from mesh.core.balancing import Usage
-from mesh.core.routing import ANYTHING, NoInstances, Wants
-from mesh.errors import Denied, MeshError, TimedOut, Unreachable, UsageError
+from mesh.core.routing import ANYTHING, Wants
+from mesh.errors import Denied, MeshError, NoInstances, TimedOut, Unreachable, UsageError
 from mesh.net.base import Refused
 from mesh.wire.forward import HOPS_MAX, Open
 

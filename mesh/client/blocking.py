@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from mesh.client.calls import Calls
-from mesh.client.http import Lines, Reply, Request, answer_of, bytes_hook, failure, replies
-from mesh.errors import Denied, MeshError, NotFound, TimedOut, Unreachable, UsageError
+from mesh.client.http import Lines, Reply, Request, answer_of, bytes_hook, failure, head_end, replies
+from mesh.errors import Denied, Failed, MeshError, NotFound, TimedOut, Unreachable, UsageError
 
 ANSWER_S = 30.0
 IDLE_MAX = 16
@@ -135,6 +135,36 @@ class Client(Calls):
 
     def _bytes(self, request: Request) -> Any:
         return Stream(self._open(), request, Lines(None), self._timeout_s)
+
+    def _connect(self, request: Request) -> socket.socket:
+        sock, taken = self._open(), b""
+        try:
+            sock.settimeout(request.answer_s or self._timeout_s)
+            sock.sendall(request.switching())
+            # Not a byte more than the head is read: what follows it is the service's.
+            while not taken.endswith(b"\r\n\r\n"):
+                seen = sock.recv(READ_BYTES, socket.MSG_PEEK)
+                if not seen:
+                    raise Unreachable("the agent closed the connection", "is it stopping?")
+                taken += sock.recv(head_end(taken, seen))
+            if not taken.startswith(b"HTTP/1.1 101"):
+                reply = Reply()
+                parts = reply.feed(taken)
+                while not reply.done:
+                    parts += reply.feed(_receive(sock))
+                answer_of(reply.status, b"".join(parts), self._decode)
+                raise Failed("the agent did not switch to a stream", "is it older than this client?")
+            sock.settimeout(None)
+            return sock
+        except TimeoutError:
+            sock.close()
+            raise TimedOut(f"the agent gave no answer within {self._timeout_s:g} s") from None
+        except OSError as error:
+            sock.close()
+            raise Unreachable(f"the agent went away: {error}") from None
+        except BaseException:
+            sock.close()
+            raise
 
     def _connection(self) -> socket.socket:
         while self._idle:

@@ -16,7 +16,8 @@ from mesh.client.log_calls import LogCalls
 from mesh.client.node_calls import NodeCalls
 from mesh.client.service_calls import ServiceCalls
 from mesh.client.state_calls import StateCalls
+from mesh.client.traffic_calls import TrafficCalls
 
 
-class Calls(NodeCalls, StateCalls, LockCalls, ServiceCalls, LogCalls):
+class Calls(NodeCalls, StateCalls, LockCalls, ServiceCalls, LogCalls, TrafficCalls):
     """The calls; see the module's docstring."""

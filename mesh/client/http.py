@@ -33,11 +33,18 @@ class Request(NamedTuple):
     pieces: Iterable[bytes] | None = None
     answer_s: float | None = None
 
-    def wire(self) -> Iterator[bytes]:
-        """The bytes to send."""
+    def switching(self) -> bytes:
+        """The bytes to send for a request that gives its connection up to a stream."""
+        return self._head().encode() + b"Connection: upgrade\r\nUpgrade: mesh-stream\r\n\r\n"
+
+    def _head(self) -> str:
         pairs = [f"{name}={_word(value)}" for name, value in self.query.items() if value is not None]
         target = f"{self.path}?{'&'.join(pairs)}" if pairs else self.path
-        head = f"{self.method} {target} HTTP/1.1\r\nHost: mesh\r\n"
+        return f"{self.method} {target} HTTP/1.1\r\nHost: mesh\r\n"
+
+    def wire(self) -> Iterator[bytes]:
+        """The bytes to send."""
+        head = self._head()
         if self.pieces is None:
             body = b"" if self.body is None else to_json(self.body)
             yield f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
@@ -191,6 +198,13 @@ class Reply:
         self._buffer = self._buffer[end + 2 :]
         self.done = self._left == 0
         return True
+
+
+def head_end(taken: bytes, seen: bytes) -> int:
+    """How many of the bytes peeked at, behind those taken, belong to a head: all, until it is whole."""
+    tail = taken[-3:]
+    end = (tail + seen).find(b"\r\n\r\n")
+    return end + 4 - len(tail) if end >= 0 else len(seen)
 
 
 class Lines:

@@ -21,8 +21,18 @@ from mesh.client.blocking import (
     is_stale,
 )
 from mesh.client.calls import Calls
-from mesh.client.http import Json, Lines, Reply, Request, answer_of, bytes_hook, failure, replies_async
-from mesh.errors import MeshError, TimedOut
+from mesh.client.http import (
+    Json,
+    Lines,
+    Reply,
+    Request,
+    answer_of,
+    bytes_hook,
+    failure,
+    head_end,
+    replies_async,
+)
+from mesh.errors import Failed, MeshError, TimedOut, Unreachable
 
 Handler: TypeAlias = Callable[[Any], Awaitable[Any] | AsyncIterator[Any]]
 
@@ -106,6 +116,37 @@ class AsyncClient(Calls):
 
     def _bytes(self, request: Request) -> Any:
         return AsyncStream(self, request, Lines(None), self._timeout_s)
+
+    async def _connect(self, request: Request) -> trio.SocketStream:
+        stream = await self.open()
+        try:
+            with trio.move_on_after(request.answer_s or self._timeout_s):
+                await self._switch(stream, request)
+                return stream
+            raise TimedOut(f"the agent gave no answer within {self._timeout_s:g} s")
+        except OSError as error:
+            stream.socket.close()
+            raise Unreachable(f"the agent went away: {error}") from None
+        except BaseException:
+            stream.socket.close()
+            raise
+
+    async def _switch(self, stream: trio.SocketStream, request: Request) -> None:
+        taken = b""
+        await stream.send_all(request.switching())
+        # Not a byte more than the head is read: what follows it is the service's.
+        while not taken.endswith(b"\r\n\r\n"):
+            seen = await stream.socket.recv(READ_BYTES, trio.socket.MSG_PEEK)
+            if not seen:
+                raise Unreachable("the agent closed the connection", "is it stopping?")
+            taken += await stream.socket.recv(head_end(taken, seen))
+        if not taken.startswith(b"HTTP/1.1 101"):
+            reply = Reply()
+            parts = reply.feed(taken)
+            while not reply.done:
+                parts += reply.feed(await _receive(stream))
+            answer_of(reply.status, b"".join(parts), self._decode)
+            raise Failed("the agent did not switch to a stream", "is it older than this client?")
 
     async def _connection(self) -> trio.SocketStream:
         while self._idle:

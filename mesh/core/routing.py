@@ -29,19 +29,13 @@ import msgspec
 
 from mesh.core.balancing import Choice
 from mesh.core.routes import WEIGHT_DEFAULT, Route, Rule, Target, Weights
-from mesh.errors import NotFound
+from mesh.errors import NoInstances
 
 EDGE, CLOUD = ("device", "edge"), ("region", "cloud")
 RTT_HALF_S = 0.05
 FAR_HALF_KM = 500.0
 UNKNOWN = 0.5
 EARTH_KM = 6371.0
-
-
-class NoInstances(NotFound):
-    """No available instances of a service."""
-
-    code = "no_instances"
 
 
 class Wants(msgspec.Struct, frozen=True):

@@ -22,13 +22,14 @@ from mesh.admin.router import Router, parse_body, parse_query
 from mesh.admin.routes import ROUTES
 from mesh.client import AsyncClient, Client, default_socket
 from mesh.client.calls import Calls
-from mesh.client.http import Lines, Reply, Request, bytes_hook, error_of, replies
+from mesh.client.http import Lines, Reply, Request, bytes_hook, error_of, head_end, replies
 from mesh.errors import (
     Conflict,
     Denied,
     Failed,
     MeshError,
     NoHandler,
+    NoInstances,
     NotFound,
     Partial,
     StoreFull,
@@ -59,6 +60,48 @@ def test_values_of_every_kind_come_back_as_they_went(client: Client) -> None:
     for value in ("text", b"\x00\xff", 1, 1.5, True, None, [1, [b"x"]], {"a": {"b": b""}}):
         client.put("key", value)
         assert client.get("key")["value"] == value
+
+
+def test_a_connection_with_a_service_carries_bytes_both_ways(client: Client) -> None:
+    with client.connect("orders") as sock:
+        sent = bytes(range(256)) * 1000
+        threading.Thread(target=sock.sendall, args=(sent,)).start()
+        heard = b""
+        while len(heard) < len(sent):
+            heard += sock.recv(65536)
+        assert heard == sent
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
+    with pytest.raises(NoInstances):
+        client.connect("nobody")
+    client.status()
+
+
+async def test_a_connection_with_a_service_is_a_stream_on_trio(path: str) -> None:
+    async with AsyncClient(path) as client:
+        async with await client.connect("orders") as stream:
+            await stream.send_all(b"hello")
+            assert await stream.receive_some() == b"hello"
+        with pytest.raises(NoInstances):
+            await client.connect("nobody")
+
+
+def test_bytes_of_the_service_behind_the_head_are_left_for_it() -> None:
+    whole = b"HTTP/1.1 101 x\r\n\r\nHELLO"
+    for first in range(len(whole)):
+        taken = b""
+        for part in (whole[:first], whole[first:]):
+            while part and not taken.endswith(b"\r\n\r\n"):
+                size = head_end(taken, part)
+                taken, part = taken + part[:size], part[size:]
+        assert taken == b"HTTP/1.1 101 x\r\n\r\n"
+
+
+def test_a_request_that_does_not_ask_to_switch_is_told_how(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        sock.sendall(b"GET /v1/connect/orders HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b"426" in sock.recv(4096)
 
 
 def test_one_connection_serves_many_calls(client: Client, features: Features) -> None:
@@ -570,6 +613,18 @@ EVERY_CALL: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("shard_lookup", ("k",), {"replicas": 2, "selector": "a=b"}),
     ("logs", ("web/2",), {"node": "beta", "tail": 5, "follow": True}),
     ("watch_shards", (), {"replicas": 2, "selector": "a=b"}),
+    ("call", ("orders", {"a": 1}), {"timeout_s": 2.0, "repeat": True, "latency_ms": 5.0}),
+    ("connect", ("orders",), {"capabilities": "gpu"}),
+    ("resolve", ("orders",), {"source": "10.0.0.1", "data": "maps"}),
+    ("explain", ("orders",), {"size_bytes": 1e6}),
+    ("listeners", (), {}),
+    ("routes", (), {}),
+    ("route", ("*",), {}),
+    ("set_route", ("orders", {"margin": 0}), {}),
+    ("delete_route", ("orders",), {}),
+    ("create_token", (["orders"],), {"paths": ["/a"], "ttl_s": 60.0, "note": "x"}),
+    ("tokens", (), {}),
+    ("revoke_token", ("5f2a9c01d3e4",), {}),
 ]
 
 
@@ -584,6 +639,9 @@ class Recorder(Calls):
 
     def _bytes(self, request: Request) -> Any:
         return request, "bytes"
+
+    def _connect(self, request: Request) -> Any:
+        return request, "switch"
 
 
 @pytest.mark.parametrize(("name", "args", "how"), EVERY_CALL, ids=lambda value: str(value)[:40])

@@ -33,6 +33,7 @@ from mesh.admin.memory.node import (
 )
 from mesh.admin.memory.policy import MemoryPolicy
 from mesh.admin.memory.services import MemoryServices, MemoryShards
+from mesh.admin.memory.traffic import MemoryRouting, MemoryTokens
 from mesh.admin.server import AdminServer
 
 __all__ = ["ID", "Features", "running"]
@@ -59,6 +60,8 @@ class Features:
         self.leases = MemoryLeases(clock)
         self.messages = MemoryMessages(clock, self.members)
         self.logs = MemoryLogs()
+        self.routing = MemoryRouting(clock, self.messages)
+        self.tokens = MemoryTokens(clock)
         self.services = MemoryServices(clock)
         self.shards = MemoryShards(clock)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.admin.routes import invites, kv, locks, logs, members, messages, policy, services, status
+from mesh.admin.routes import invites, kv, locks, logs, members, messages, policy, services, status, traffic
 
 ROUTES = (
     *status.ROUTES,
@@ -14,4 +14,5 @@ ROUTES = (
     *logs.ROUTES,
     *messages.ROUTES,
     *services.ROUTES,
+    *traffic.ROUTES,
 )

@@ -14,8 +14,7 @@ from town import Town, echo, everything, free_port, saying
 from mesh.agent.forward import Caller, proxy_header
 from mesh.core.registry import Health
 from mesh.core.routes import parse
-from mesh.core.routing import NoInstances
-from mesh.errors import Denied, MeshError, NotFound, PeerError, Unreachable
+from mesh.errors import Denied, MeshError, NoInstances, NotFound, PeerError, Unreachable
 from mesh.wire import forward as wire
 from mesh.wire import protocols
 

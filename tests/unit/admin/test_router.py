@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mesh.admin import features as protocols
+from mesh.admin import features, features_traffic
 from mesh.admin.http import HttpError
 from mesh.admin.openapi import document
 from mesh.admin.router import Router
@@ -45,7 +45,8 @@ def test_odd_paths_are_errors_not_crashes(router: Router, path: str) -> None:
 
 
 def test_every_route_names_a_feature_that_has_a_protocol() -> None:
-    known = {name.lower() for name in vars(protocols) if name[:1].isupper()}
+    named = {**vars(features), **vars(features_traffic)}
+    known = {name.lower() for name in named if name[:1].isupper()}
     assert {route.feature for route in ROUTES if route.feature} <= known
 
 

@@ -15,7 +15,6 @@ from mesh.core.routes import name_of as name_of_path
 from mesh.core.routing import (
     ANYTHING,
     Candidate,
-    NoInstances,
     Place,
     Wants,
     costs_of,
@@ -24,7 +23,7 @@ from mesh.core.routing import (
     require,
     shown,
 )
-from mesh.errors import UsageError
+from mesh.errors import NoInstances, UsageError
 
 HERE = Place(b"h" * 16, "hall", "eu", "berlin", (52.5, 13.4))
 

@@ -76,8 +76,11 @@ PROMISED_GROUPS = {
     "flag": "enable disable get",
     "config": "show",
     "debug": "bundle",
-    "service": "ls show watch register deregister pass warn fail",
+    "service": "ls show watch register deregister pass warn fail resolve",
     "shard": "lookup watch",
+    "route": "explain show set delete",
+    "token": "create ls revoke",
+    "proxy": "show",
 }
 
 
