@@ -8,11 +8,18 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from fault import crash, membership, network, split
+from fault import attack, crash, membership, network, rights, split, storage
 from fault.base import Row, Run
 from fault.report import Report
 
-ROWS: dict[str, Row] = {**membership.ROWS, **split.ROWS, **crash.ROWS}
+ROWS: dict[str, Row] = {
+    **membership.ROWS,
+    **split.ROWS,
+    **crash.ROWS,
+    **storage.ROWS,
+    **rights.ROWS,
+    **attack.ROWS,
+}
 
 
 def listing() -> str:
