@@ -33,6 +33,7 @@ __all__ = ["Author", "Statement"]
 
 CEILING_META = "hlc_ceiling"
 CEILING_AHEAD_MS = 10_000
+APART_MS = 200
 FENCE_META = "fence/"
 BREATHE_WRITES = 64
 DURABLE = (MESH, ZONE)
@@ -65,9 +66,11 @@ class Author:
         self._zone = zone
         self._wall_ms = wall_ms
         self.limits = limits or sync.Limits()
-        ceiling = _stamp(store.meta(CEILING_META))
-        self.clock = HybridClock(ceiling)
-        self.live_clock = HybridClock(ceiling)
+        # A store set back to a copy has the ceiling of the copy. Were the first stamps above it the same in
+        # two lives, others would hold proof of two histories under our key.
+        start = _stamp(store.meta(CEILING_META)) + secrets.randbelow(hlc_of(APART_MS))
+        self.clock = HybridClock(start)
+        self.live_clock = HybridClock(start)
         self.fences = {scope: self._fence(scope) for scope in DURABLE}
 
     def _fence(self, scope: str) -> Fence:
@@ -193,7 +196,10 @@ class Author:
             if outcome.refused:
                 raise StoreFull(outcome.refused, "delete something, or ask an admin for a larger quota")
         if records and self.clock.last > _stamp(txn.meta(CEILING_META)):
-            ceiling = self.clock.last + hlc_of(CEILING_AHEAD_MS)
+            # Ahead of the wall clock, not of itself: else each restart would push the clock on, and after a
+            # few in a row nobody would take our stamps for true any more.
+            ahead = hlc_of(self._wall_ms() + CEILING_AHEAD_MS)
+            ceiling = max(self.clock.last + hlc_of(1), ahead)
             txn.put_meta(CEILING_META, ceiling.to_bytes(8, "big"))
         return records
 
