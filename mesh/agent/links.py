@@ -16,10 +16,10 @@ import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-import msgspec
 import trio
 
 from mesh.agent.session import DENIED, Hooks, Session, TurnedAway, Wire, read_hello, say_hello
+from mesh.agent.targets import Dial, Targets
 from mesh.core.vitals import DialResult
 from mesh.errors import Denied, MeshError, PeerError, TimedOut, Unreachable
 from mesh.identity.keys import peer_id_of
@@ -35,18 +35,8 @@ RELAY_DEADLINE_S = 3.0
 RELAYS_TRIED = 3
 UNWANTED_AFTER_S = 60.0
 LASTING_S = 5.0
-BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-STRANGERS_MAX = 64
-SOUGHT_MAX = 64
-SEEK_S = 5.0
 DROPPED_AGAIN_S = (0.0, 0.02, 0.04, 0.08)
 ADDRESSES_MAX = 8
-
-
-class _Dial(msgspec.Struct):
-    tries: int = 0
-    next_at: float = 0.0
-    running: bool = False
 
 
 class Links:
@@ -73,12 +63,8 @@ class Links:
         self._public_of = public_of_member
         self._rng = rng
         self.sessions: dict[bytes, Session] = {}
-        self.wanted: frozenset[bytes] = frozenset()
-        self._dials: dict[bytes, _Dial] = {}
-        self._found: dict[bytes, set[str]] = {}
-        self._anonymous: dict[str, _Dial] = {}
+        self._targets = Targets(me, public_of_member, rng)
         self._unwanted_since: dict[bytes, float] = {}
-        self._sought: dict[bytes, float] = {}
         self._moved = trio.Event()
         self._slots = trio.CapacityLimiter(DIALS_MAX)
         self.failures: dict[str, str] = {}
@@ -90,25 +76,21 @@ class Links:
 
     # -- what others say --------------------------------------------------------------------------------
 
+    @property
+    def wanted(self) -> frozenset[bytes]:
+        """The overlay's neighbours."""
+        return self._targets.wanted
+
     def want(self, aids: Iterable[bytes]) -> None:
         """The overlay's neighbours changed."""
         wanted = frozenset(aids) - {self._me}
         if wanted != self.wanted:
-            self.wanted = wanted
+            self._targets.wanted = wanted
             self._moved.set()
 
     def found(self, public: bytes | None, address: str) -> None:
         """Discovery found somebody at an address; who, may not be known."""
-        if public is None:
-            if address not in self._anonymous and len(self._anonymous) < STRANGERS_MAX:
-                self._anonymous[address] = _Dial()
-                self._moved.set()
-            return
-        if public[:16] == self._me or (public not in self._found and len(self._found) >= STRANGERS_MAX):
-            return
-        known = self._found.setdefault(public, set())
-        if address not in known and len(known) < 8:
-            known.add(address)
+        if self._targets.found(public, address):
             self._moved.set()
 
     def dial_now(self, aid: bytes) -> None:
@@ -116,16 +98,9 @@ class Links:
 
         This is how the sides of a split meet again: each holds the other for dead.
         """
-        if aid in self.sessions:
-            return
-        self._sought.pop(aid, None)
-        self._sought[aid] = trio.current_time() + SEEK_S
-        if len(self._sought) > SOUGHT_MAX:
-            del self._sought[next(iter(self._sought))]
-        dial = self._dials.get(aid)
-        if dial is not None and not dial.running:
-            del self._dials[aid]
-        self._moved.set()
+        if aid not in self.sessions:
+            self._targets.seek(aid, trio.current_time())
+            self._moved.set()
 
     def vouch(self, aid: bytes, host: str, port: int) -> None:
         """A member's agent answered by datagram from here: an address of its own, if it names this, works.
@@ -158,7 +133,7 @@ class Links:
                 self._moved = trio.Event()
                 now = trio.current_time()
                 due = now + UNWANTED_AFTER_S
-                for target, dial in self._targets():
+                for target, dial in self._targets.due(self.sessions, self._host.addresses, now):
                     if dial.running:
                         continue
                     if dial.next_at <= now:
@@ -169,27 +144,6 @@ class Links:
                 due = min(due, self._end_unwanted(nursery, now))
                 with trio.move_on_at(due):
                     await self._moved.wait()
-
-    def _targets(self) -> list[tuple[bytes | str, _Dial]]:
-        """Whom to dial: keys of members that are wanted, of strangers and bare addresses while alone."""
-        now = trio.current_time()
-        self._sought = {aid: until for aid, until in self._sought.items() if until > now}
-        missing = (self.wanted | self._sought.keys()) - self.sessions.keys()
-        publics = [self._public_of(aid) for aid in sorted(missing)]
-        keys = [public for public in publics if public is not None]
-        lonely = not self.sessions
-        keys += [
-            public
-            for public in sorted(self._found)
-            if public[:16] not in self.sessions and (lonely or public[:16] in self.wanted)
-        ]
-        targets: list[tuple[bytes | str, _Dial]] = [
-            (key, self._dials.setdefault(key[:16], _Dial())) for key in dict.fromkeys(keys)
-        ]
-        if lonely:
-            named = set().union(*self._found.values(), self._host.addresses)
-            targets += [(address, dial) for address, dial in self._anonymous.items() if address not in named]
-        return targets
 
     def _end_unwanted(self, nursery: trio.Nursery, now: float) -> float:
         due = float("inf")
@@ -205,7 +159,7 @@ class Links:
                 due = min(due, max(since + UNWANTED_AFTER_S, now + 1.0))
         return due
 
-    async def _dial(self, target: bytes | str, dial: _Dial) -> None:
+    async def _dial(self, target: bytes | str, dial: Dial) -> None:
         name = target if isinstance(target, str) else peer_id_of(target)
         try:
             async with self._slots:
@@ -218,10 +172,7 @@ class Links:
             self.failures[name] = error.message
             log.debug("dialling %s failed: %s", name, error.message)
         finally:
-            dial.running = False
-            wait = BACKOFF_S[min(dial.tries, len(BACKOFF_S) - 1)]
-            dial.tries += 1
-            dial.next_at = trio.current_time() + wait * self._rng.uniform(0.5, 1.0)
+            self._targets.tried(dial, trio.current_time())
             self._moved.set()
 
     async def _meet(self, address: str) -> None:
@@ -229,7 +180,7 @@ class Links:
         connection = await self._host.dial(address, None, deadline_s=DIAL_DEADLINE_S)
         aid = connection.public[:16]
         if aid == self._me:
-            del self._anonymous[address]
+            self._targets.ourselves(address)
             await connection.close("this is ourselves")
         elif aid not in self.sessions:
             await self._link(connection.public, address)
@@ -252,7 +203,7 @@ class Links:
             Denied: it answered, and refused us or was refused by us.
         """
         aid = public[:16]
-        addresses = list(dict.fromkeys([*self._addresses_of(aid), *sorted(self._found.get(public, ()))]))
+        addresses = list(dict.fromkeys([*self._addresses_of(aid), *self._targets.found_at(public)]))
         last: MeshError = Unreachable(f"no address of {peer_id_of(public)} is known")
         for address in addresses[:ADDRESSES_MAX]:
             if aid in self.sessions and not anew:
@@ -413,7 +364,7 @@ class Links:
                 del self.sessions[session.aid]
                 self._hooks.link_down(session, why)
                 if trio.current_time() - session.since >= LASTING_S:
-                    self._dials.pop(session.aid, None)  # else who refuses us would be dialled without a pause
+                    self._targets.forget(session.aid)  # else who refuses us would be dialled without a pause
                 self._moved.set()
             with trio.CancelScope(shield=True):
                 await session.wire.reset()
