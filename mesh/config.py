@@ -282,6 +282,9 @@ class Runtimes(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     process: Annotated[bool, knob("native programs; false: this device runs none")] = True
+    container: Annotated[
+        str, knob("unix socket of Docker or Podman; empty: looked for in the usual places; none: off")
+    ] = ""
     keep_running: Annotated[
         bool, knob("instances go on while the agent is stopped or restarted, and are adopted")
     ] = True

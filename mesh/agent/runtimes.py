@@ -29,9 +29,17 @@ def supervisor_of(node: Node) -> Supervisor:
         logs = LogLimits(settings.log_bytes_max, settings.log_files, settings.log_bytes_s)
         return Processes(root, word, node.wall_ms, logs)
 
+    def container() -> Runtime:
+        from mesh.runtimes.container import Containers
+        from mesh.runtimes.engine import find_socket
+
+        return Containers(settings.container or find_socket(), root, word)
+
     makers: dict[Kind, Callable[[], Runtime]] = {}
     if settings.process:
         makers["process"] = process
+    if settings.container != "none":
+        makers["container"] = container
     return Supervisor(
         makers,
         root,
