@@ -8,7 +8,7 @@ from collections.abc import Callable
 from mesh.core import folds
 from mesh.core.collect import Statement
 from mesh.core.record import LIVE, MESH, ZONE, Kind, Op
-from mesh.sim.model.misbehave import Forger, Omitter
+from mesh.sim.model.misbehave import Forger, Misbehaviour, Omitter
 from mesh.sim.model.node import Node
 from mesh.sim.model.replica import QUOTA_SLOTS, Backup
 from mesh.sim.model.world import AHEAD_MS, DAY_MS, NODES, World
@@ -18,6 +18,7 @@ REGISTERS = ("kv/r0", "kv/r1", "kv/r2", "kv/ro")
 SIBLINGS = ("kv/m0", "kv/m1")
 ELEMENTS = ("kv/s/e0", "kv/s/e1", "kv/s/e2")
 COUNTERS = ("kv/c0", "kv/c1")
+RELAYS: dict[str, type[Misbehaviour]] = {"omitter": Omitter, "forger": Forger}
 
 
 class Dice:
@@ -31,15 +32,16 @@ class Dice:
         self.world = world
         self.rng = world.rng
         rng = self.rng
-        self.may_die = rng.random() < 0.4
-        if not self.may_die and rng.random() < 0.6:
+        odds = world.odds
+        self.may_die = rng.random() < odds.death
+        if not self.may_die and rng.random() < odds.relay:
             bad = rng.randrange(NODES)
-            world.misbehaviour[bad] = rng.choice((Omitter, Forger))()
+            world.misbehaviour[bad] = RELAYS[rng.choice(odds.relays)]()
         self.bad = dict(world.misbehaviour)
         world.lies = bool(self.bad)
         if rng.random() < 0.1:
             world.liar = rng.randrange(2, NODES)
-        self.removals = rng.choice((0, 0, 1, 2))
+        self.removals = rng.choice(odds.removals)
         self.pace = rng.choice((0.3, 1.0, 1.0, 3.0))
         self.ahead: int | None = None
         self._steps: list[tuple[Callable[[], None], float]] = [
@@ -63,7 +65,7 @@ class Dice:
             (self.clock, 0.25),
         ]
         self._moves = [move for move, _ in self._steps]
-        self._weights = [weight for _, weight in self._steps]
+        self._weights = [weight * odds.moves.get(move.__name__, 1.0) for move, weight in self._steps]
 
     def troubles(self) -> str:
         """Who was unlucky or bad in this run."""

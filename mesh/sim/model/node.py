@@ -276,7 +276,7 @@ class Node(Replica):
                     says += tell(self.logs[scope], gone, self.aid)
             if says:
                 self.world.trace(lambda: f"  {self.index} collects in {scope} by {fence}: {says}")  # noqa: B023
-            count += len(self.say(scope, says, source=self.aid))
+            count += len(self.say(scope, says, source=self.aid, moved=False))
         return count
 
     def sweep(self) -> None:

@@ -108,11 +108,13 @@ class Replica:
         *,
         quota: bool = False,
         source: bytes | None = None,
+        moved: bool = True,
     ) -> list[Record]:
         """Write own statements; what the quota or the certificate forbids is left out.
 
         Args:
             source: whose records are said again, for the oracle.
+            moved: whether their stamps may be others than the first time, for the oracle.
         """
         out = []
         clock = self.live_clock if scope == LIVE else self.clock
@@ -128,7 +130,7 @@ class Replica:
             if say.kind != Kind.LOG and before is not None and before.aid != self.aid:
                 raise AssertionError("a slot has one writer")
             if scope != LIVE:
-                self.world.said(self, scope, say, rec, source)
+                self.world.said(self, scope, rec, source, moved=moved)
             if sync.write(log, rec, limits=limits).refused is None:
                 out.append(rec)
         return out

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from mesh.core import folds, sync
 from mesh.core.collect import Collector, Statement
 from mesh.core.receive import Judge, Outcome
@@ -16,8 +18,29 @@ if TYPE_CHECKING:
     from mesh.sim.model.replica import Replica
 
 
+class Odds(msgspec.Struct, frozen=True):
+    """How the dice of a run are weighted, to make the rare branches likely in which one rule matters.
+
+    Attributes:
+        moves: factors on the weights of the steps, by name.
+        loss: shares of lost messages to choose from.
+        death: how likely a run is one in which a node dies.
+        relay: in the other runs, how likely one relay is bad; by name which (`omitter`, `forger`), or any.
+        removals: how many removals to choose from.
+    """
+
+    moves: dict[str, float] = {}
+    loss: tuple[float, ...] = (0.0, 0.05, 0.2, 0.5)
+    death: float = 0.4
+    relay: float = 0.6
+    relays: tuple[str, ...] = ("omitter", "forger")
+    removals: tuple[int, ...] = (0, 0, 1, 2)
+
+
 class Policy:
     """The rules a run plays by; a wrong variant overrides one of these."""
+
+    odds = Odds()
 
     judge: Judge | None = None
     collector: type[Collector] = Collector
@@ -46,7 +69,9 @@ class Context(Protocol):
     def neighbours(self, node: Replica) -> list[int]: ...
     def opened(self, aid: bytes, tag: bytes, body: bytes, sig: bytes) -> Record: ...
     def signed(self, aid: bytes, tag: bytes, hlc: int, say: Statement) -> Record: ...
-    def said(self, node: Replica, scope: str, say: Statement, rec: Record, source: bytes | None) -> None: ...
+    def said(
+        self, node: Replica, scope: str, rec: Record, source: bytes | None, *, moved: bool = True
+    ) -> None: ...
     def stored(self, node: Replica, sender: int, scope: str, old: Record, new: Record) -> None: ...
     def learned(self, node: Replica, scope: str, records: list[Record]) -> None: ...
     def call(self, node: Replica, to: int, scope: str, since: int) -> list[sync.Part] | None: ...

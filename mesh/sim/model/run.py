@@ -6,7 +6,7 @@ import msgspec
 
 from mesh.sim.model.dice import STEPS, Dice
 from mesh.sim.model.final import Failed, finish
-from mesh.sim.model.rules import Policy
+from mesh.sim.model.rules import Odds, Policy
 from mesh.sim.model.world import World
 
 
@@ -19,12 +19,20 @@ class Result(msgspec.Struct, frozen=True):
     trace: list[str]
 
 
-def run(seed: int, policy: Policy | None = None, *, steps: int = STEPS, tracing: bool = False) -> Result:
-    """Play one run by the true rules, or by a variant.
+def run(
+    seed: int,
+    policy: Policy | None = None,
+    *,
+    odds: Odds | None = None,
+    steps: int = STEPS,
+    tracing: bool = False,
+) -> Result:
+    """Play one run by the true rules, or by a variant under the odds that make its mistake likely.
 
     A rule broken so badly that the real code's own assertions fail counts as caught.
     """
-    world = World(seed, policy or Policy(), tracing=tracing)
+    policy = policy or Policy()
+    world = World(seed, policy, odds or policy.odds, tracing=tracing)
     dice = Dice(world)
     problem = None
     try:

@@ -78,10 +78,15 @@ class Truth:
         self._of[place, rec.aid, rec.stamp, rec.op == Op.VOID] = event
         return event
 
-    def same(self, place: Place, rec: Record, event: Event) -> None:
-        """A record that says an event again."""
+    def same(self, place: Place, rec: Record, event: Event, *, moved: bool = True) -> None:
+        """A record that says an event again.
+
+        Args:
+            moved: its stamp may be another: a clock was set right, or a lost record came back below it.
+        """
         self._of[place, rec.aid, rec.stamp, rec.op == Op.VOID] = event
-        event.stamp = rec.stamp
+        if moved:
+            event.stamp = rec.stamp
 
     def of(self, scope: str, rec: Record) -> Event | None:
         """The event a record states."""

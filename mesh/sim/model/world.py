@@ -11,7 +11,7 @@ from mesh.core.record import LIVE, MESH, ZONE, Kind, Op, Record, SlotKey
 from mesh.sim.model.misbehave import Misbehaviour
 from mesh.sim.model.node import Node
 from mesh.sim.model.replica import KEPT_SCOPES, Backup, Replica
-from mesh.sim.model.rules import Policy
+from mesh.sim.model.rules import Odds, Policy
 from mesh.sim.model.truth import Event, Place, Truth
 from mesh.sim.model.wire import Message, Notary, aid_of
 
@@ -28,18 +28,20 @@ class World:
 
     Args:
         policy: the rules they play by.
+        odds: how the dice are weighted.
         tracing: keep a line per event.
     """
 
-    def __init__(self, seed: int, policy: Policy, *, tracing: bool = False) -> None:
+    def __init__(self, seed: int, policy: Policy, odds: Odds, *, tracing: bool = False) -> None:
         self.rng = random.Random(seed)
         self.policy = policy
+        self.odds = odds
         self.tracing = tracing
         self.lines: list[str] = []
         self.notary = Notary()
         self.truth = Truth()
         self.true_ms = START_MS
-        self.loss = self.rng.choice((0.0, 0.05, 0.2, 0.5))
+        self.loss = self.rng.choice(odds.loss)
         self.group = [0] * NODES
         self.in_flight: list[tuple[int, int, Message]] = []
         self.backups: dict[int, Backup] = {}
@@ -178,8 +180,11 @@ class World:
         """Sign a statement."""
         return self.notary.sign(aid, tag, hlc, say)
 
-    def said(self, node: Replica, scope: str, say: Statement, rec: Record, source: bytes | None) -> None:
-        """A node is about to store an own statement; `source` is whose records it says again."""
+    def said(
+        self, node: Replica, scope: str, rec: Record, source: bytes | None, *, moved: bool = True
+    ) -> None:
+        """A node is about to store an own statement; `source` is whose records it says again, `moved` whether
+        its stamp may be another than the first time."""
         if not rec.path.startswith("kv/") or rec.kind == Kind.CTR or not node.counts(rec):
             return
         place = (node.place(scope), rec.path, rec.kind)
@@ -191,7 +196,7 @@ class World:
         else:
             event = self._again(node, scope, place, rec, source)
             if event is not None:
-                self.truth.same(place, rec, event)
+                self.truth.same(place, rec, event, moved=moved)
                 if source != node.aid:
                     self._said_for_another(node, scope, rec, event, source)
         self.learned(node, scope, [rec])
@@ -227,12 +232,17 @@ class World:
         return node.index in self.tainted or node.index == self.liar or node.index in self.misbehaviour
 
     def _withdrawn(self, node: Replica, scope: str, place: Place, rec: Record) -> None:
-        """A void; of a copy said for a removed author it withdraws only the copy."""
+        """A void; of a copy said for a removed author it withdraws only the copy.
+
+        One that is said by a removed author that does not know it yet lets go of the deletes that had beaten
+        its value, while its remover has said that value again: then it may come back.
+        """
         mine = node.logs[scope].get(SlotKey(rec.path, rec.kind, node.aid))
         event = self.truth.of(place[0], mine) if mine is not None else None
         seen = 0
         if mine is not None and event is not None and event.aid == node.aid:
             seen = self.truth.closure(place[0], [mine], rec.kind)
+            event.exempt = event.exempt or node.index in self.tainted
         withdrawal = self.truth.new(place, rec, seen)
         withdrawal.optional = self.doubtful(node)
         self.learned(node, scope, [rec])
