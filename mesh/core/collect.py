@@ -295,7 +295,7 @@ def plan_removal(log: Log, me: bytes, gone: bytes, now_ms: int, may: May = every
         if rec.kind == Kind.REG:
             best = folds.winner(slots)
             if best == rec and not folds.covered(rec, slots):
-                statements.append(again(rec, now_ms, asof=rec.stamp, sees=_said_for(rec, me)))
+                statements.append(again(rec, now_ms, asof=rec.stamp, sees=_said_for(rec, slots, me)))
         elif folds.speaks(rec) and may(rec) and not folds.covered(rec, slots):
             statements.append(_inherit(rec, slots, me, now_ms))
     if counters == noted:
@@ -315,14 +315,26 @@ def _noted(log: Log, me: bytes, gone: bytes) -> dict[str, tally.Pair]:
     return found
 
 
-def _said_for(rec: Record, me: bytes) -> dict[bytes, int] | None:
-    """`sees` that name the author we speak for, see `folds.origins`; the system's reg have none."""
-    return None if rec.sees is None else joined(rec.sees, {rec.aid: rec.stamp}, without=me)
+def _said_for(rec: Record, slots: list[Record], me: bytes) -> dict[bytes, int] | None:
+    """`sees` that name the author we speak for, see `folds.origins`; the system's reg have none.
+
+    And ourselves, at what our slot said until now: a copy may have a lower stamp than what it was written over,
+    and only by this it is known that it was written over it (`core/own.py`).
+    """
+    if rec.sees is None:
+        return None
+    mine = next((other for other in slots if other.aid == me), None)
+    sees = joined(rec.sees, {rec.aid: rec.stamp}, without=me)
+    under = (
+        0 if mine is None else max((mine.sees or {}).get(me, 0), mine.stamp if mine.stamp != rec.stamp else 0)
+    )
+    return joined(sees, {me: under} if under else None, without=b"")
 
 
 def _inherit(rec: Record, slots: list[Record], me: bytes, now_ms: int) -> Statement:
     mine = next((other for other in slots if other.aid == me), None)
-    sees = joined(rec.sees, {rec.aid: rec.stamp}, mine.sees if mine is not None else None, without=me)
+    others = joined(rec.sees, {rec.aid: rec.stamp}, mine.sees if mine is not None else None, without=me)
+    sees = joined(others, _said_for(rec, slots, me), without=b"")
     if mine is None or not folds.speaks(mine) or folds.covered(mine, slots):
         return again(rec, now_ms, asof=rec.stamp, sees=sees)
     best = max(rec, mine, key=lambda r: (folds.live(r, now_ms), *folds.rank(r)))

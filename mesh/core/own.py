@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mesh.core import folds, tally
+from mesh.core import tally
 from mesh.core.floors import collected, gc_order, gc_slot, immortal, is_gc, outlived
 from mesh.core.log import Log
 from mesh.core.record import Kind, Op, Record
@@ -75,8 +75,8 @@ def own_live_offered(log: Log, me: bytes, records: Sequence[Record], now_ms: int
 def _forgotten_under(log: Log, rec: Record) -> bool:
     """Whether our newer record in the slot was written without knowing an older one of ours.
 
-    A later write of one life holds all that the slot held before: increments, `sees`, and (but for what is
-    said for a removed author) a stamp that does not fall.
+    A later write of one life holds all that the slot held before: increments, `sees`, and a stamp that does
+    not fall, or for what is said for a removed author the word that it did.
     """
     held = log.get(rec.slot)
     if held is None:
@@ -85,7 +85,7 @@ def _forgotten_under(log: Log, rec: Record) -> bool:
         return held.op == rec.op == Op.PUT and tally.totals_grow(held.val, rec.val)
     if immortal(rec.path):
         return tally.notes_grow(held.val, rec.val)
-    if rec.stamp > held.stamp and not folds.origins(held):
-        return True
     seen = held.sees or {}
+    if rec.stamp > max(held.stamp, seen.get(held.aid, 0)):
+        return True
     return rec.kind == Kind.MV and any(hlc > seen.get(aid, 0) for aid, hlc in (rec.sees or {}).items())
