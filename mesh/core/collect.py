@@ -318,8 +318,8 @@ def _noted(log: Log, me: bytes, gone: bytes) -> dict[str, tally.Pair]:
 def _said_for(rec: Record, slots: list[Record], me: bytes) -> dict[bytes, int] | None:
     """`sees` that name the author we speak for, see `folds.origins`; the system's reg have none.
 
-    And ourselves, at what our slot said until now: a copy may have a lower stamp than what it was written over,
-    and only by this it is known that it was written over it (`core/own.py`).
+    And ourselves, at what our slot said until now: a copy may have a lower stamp than what it was written
+    over, and only by this it is known that it was written over it (`core/own.py`).
     """
     if rec.sees is None:
         return None
