@@ -120,7 +120,7 @@ class Dice:
             self._all,
             self._bulk,
         )
-        self.rng.choices(kinds, (6, 3, 5, 2, 1, 2, 2))[0](node, scope)
+        self.rng.choices(kinds, self.world.odds.kinds)[0](node, scope)
 
     def _say(self, node: Node, scope: str, say: Statement) -> None:
         if say.op == Op.PUT and node.refuses(scope, say.path, say.kind) and node.index != self.world.liar:

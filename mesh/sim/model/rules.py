@@ -23,6 +23,8 @@ class Odds(msgspec.Struct, frozen=True):
 
     Attributes:
         moves: factors on the weights of the steps, by name.
+        kinds: how often is written to a register, a multi-value key, a set, a counter, a log, a key of kind
+            all, one of many registers.
         loss: shares of lost messages to choose from.
         death: how likely a run is one in which a node dies.
         relay: in the other runs, how likely one relay is bad; by name which (`omitter`, `forger`), or any.
@@ -30,6 +32,7 @@ class Odds(msgspec.Struct, frozen=True):
     """
 
     moves: dict[str, float] = {}
+    kinds: tuple[float, ...] = (6, 3, 5, 2, 1, 2, 2)
     loss: tuple[float, ...] = (0.0, 0.05, 0.2, 0.5)
     death: float = 0.4
     relay: float = 0.6
