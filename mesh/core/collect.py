@@ -325,9 +325,9 @@ def _said_for(rec: Record, slots: list[Record], me: bytes) -> dict[bytes, int] |
         return None
     mine = next((other for other in slots if other.aid == me), None)
     sees = joined(rec.sees, {rec.aid: rec.stamp}, without=me)
-    under = (
-        0 if mine is None else max((mine.sees or {}).get(me, 0), mine.stamp if mine.stamp != rec.stamp else 0)
-    )
+    if mine is None:
+        return sees
+    under = max((mine.sees or {}).get(me, 0), mine.stamp if mine.stamp != rec.stamp else 0)
     return joined(sees, {me: under} if under else None, without=b"")
 
 

@@ -154,9 +154,7 @@ class Receiver:
         gcs = [rec for rec in self._records if is_gc(rec)]
         self._gc = max(gcs, key=gc_order, default=None)
         self._newest = log.newest(delta.aid)
-        held = log.get(gc_slot(delta.aid)) if gcs else None
-        shown = [rec.hlc for rec in self._records if not gcs or not is_gc(rec) or judge.gc_wins(rec, held)]
-        self._verified = max(self._newest, max(shown, default=0))
+        self._verified = max(self._newest, max([rec.hlc for rec in self._records], default=0))
 
     def run(self) -> Outcome:
         """Judge and store."""
@@ -320,8 +318,6 @@ class Receiver:
     def _finish(self, head: int) -> Outcome:
         out, aid = self._out, self._delta.aid
         state = self._log.author(aid)
-        if not self._judge.live:
-            head = min(head, self._log.newest(aid))  # a larger `~gc` may have taken the place of the newest
         if head != state.head:
             self._log.set_marks(aid, head=head, floor=state.floor)
             state = self._log.author(aid)

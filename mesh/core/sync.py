@@ -278,4 +278,18 @@ def sweep(log: Log, now_ms: int, *, live: bool = False, most: int = 10_000) -> l
                 break
     for rec in gone:
         log.drop(rec.slot)
+    if not live:
+        _prove_heads(log)
     return gone
+
+
+def _prove_heads(log: Log) -> None:
+    """A head whose record is not held any more falls to the newest that is, else others could never reach it.
+
+    That happens when an author set back to a backup says a `~gc` with a smaller floor than it once had: the
+    larger one takes its place again, and if the author is gone by then nobody can prove the head.
+    """
+    for aid, state in list(log.authors()):
+        newest = log.newest(aid)
+        if newest < state.head:
+            log.set_marks(aid, head=max(newest, state.floor), floor=state.floor)
