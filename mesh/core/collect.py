@@ -344,7 +344,8 @@ def _inherit(rec: Record, slots: list[Record], me: bytes, now_ms: int) -> Statem
 def voids_before_drop(log: Log, me: bytes, gone: bytes, may: May = everything) -> list[Statement]:
     """Withdraw own values that a removed author's records beat, before those records are dropped.
 
-    Not what we say in its stead, as of the same stamp: the two are one statement, whoever's id is larger.
+    Not what we say in its stead, as of the same stamp: the two are one statement, whoever's id is larger. And
+    not a user's value that the other had not seen: it was shown as a conflict, or shows again.
     """
     out = []
     for rec in log.since(gone, 0):
@@ -354,9 +355,8 @@ def voids_before_drop(log: Log, me: bytes, gone: bytes, may: May = everything) -
         if mine is None or mine.op != Op.PUT or _instead(mine, rec):
             continue
         beaten = folds.covered(mine, [rec])
-        if rec.kind == Kind.REG and not beaten and folds.speaks(rec):
-            beside = rec.path.startswith(USERS) and rec.op == Op.PUT  # shown as a conflict until now
-            beaten = folds.rank(rec) > folds.rank(mine) and not beside
+        if rec.kind == Kind.REG and not rec.path.startswith(USERS) and folds.speaks(rec):
+            beaten = beaten or folds.rank(rec) > folds.rank(mine)
         if beaten:
             out.append(void(mine))
     return out

@@ -45,6 +45,7 @@ class Outcome(msgspec.Struct):
         refused: why the rest was not taken ("future", "certificate", "quota", "removed"), or None.
         clash: two records of the author under one hlc: its key is in use twice, or it lies.
         own: for our own records, which are looked at and never taken from the wire.
+        outdone: the `~gc` we hold, when one with a smaller floor came: the sender should know.
     """
 
     state: AuthorState
@@ -57,6 +58,7 @@ class Outcome(msgspec.Struct):
     refused: str | None = None
     clash: tuple[Record, Record] | None = None
     own: Own | None = None
+    outdone: Record | None = None
 
     @property
     def head(self) -> int:
@@ -154,7 +156,11 @@ class Receiver:
         gcs = [rec for rec in self._records if is_gc(rec)]
         self._gc = max(gcs, key=gc_order, default=None)
         self._newest = log.newest(delta.aid)
-        self._verified = max(self._newest, max([rec.hlc for rec in self._records], default=0))
+        held = log.get(gc_slot(delta.aid)) if gcs else None
+        if held is not None and gc_floor(self._gc) < gc_floor(held):
+            self._out.outdone = held
+        shown = [rec.hlc for rec in self._records if not is_gc(rec) or judge.gc_wins(rec, held)]
+        self._verified = max(self._newest, max(shown, default=0))
 
     def run(self) -> Outcome:
         """Judge and store."""
@@ -318,6 +324,8 @@ class Receiver:
     def _finish(self, head: int) -> Outcome:
         out, aid = self._out, self._delta.aid
         state = self._log.author(aid)
+        if not self._judge.live:
+            head = min(head, self._log.newest(aid))  # a larger `~gc` may have taken the place of the newest
         if head != state.head:
             self._log.set_marks(aid, head=head, floor=state.floor)
             state = self._log.author(aid)

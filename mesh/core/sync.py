@@ -224,6 +224,13 @@ def listings(log: Log, scope: str, aid: bytes) -> list[Listing]:
     return out
 
 
+def correction(scope: str, outcome: Outcome) -> Delta | None:
+    """What to tell a sender whose `~gc` has a smaller floor than ours: the author, set back to a backup, may
+    have said it without knowing. None in the usual case."""
+    gc = outcome.outdone
+    return None if gc is None else Delta(scope, gc.aid, gc.hlc, gc.hlc, False, [(gc.body, gc.sig)])
+
+
 def missing(log: Log, listing: Listing) -> list[int]:
     """The hlcs of a peer's listing whose records we do not hold, ascending.
 
@@ -278,18 +285,4 @@ def sweep(log: Log, now_ms: int, *, live: bool = False, most: int = 10_000) -> l
                 break
     for rec in gone:
         log.drop(rec.slot)
-    if not live:
-        _prove_heads(log)
     return gone
-
-
-def _prove_heads(log: Log) -> None:
-    """A head whose record is not held any more falls to the newest that is, else others could never reach it.
-
-    That happens when an author set back to a backup says a `~gc` with a smaller floor than it once had: the
-    larger one takes its place again, and if the author is gone by then nobody can prove the head.
-    """
-    for aid, state in list(log.authors()):
-        newest = log.newest(aid)
-        if newest < state.head:
-            log.set_marks(aid, head=max(newest, state.floor), floor=state.floor)

@@ -64,8 +64,6 @@ def settle(world: World, when: str) -> None:
     for _ in range(ROUNDS_MAX):
         world.advance(31_000)
         nodes = survivors(world)
-        for node in nodes:
-            node.sweep()
         pairs = [(left, right) for left in nodes for right in nodes if left.index < right.index]
         world.rng.shuffle(pairs)
         for left, right in pairs:

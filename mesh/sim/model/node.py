@@ -100,6 +100,9 @@ class Node(Replica):
             self._own(sender, scope, outcome.own)
         if outcome.want is not None:
             self.world.send(self, sender, Want(scope, delta.aid, outcome.want))
+        better = sync.correction(scope, outcome)
+        if better is not None:
+            self.world.send(self, sender, better)
         onward = self.world.policy.passed_on(delta, outcome, self.tags[scope])
         if onward is not None and outcome.stored:
             for peer in self.world.neighbours(self):
