@@ -324,7 +324,15 @@ class Spread:
         urgent = delta.scope == LIVE and any(self._gate.urgent(rec) for rec in outcome.stored)
         self.drive.handle(
             tidings.Applied(
-                link, delta.scope, delta.aid, state, delta.upto, outcome.want, urgent, outcome.mark_dirty
+                link,
+                delta.scope,
+                delta.aid,
+                state,
+                delta.upto,
+                outcome.want,
+                urgent,
+                outcome.mark_dirty,
+                sync.correction(delta.scope, outcome),
             )
         )
 

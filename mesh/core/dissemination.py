@@ -291,6 +291,9 @@ class Dissemination:
             for name, link in self._links.items():
                 if event.scope in link.scopes:
                     self._mark(name, link, key, before, event, out)
+        if event.better is not None and event.link in self._links:
+            self._control(self._links[event.link], event.better)
+            self._wake(event.link, out)
         if event.want is not None and event.link in self._links and key not in self._wants:
             self._ask(event.link, key, event.want, now)
             self._wake(event.link, out)

@@ -74,6 +74,7 @@ class Applied(msgspec.Struct, frozen=True):
     """The author's state after a commit. `link` is where the records came from, None for our own.
 
     `reach` is the `upto` of their delta: what was accepted up to there is on the disk now, or never will be.
+    `better` is what the link has to be told (`sync.correction`).
     """
 
     link: bytes | None
@@ -84,6 +85,7 @@ class Applied(msgspec.Struct, frozen=True):
     want: int | None = None
     urgent: bool = False
     dirty: bool = False
+    better: Delta | None = None
 
 
 class AuthorGone(msgspec.Struct, frozen=True):
