@@ -83,6 +83,10 @@ class Judge:
         """How far a delta without a hole moves the head: never beyond what signatures show."""
         return min(upto, verified)
 
+    def proven(self, head: int, newest: int) -> int:
+        """The head at last: a record proves it to others. A larger `~gc` may have taken the newest's place."""
+        return min(head, newest)
+
     def reset_floor(self, delta: Delta, gc: Record | None) -> int:
         """The floor a reset proves; 0 when it proves none."""
         return gc_floor(gc)
@@ -110,6 +114,9 @@ class LiveJudge(Judge):
     what is not above the head is never new, else two peers would hand a dead lease to each other for ever."""
 
     live = True
+
+    def proven(self, head: int, newest: int) -> int:
+        return head
 
     def reset_floor(self, delta: Delta, gc: Record | None) -> int:
         return 0
@@ -324,8 +331,7 @@ class Receiver:
     def _finish(self, head: int) -> Outcome:
         out, aid = self._out, self._delta.aid
         state = self._log.author(aid)
-        if not self._judge.live:
-            head = min(head, self._log.newest(aid))  # a larger `~gc` may have taken the place of the newest
+        head = self._judge.proven(head, self._log.newest(aid))
         if head != state.head:
             self._log.set_marks(aid, head=head, floor=state.floor)
             state = self._log.author(aid)

@@ -164,6 +164,8 @@ def serve(
         live: by the rules of the live scope.
     """
     state = log.author(aid)
+    if after is not None and not after.reset and after.upto < state.floor:
+        after, since = None, 0  # the floor rose between two parts: deletes that were due are gone
     reset = after.reset if after is not None else since < state.floor
     since = after.upto if after is not None else 0 if reset else since
     start = max(after.at, since) if after is not None else since
