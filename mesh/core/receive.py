@@ -84,7 +84,7 @@ class Judge:
         return min(upto, verified)
 
     def proven(self, head: int, newest: int) -> int:
-        """The head at last: a record proves it to others. A larger `~gc` may have taken the newest's place."""
+        """The head at last: a record proves it to others; a larger `~gc` may have replaced the newest."""
         return min(head, newest)
 
     def reset_floor(self, delta: Delta, gc: Record | None) -> int:
