@@ -99,7 +99,7 @@ class Features:
         self.status.more_checks += [self._discovery.check, self.metrics.check]
         self._duties = Duties(node)
         self._summary = Summary(node)
-        self.offered = Offering(node, self.table, self.members, self.events)
+        self.offered = Offering(node, self.table, self.members, self.events, self._summary.ours)
         self.services = self.offered.services
         self._traffic = Traffic(
             node,

@@ -8,6 +8,7 @@ services   what people and programs ask       zones    what our zone and the oth
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import trio
 
@@ -22,6 +23,7 @@ from mesh.agent.registry import Registry
 from mesh.agent.servicefiles import Files
 from mesh.agent.services import Services
 from mesh.agent.table import Table
+from mesh.agent.zones import Zones
 from mesh.core.record import AID_BYTES
 from mesh.errors import NotFound
 from mesh.identity.keys import public_of
@@ -31,9 +33,15 @@ FOLDER = "services.d"
 
 
 class Offering:
-    """See the module."""
+    """See the module.
 
-    def __init__(self, node: Node, table: Table, members: Members, events: Events) -> None:
+    Args:
+        speaks: whether it is ours to tell other zones of this one.
+    """
+
+    def __init__(
+        self, node: Node, table: Table, members: Members, events: Events, speaks: Callable[[], bool]
+    ) -> None:
         self._node = node
         self._events = events
         settings = node.config.services
@@ -55,6 +63,7 @@ class Offering:
             self.registry.owner_of,
             settings.per_node_max,
         )
+        self.registry.use(self.offers)
         self.services = Services(
             self.registry,
             self.offers,
@@ -64,6 +73,7 @@ class Offering:
             members.rtt_to,
             node.now_ms,
         )
+        self._zones = Zones(node, self.registry, speaks, table.labels_of)
         folder = settings.dir or os.path.join(os.path.dirname(places().config_file), FOLDER)
         self._files = Files(
             os.path.abspath(folder),
@@ -81,6 +91,7 @@ class Offering:
             nursery.start_soon(self.checks.run)
             nursery.start_soon(self.offers.run)
             nursery.start_soon(self._files.run)
+            nursery.start_soon(self._zones.run)
 
     def reload(self) -> None:
         """Read the services directory again now."""

@@ -15,26 +15,27 @@ away for longer than their TTL, by this node's own clock; so "anyone may reap" c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import trio
 
 from mesh.agent.changes import Beats, Changes, Kind
 from mesh.agent.node import Node
+from mesh.agent.offers import WORKLOAD, Offers
+from mesh.agent.owners import Owners
 from mesh.core import policy
-from mesh.core.health import HEALTH_PREFIX, Word, read_words
+from mesh.core.health import HEALTH_PREFIX
 from mesh.core.lease import PATH_PREFIX as NODE_PREFIX
-from mesh.core.lease import Status
 from mesh.core.record import LIVE, MESH, ZONE, Op, Record
 from mesh.core.record import Kind as RecordKind
-from mesh.core.registry import OWNER_SERVICES_MAX, PREFIX, Instance, Service, health_of, path_of, read
-from mesh.core.vitals import State, StateChanged
+from mesh.core.registry import OWNER_SERVICES_MAX, PREFIX, Instance, Service, Spec, health_of, path_of, read
+from mesh.core.vitals import StateChanged
 from mesh.errors import PeerError
 from mesh.store.store import Change
 
 SLICE = 128
 EXPIRY_S = 0.5
 ABOUT_OWNERS = ("member/", "order/")
-PRESENT = (State.ALIVE, State.SUSPECT)
 
 
 class Registry:
@@ -45,26 +46,22 @@ class Registry:
 
     Attributes:
         on_change: told the names whose instances may have changed; None means all.
+        owners: the nodes that offer something: alive, load, labels.
         changes: what happened, for events and watches.
         loaded: set once everything that the store held at the start is in.
     """
 
     def __init__(self, node: Node, labels_of: Callable[[bytes], Mapping[str, str]]) -> None:
         self._node = node
-        self._labels_of = labels_of
         self._services: dict[bytes, dict[str, Service]] = {}
         self._names: dict[str, set[tuple[bytes, str]]] = {}
         self._ids: dict[str, bytes] = {}
         self._over: set[bytes] = set()
-        self._words: dict[bytes, dict[str, Word] | None] = {}
-        self._labels: dict[bytes, Mapping[str, str]] = {}
-        self._standing: dict[bytes, tuple[bool, bool]] = {}
-        self._lost: set[bytes] = set()
-        self._away: dict[bytes, float] = {}
+        self.owners = Owners(node, labels_of)
         self._remote: dict[str, dict[str, list[Instance]]] = {}
         self._folded: dict[str, list[Instance]] = {}
+        self._offers: Offers
         self._stale = trio.Event()
-        self._left = trio.Event()
         self.changes = Changes(node.now_ms)
         self.loaded = trio.Event()
         self.on_change: list[Callable[[frozenset[str] | None], None]] = []
@@ -86,7 +83,7 @@ class Registry:
         found = self._folded.get(name)
         if found is None:
             found = [self._instance(aid, id_) for aid, id_ in sorted(self._names.get(name, ()))]
-            found = [each for each in found if not self._expired(each.service)]
+            found = [each for each in found if not self.expired(each.service)]
             for zone in sorted(self._remote):
                 found += self._remote[zone].get(name, ())
             self._folded[name] = found
@@ -96,9 +93,9 @@ class Registry:
         """Instances of all names; `expired` ones too if asked for."""
         found = [each for name in self.names() for each in self.instances(name)]
         if expired:
-            for aid in sorted(self._away):
+            for aid in sorted(self.owners.away):
                 own = self._services.get(aid, {})
-                found += [self._instance(aid, id_) for id_ in sorted(own) if self._expired(own[id_])]
+                found += [self._instance(aid, id_) for id_ in sorted(own) if self.expired(own[id_])]
         return found
 
     def service(self, id_: str) -> Instance | None:
@@ -115,14 +112,7 @@ class Registry:
 
     def expired(self, service: Service) -> bool:
         """Whether its owner has been away for longer than its TTL."""
-        return self._expired(service)
-
-    def load_of(self, aid: bytes) -> float | None:
-        """A member's load as its newest lease has it; None when it is not told."""
-        if aid == self._node.me:
-            return self._node.capacity()[0]
-        member = self._node.vitality.machine.board.members.get(aid)
-        return member.lease.load if member is not None and member.lease is not None else None
+        return self.owners.away_s(service.owner) > service.ttl_s
 
     def offered_by(self, aid: bytes) -> list[Instance]:
         """The services of a member of our zone, by id."""
@@ -133,6 +123,22 @@ class Registry:
         found = self.service(id_)
         return found.service.owner if found is not None else None
 
+    def use(self, offers: Offers) -> None:
+        """Who keeps what this node offers itself."""
+        self._offers = offers
+
+    async def register(self, spec: Mapping[str, Any] | Spec, *, workload: str) -> Service:
+        """Offer a service of a workload that runs here; the same again changes nothing.
+
+        Raises:
+            UsageError, Conflict, Denied: see `Offers.register`.
+        """
+        return await self._offers.register(spec, origin=WORKLOAD, source=workload, replace=True)
+
+    async def deregister(self, id_: str, *, workload: str) -> None:
+        """Offer it no more. NotFound, Conflict: it is not this workload's."""
+        await self._offers.deregister(id_, origin=WORKLOAD, source=workload)
+
     def beats(self) -> Beats:
         """Heartbeats of owners from now on; close it."""
         return self.changes.beats()
@@ -141,61 +147,18 @@ class Registry:
 
     def _instance(self, aid: bytes, id_: str) -> Instance:
         service = self._services[aid][id_]
-        alive, draining = self._stands(aid)
-        word = health_of(service, self._words_of(aid))
+        alive, draining = self.owners.stands(aid)
+        word = health_of(service, self.owners.words_of(aid))
         return Instance(
             service=service,
             health=word.health,
             alive=alive,
             changed_ms=word.changed_ms,
             why=word.why,
-            load=self.load_of(aid),
-            labels=self._labels_now(aid),
+            load=self.owners.load_of(aid),
+            labels=self.owners.labels_of(aid),
             draining=draining,
         )
-
-    def _labels_now(self, aid: bytes) -> Mapping[str, str]:
-        found = self._labels.get(aid)
-        if found is None:
-            found = self._labels[aid] = self._labels_of(aid)
-        return found
-
-    def _stands(self, aid: bytes) -> tuple[bool, bool]:
-        """(alive, draining) of an owner, remembered until something says otherwise."""
-        found = self._standing.get(aid)
-        if found is None:
-            found = self._standing[aid] = self._look(aid)
-            if not found[0]:
-                self._away.setdefault(aid, trio.current_time())
-                self._left.set()
-        return found
-
-    def _look(self, aid: bytes) -> tuple[bool, bool]:
-        if aid == self._node.me:
-            status = self._node.vitality.status[0]
-            return status not in (Status.LEFT, Status.SLEEP), status == Status.DRAIN
-        member = self._node.vitality.machine.board.members.get(aid)
-        if member is None or member.state not in PRESENT:
-            return False, False
-        status = member.lease.st if member.lease is not None else Status.UP
-        return status not in (Status.LEFT, Status.SLEEP), status == Status.DRAIN
-
-    def _expired(self, service: Service) -> bool:
-        if self._stands(service.owner)[0]:
-            return False
-        return trio.current_time() - self._away[service.owner] > service.ttl_s
-
-    def _words_of(self, aid: bytes) -> dict[str, Word] | None:
-        if aid not in self._words:
-            live = self._node.store.live
-            records = live.slots(HEALTH_PREFIX + aid.hex())
-            self._words[aid] = self._read_words(next((rec for rec in records if rec.aid == aid), None))
-        return self._words[aid]
-
-    def _read_words(self, rec: Record | None) -> dict[str, Word] | None:
-        if rec is None or rec.op != Op.PUT or rec.kind != RecordKind.ALL or not self._node.view.counts(rec):
-            return None
-        return read_words(rec.val)
 
     # -- what moves it ------------------------------------------------------------------------------------
 
@@ -258,24 +221,16 @@ class Registry:
         return names
 
     def _relabelled(self, aid: bytes) -> set[str]:
-        self._labels.pop(aid, None)
+        self.owners.relabelled(aid)
         return self._names_of(aid)
 
     def _stood(self, aid: bytes) -> set[str]:
         """An owner's state may have changed; the names that this touches."""
-        if aid not in self._services:
+        moved = self.owners.moved(aid) if aid in self._services else None
+        if moved is None:
             return set()
-        before, after = self._standing.get(aid), self._look(aid)
-        if before == after:
-            return set()
-        self._standing[aid] = after
-        if after[0]:
-            self._away.pop(aid, None)
-        else:
-            self._away.setdefault(aid, trio.current_time())
-            self._left.set()
-        if before is not None and before[0] != after[0]:
-            (self._lost.discard if after[0] else self._lost.add)(aid)
+        before, after = moved
+        if before[0] != after[0]:
             for service in self._services[aid].values():
                 self.changes.add(Kind.ALIVE if after[0] else Kind.LOST, service)
         return self._names_of(aid)
@@ -332,9 +287,8 @@ class Registry:
             if service.id > last:
                 return False
             self._remove(own[last])
-        if not own:  # from here on we know what changes
-            self._words_of(service.owner)
-            self._stands(service.owner)
+        if not own:
+            self.owners.know(service.owner)
         own[service.id] = service
         self._ids[service.id] = service.owner
         self._names.setdefault(service.name, set()).add((service.owner, service.id))
@@ -349,18 +303,14 @@ class Registry:
             del self._names[service.name]
         if not own:
             del self._services[service.owner]
-            for held_of in (self._words, self._labels, self._standing, self._away):
-                held_of.pop(service.owner, None)
+            self.owners.forget(service.owner)
             self._over.discard(service.owner)
-            self._lost.discard(service.owner)
 
     def _take_words(self, aid: bytes, rec: Record | None) -> set[str]:
         own = self._services.get(aid)
         if own is None:
-            self._words.pop(aid, None)
             return set()
-        before, after = self._words_of(aid), self._read_words(rec)
-        self._words[aid] = after
+        before, after = self.owners.words_of(aid), self.owners.take_words(aid, rec)
         names = set()
         for service in own.values():
             old, new = health_of(service, before), health_of(service, after)
@@ -408,21 +358,21 @@ class Registry:
         """Tell the services whose owner has been away for their TTL, once each."""
         told: set[str] = set()
         while True:
-            self._left = trio.Event()
-            told = {id_ for id_ in told if self._ids.get(id_) in self._away}
+            self.owners.left = trio.Event()
+            told = {id_ for id_ in told if self._ids.get(id_) in self.owners.away}
             due, waiting = self._overdue(told)
             for service in due:
                 told.add(service.id)
-                if service.owner in self._lost:
+                if service.owner in self.owners.lost:
                     self.changes.add(Kind.EXPIRED, service)
             self._touch(service.name for service in due)
             with trio.move_on_after(EXPIRY_S if waiting else float("inf")):
-                await self._left.wait()
+                await self.owners.left.wait()
 
     def _overdue(self, told: set[str]) -> tuple[list[Service], bool]:
         """Services that have expired and were not told yet, and whether more will."""
         now, due, waiting = trio.current_time(), [], False
-        for aid, since in self._away.items():
+        for aid, since in self.owners.away.items():
             for service in self._services.get(aid, {}).values():
                 if service.id not in told:
                     if now - since > service.ttl_s:

@@ -16,7 +16,7 @@ from mesh.agent.author import Statement
 from mesh.agent.node import Node
 from mesh.core import vitals
 from mesh.core.log import Log
-from mesh.core.record import AID_BYTES, MESH, Kind, Op
+from mesh.core.record import AID_BYTES, MESH, Kind, Op, Record
 from mesh.store.store import Change
 
 PREFIX = "zone/"
@@ -41,13 +41,14 @@ class Summary:
         self._read_all()
         while True:
             self._moved = trio.Event()
-            if self._ours():
+            if self.ours():
                 await self._say()
             await trio.sleep(EVERY_S)
             await self._moved.wait()
             self._read_all()
 
-    def _ours(self) -> bool:
+    def ours(self) -> bool:
+        """Whether we are the first gateway of our zone, in a mesh of several zones."""
         node, machine = self._node, self._node.vitality.machine
         zones = {cert.zone for aid in node.directory.members() if (cert := node.directory.certificate(aid))}
         if len(zones) < 2:
@@ -67,8 +68,10 @@ class Summary:
         value = {"states": states}
 
         def build(slots: Log) -> list[Statement]:
-            held = next((rec for rec in slots.slots(self._path) if rec.aid == node.me), None)
-            return [] if held is not None and held.val == value else [Statement(self._path, Kind.ALL, value)]
+            newest = self._newest(slots, self._path, node.zone)
+            if newest is not None and newest.val == value:
+                return []
+            return [Statement(self._path, Kind.ALL, value)]
 
         await node.author.say(MESH, build)
 
@@ -87,15 +90,20 @@ class Summary:
 
     def _read(self, path: str) -> None:
         zone, node = path.removeprefix(PREFIX), self._node
-        if zone == node.zone:
+        if zone == node.zone:  # another gateway spoke for us: ours may have to be said again
+            self._moved.set()
             return
         with node.store.read(MESH) as slots:
-            words = [rec for rec in slots.slots(path) if rec.op == Op.PUT and self._of(rec.aid, zone)]
-        if words:
-            newest = max(words, key=lambda rec: rec.order)
+            newest = self._newest(slots, path, zone)
+        if newest is not None:
             for aid, state in _states(newest.val):
                 if self._of(aid, zone):
                     node.vitality.drive.handle(vitals.RemoteReported(aid, state))
+
+    def _newest(self, slots: Log, path: str, zone: str) -> Record | None:
+        """The word that counts: also that of a gateway that spoke before us, while we were away."""
+        words = (rec for rec in slots.slots(path) if rec.op == Op.PUT and self._of(rec.aid, zone))
+        return max(words, key=lambda rec: rec.order, default=None)
 
     def _of(self, aid: bytes, zone: str) -> bool:
         cert = self._node.directory.certificate(aid)

@@ -199,6 +199,11 @@ def name_ok(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def version_ok(version: str) -> bool:
+    """Whether a version can be a service's."""
+    return _VERSION.fullmatch(version) is not None
+
+
 def id_ok(text: str) -> bool:
     """Whether a text has the form of a service's id."""
     return _ID.fullmatch(text) is not None
@@ -219,7 +224,7 @@ def parse(raw: Any) -> Spec:
     where = f"service {name}"
     refuse_unknown(where, raw, _FIELDS)
     version = text_of(where, "version", raw.get("version", VERSION))
-    if not _VERSION.fullmatch(version):
+    if not version_ok(version):
         raise UsageError(
             f"{where}: version {version!r:.80} is not allowed",
             "1 to 64 letters, digits, '.', '+', '_' and '-', such as 1.4.2",
