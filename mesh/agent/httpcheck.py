@@ -60,11 +60,15 @@ def _request(conn: h11.Connection, check: Check) -> bytes:
 
 
 async def _next(stream: trio.abc.Stream, conn: h11.Connection) -> object:
+    """The next event; None when the connection ends before an answer."""
     while True:
         event = conn.next_event()
         if event is not h11.NEED_DATA:
             return event
-        conn.receive_data(bytes(await stream.receive_some(READ_BYTES)))
+        data = bytes(await stream.receive_some(READ_BYTES))
+        if not data and conn.their_state is h11.SEND_RESPONSE and not conn.trailing_data[0]:
+            return None
+        conn.receive_data(data)
 
 
 def _header(answer: h11.Response, name: str) -> str | None:

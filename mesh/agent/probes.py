@@ -55,12 +55,13 @@ async def probe(check: Check) -> Outcome:
             found = await _KINDS[check.kind](check)
     except _Untried as error:
         found = Outcome(Result.ERROR, shown(str(error)))
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        found = Outcome(Result.FAIL, "the connection broke")
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        why = f": {error.__cause__}" if error.__cause__ is not None else ""
+        found = Outcome(Result.FAIL, shown(f"the connection broke{why}"))
     except MeshError as error:
         found = Outcome(Result.FAIL, shown(error.message))
     except OSError as error:
-        found = Outcome(Result.FAIL, shown(error.strerror or str(error)))
+        found = Outcome(Result.FAIL, shown(os.strerror(error.errno) if error.errno else str(error)))
     took_s = trio.current_time() - began
     slow = check.degraded_ms and took_s * 1000 > check.degraded_ms
     if found.result == Result.PASS and slow:
