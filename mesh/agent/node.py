@@ -160,6 +160,7 @@ class Node:
         self._queries: Queries | None = None
         self.sight = Sight(self.me, self.store, self.author)
         self.members_seen: set[bytes] = set()
+        self._zones: dict[bytes, str] = {}
         self.on_alarm: list[Callable[[str, bytes, str], None]] = []
         self.on_state: list[Callable[[vitals.StateChanged], None]] = []
         self.on_link: list[Callable[[Session], None]] = []
@@ -375,12 +376,10 @@ class Node:
         members = set(self.directory.members())
         joined, gone = sorted(members - self.members_seen), sorted(self.members_seen - members)
         self.members_seen = members
-        places = []
-        for aid in joined:
-            cert = self.directory.certificate(aid)
-            assert cert is not None
-            places.append((aid, Place(cert.zone)))
-        self.vitality.members_changed(places, gone)
+        zones = {aid: cert.zone for aid in members if (cert := self.directory.certificate(aid)) is not None}
+        moved = sorted(aid for aid, zone in zones.items() if self._zones.get(aid) != zone)
+        self._zones = zones
+        self.vitality.members_changed([(aid, Place(zones[aid])) for aid in moved], gone)
         for aid in joined:
             self.spread.member_learned(aid)
         for aid in gone:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
-from yard import Yard, eventually
+from yard import Agent, Yard, eventually
 
 
 def test_agents_form_a_mesh_and_agree(yard: Yard) -> None:
@@ -67,3 +68,15 @@ def test_everyone_restarted_at_once_forms_one_mesh(yard: Yard) -> None:
         agent.start()
     yard.agree()
     yard.same_roots()
+
+
+def test_a_node_moved_to_another_zone_is_alive_there_for_everyone(yard: Yard) -> None:
+    agents = yard.form(3)
+    agents[0].ctl("node", "move-zone", agents[2].name, "north")
+    for agent in agents:
+
+        def moved(agent: Agent = agent) -> bool:
+            rows = {row["name"]: row for row in json.loads(agent.ctl("-o", "json", "members").stdout)}
+            return rows[agents[2].name]["zone"] == "north" and set(agent.states().values()) == {"alive"}
+
+        eventually(moved, f"{agent.name} sees the moved node alive in its new zone")
