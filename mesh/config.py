@@ -285,6 +285,10 @@ class Runtimes(msgspec.Struct, frozen=True, kw_only=True):
     container: Annotated[
         str, knob("unix socket of Docker or Podman; empty: looked for in the usual places; none: off")
     ] = ""
+    kubernetes: Annotated[
+        str, knob("kubeconfig of the cluster that this node fronts; empty: the pod's own; none: off")
+    ] = ""
+    kubernetes_namespace: Annotated[str, knob("empty: the kubeconfig's or the pod's own, else default")] = ""
     keep_running: Annotated[
         bool, knob("instances go on while the agent is stopped or restarted, and are adopted")
     ] = True

@@ -35,11 +35,19 @@ def supervisor_of(node: Node) -> Supervisor:
 
         return Containers(settings.container or find_socket(), root, word)
 
+    def kubernetes() -> Runtime:
+        from mesh.runtimes.kubeconfig import find_cluster
+        from mesh.runtimes.kubernetes import Kubernetes
+
+        return Kubernetes(find_cluster(settings.kubernetes, settings.kubernetes_namespace), word)
+
     makers: dict[Kind, Callable[[], Runtime]] = {}
     if settings.process:
         makers["process"] = process
     if settings.container != "none":
         makers["container"] = container
+    if settings.kubernetes != "none":
+        makers["kubernetes"] = kubernetes
     return Supervisor(
         makers,
         root,

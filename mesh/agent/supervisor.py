@@ -25,7 +25,7 @@ import msgspec
 import trio
 
 from mesh.agent.instances import Adopted, Keeper, Status
-from mesh.errors import Conflict, MeshError, NotFound
+from mesh.errors import Conflict, MeshError, NotFound, StoreError
 from mesh.runtimes.base import Kind, Launch, Line, Running, Runtime
 
 log = logging.getLogger(__name__)
@@ -239,9 +239,13 @@ class Supervisor:
         if kind not in self._made:
             if kind not in self._makers:
                 raise NotFound(f"this node has no runtime {kind}", "see [runtimes] in its configuration")
-            self._made[kind] = self._makers[kind]()
-            self._marks.mkdir(mode=0o711, parents=True, exist_ok=True)
-            (self._marks / f"used-{kind}").touch()
+            made = self._makers[kind]()
+            try:
+                self._marks.mkdir(mode=0o711, parents=True, exist_ok=True)
+                (self._marks / f"used-{kind}").touch()
+            except OSError as error:
+                raise StoreError(f"{self._marks} cannot be used: {error.strerror}") from None
+            self._made[kind] = made
         return self._made[kind]
 
     def _keeper(self, instance: str) -> Keeper:
