@@ -28,6 +28,12 @@ STAMP = VENV / "mesh-stamp.json"
 PYTHON_MIN = (3, 11)
 RUN = ()
 TEST = ("dev",)
+TEST_PROGRAMS = (
+    ("redis-server", "redis-server"),
+    ("redis-cli", "redis-tools"),
+    ("nginx", "nginx-light"),
+    ("curl", "curl"),
+)
 
 _PROBE = """
 import json, os, sys, sysconfig
@@ -83,6 +89,8 @@ def _set_up(extras: Sequence[str]) -> None:
     started = time.monotonic()
     python = _python()
     _system_packages(python)
+    if "dev" in extras:
+        _test_packages()
     interpreter = VENV / "bin" / "python"
     present = _probed(str(interpreter))
     moved = _read_stamp().get("root", str(ROOT)) != str(ROOT)
@@ -180,6 +188,19 @@ def _system_packages(python: dict[str, Any]) -> None:
     say(f"installing system packages: {' '.join(wanted)}")
     _apt(["update"], wanted)
     _apt(["install", *wanted], wanted)
+
+
+def _test_packages() -> None:
+    """Programs that tests call through the mesh. Where they cannot be had, those tests are skipped."""
+    wanted = [package for program, package in TEST_PROGRAMS if not shutil.which(program)]
+    if not wanted or not shutil.which("apt-get"):
+        return
+    say(f"installing programs for tests: {' '.join(wanted)}")
+    try:
+        _apt(["update"], wanted)
+        _apt(["install", *wanted], wanted)
+    except SetupError as error:
+        say(f"without {', '.join(wanted)} some tests are skipped: {str(error).splitlines()[0]}")
 
 
 def _compiles(source: str) -> bool:

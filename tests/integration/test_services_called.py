@@ -1,0 +1,306 @@
+"""Programs that nobody here wrote call each other through three real agents: redis and nginx, by name."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from yard import Agent, Yard, eventually
+
+from mesh.errors import NoInstances
+
+NEEDED = ("redis-server", "redis-cli", "nginx", "curl")
+able = all(shutil.which(name) for name in NEEDED)
+pytestmark = pytest.mark.skipif(not able, reason=f"needs the programs {', '.join(NEEDED)}")
+
+NGINX = """
+daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
+events {{ worker_connections 256; }}
+http {{
+  access_log off; keepalive_timeout 60s;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{ return 200 "{name} $request_uri $http_x_forwarded_user\\n"; }}
+    location = /health {{ return 200 "fine\\n"; }}
+  }}
+}}
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Place:
+    """Three agents: `near` has proxy and gateway, the two others offer `cache` (redis) and `web` (nginx)."""
+
+    def __init__(self, yard: Yard) -> None:
+        self.yard = yard
+        self.programs: list[subprocess.Popen[bytes]] = []
+        self.near = yard.first(start=False)
+        self.near.settings = {
+            "MESHD_PROXY__LISTEN": "0",
+            "MESHD_PROXY__DNS": "0",
+            "MESHD_GATEWAY__LISTEN": "0",
+        }
+        config = yard.folder / "meshd.toml"
+        config.write_text('[proxy.imports]\ncache = "0"\n')
+        self.near.words = ["--config", str(config)]
+        self.near.start()
+        token = yard.invite(self.near, uses=2)
+        self.far = [yard.join(token), yard.join(token)]
+        yard.agree()
+        for agent in self.far:
+            self._offer(agent)
+        with self.near.client() as client:
+            for name in ("cache", "web"):
+                eventually(lambda name=name: len(client.services(name)) == 2, f"two of {name} are healthy")
+            self.at = {row["what"]: (row["host"], row["port"]) for row in client.listeners()}
+
+    def _offer(self, agent: Agent) -> None:
+        folder = self.yard.folder / f"{agent.name}.d"
+        folder.mkdir()
+        redis, web = free_port(), free_port()
+        (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=web, name=agent.name))
+        words = [
+            "redis-server",
+            "--port",
+            str(redis),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--dir",
+            str(folder),
+        ]
+        for command in (words, ["nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder)]):
+            with (folder / "log").open("ab") as log:
+                self.programs.append(subprocess.Popen(command, stdout=log, stderr=log))
+        tcp = {"kind": "tcp", "interval_s": 1, "rise": 1}
+        http = {"kind": "http", "path": "/health", "interval_s": 1, "rise": 1}
+        with agent.client() as client:
+            client.register({"name": "cache", "port": redis, "checks": [tcp]})
+            client.register({"name": "web", "port": web, "protocol": "http", "checks": [http]})
+
+    def end(self) -> None:
+        self.yard.end()
+        for program in self.programs:
+            program.kill()
+            program.wait()
+
+    def redis(self, *words: str) -> subprocess.CompletedProcess[str]:
+        host, port = self.at["proxy.imports.cache"]
+        command = ["redis-cli", "-h", host, "-p", str(port), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    def curl(self, *words: str) -> str:
+        command = ["curl", "-s", "--max-time", "30", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return done.stdout
+
+    def gateway(self, path: str) -> str:
+        host, port = self.at["gateway.listen"]
+        return f"http://{host}:{port}{path}"
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    folder = Path(tempfile.mkdtemp(prefix="yard-"))
+    yard = Yard(folder)
+    made: Place | None = None
+    try:
+        made = Place(yard)
+        yield made
+    finally:
+        (made or yard).end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def token(place: Place) -> Iterator[dict[str, Any]]:
+    with place.near.client() as client:
+        made = client.create_token(["web"], paths=["/web"], ttl_s=600, note="test")
+        yield made
+        client.revoke_token(made["id"])
+
+
+def test_redis_cli_reaches_redis_on_another_node(place: Place) -> None:
+    assert place.redis("ping").stdout == "PONG\n"
+    big = "x" * 200_000
+    host, port = place.at["proxy.imports.cache"]
+    script = f"SET big {big}\nSTRLEN big\nDBSIZE\n"
+    command = ["redis-cli", "-h", host, "-p", str(port)]
+    done = subprocess.run(command, input=script, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.split("\n")[:3] == ["OK", "200000", "1"]
+
+
+def test_curl_reaches_nginx_through_socks_and_http(place: Place) -> None:
+    proxy = "{}:{}".format(*place.at["proxy.listen"])
+    for words in (["--socks5-hostname", proxy], ["-x", f"http://{proxy}"], ["-p", "-x", f"http://{proxy}"]):
+        heard = {place.curl(*words, "http://web.mesh/a?b").partition(" ")[0] for _ in range(4)}
+        assert heard == {"n2", "n3"}
+    status = ["-o", "/dev/null", "-w", "%{http_code}"]
+    assert place.curl("-x", f"http://{proxy}", *status, "http://example.org/") == "404"
+
+
+def test_a_name_leads_to_a_listener_with_the_service_s_own_port(place: Place) -> None:
+    import dnslib
+
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.settimeout(60)
+        sock.sendto(bytes(dnslib.DNSRecord.question("web.mesh", "SRV").pack()), place.at["proxy.dns"])
+        port = dnslib.DNSRecord.parse(sock.recv(512)).rr[0].rdata.port
+        sock.sendto(bytes(dnslib.DNSRecord.question("web.mesh", "A").pack()), place.at["proxy.dns"])
+        host = str(dnslib.DNSRecord.parse(sock.recv(512)).rr[0].rdata)
+    assert place.curl(f"http://{host}:{port}/").partition(" ")[0] in ("n2", "n3")
+
+
+def test_the_gateway_lets_tokens_in_and_nobody_else(place: Place, token: dict[str, Any]) -> None:
+    bearer = ["-H", f"Authorization: Bearer {token['token']}"]
+    assert place.curl(place.gateway("/ping")) == "pong\n"
+    assert place.curl(*bearer, place.gateway("/web/a")).endswith(f" /a {token['id']}\n")
+    status = ["-o", "/dev/null", "-w", "%{http_code}"]
+    assert place.curl(*status, place.gateway("/web/a")) == "401"
+    assert place.curl(*status, *bearer, place.gateway("/cache/a")) == "403"
+    assert place.curl(*status, *bearer, place.gateway("/nobody/")) == "403"
+    with place.near.client() as client:
+        other = client.create_token(["web"])
+        assert place.curl(*status, "-H", f"X-Token: {other['token']}", place.gateway("/web/")) == "200"
+        client.revoke_token(other["id"])
+    assert place.curl(*status, "-H", f"X-Token: {other['token']}", place.gateway("/web/")) == "401"
+    assert other["token"].rpartition("_")[2] not in place.near.ctl("token", "ls", "-o", "json").stdout
+
+
+def test_a_program_calls_and_connects_by_name(place: Place) -> None:
+    serving = threading.Event()
+
+    def serve() -> None:
+        with place.far[0].client() as client, client.serve("adder") as calls:
+            serving.set()
+            for call in calls:
+                client.answer(call["call"], payload=call["payload"] + 1)
+                return
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    assert serving.wait(60)
+    with place.far[0].client() as client:
+        client.register({"name": "adder", "port": free_port()})
+    with place.near.client() as client:
+        eventually(lambda: client.services("adder"), "adder is known")
+        assert client.call("adder", 41)["payload"] == 42
+        with client.connect("cache") as sock:
+            sock.sendall(b"PING\r\n")
+            assert sock.recv(100) == b"+PONG\r\n"
+        with pytest.raises(NoInstances):
+            client.call("nobody", 1)
+    thread.join()
+    with place.far[0].client() as client:
+        client.deregister("adder")
+
+
+def test_what_an_admin_writes_steers_calls_on_every_node(place: Place) -> None:
+    route = '{"default": "optimal", "groups": [{"name": "one", "select": "name=n3"}, {"name": "two"}]}'
+    done = place.near.ctl("route", "set", "web", "-", stdin=route)
+    assert done.returncode == 0, done.stderr
+    try:
+        with place.far[0].client() as client:
+            eventually(lambda: client.explain("web")["group"] == "one", "the route arrived")
+            rows = client.explain("web")["candidates"]
+            assert {row["node"]: row["verdict"] for row in rows} == {"n3": "taken", "n2": "standby"}
+            assert {client.resolve("web")["owner_name"] for _ in range(4)} == {"n3"}
+        shown = place.near.ctl("route", "explain", "web")
+        assert "group one is in use" in shown.stdout
+        assert place.near.ctl("route", "set", "web", "-", stdin='{"margin": 9}').returncode == 2
+        assert place.near.ctl("service", "resolve", "nobody").returncode == 4
+    finally:
+        assert place.near.ctl("route", "delete", "web").returncode == 0
+
+
+def test_who_may_call_is_decided_by_the_called_side(place: Place) -> None:
+    with place.near.client() as client:
+        client.set_policy({"member": {**client.policy()["defaults"]["member"], "call": ["web"]}})
+        try:
+            with place.far[0].client() as other:
+                eventually(
+                    lambda: not other.may("n2", "call", "cache")["allowed"], "the policy arrived at n2"
+                )
+                done = place.far[1].ctl("policy", "check", "n2", "call", "cache")
+                eventually(
+                    lambda: place.far[1].ctl("policy", "check", "n2", "call", "cache").returncode == 6,
+                    f"the policy arrived at n3: {done.stdout}",
+                )
+                with pytest.raises(Exception, match="may not call 'cache'"):
+                    other.connect("cache").close()
+        finally:
+            client.reset_policy()
+
+
+class Caller(threading.Thread):
+    """Asks again and again; notes when each question was asked, and whether it was answered."""
+
+    def __init__(self, ask: Any) -> None:
+        super().__init__(daemon=True)
+        self.asked: list[tuple[float, bool]] = []
+        self.ended = False
+        self._ask = ask
+
+    def run(self) -> None:
+        while not self.ended:
+            begun = time.monotonic()
+            self.asked.append((begun, self._ask()))
+
+    def since(self, moment: float) -> list[bool]:
+        return [answered for begun, answered in list(self.asked) if begun > moment]
+
+
+@pytest.mark.slow
+def test_when_the_instance_in_use_is_killed_calls_go_on_elsewhere(
+    place: Place, token: dict[str, Any]
+) -> None:
+    bearer = ["-H", f"Authorization: Bearer {token['token']}"]
+    web = Caller(lambda: place.curl(*bearer, place.gateway("/web/")).startswith(("n2", "n3")))
+    cache = Caller(lambda: place.redis("ping").stdout == "PONG\n")
+    callers = [web, cache]
+    for caller in callers:
+        caller.start()
+    victim = place.far[1]
+    try:
+        for caller in callers:
+            eventually(lambda caller=caller: len(caller.asked) > 10, "calls are made")
+        killed = time.monotonic()
+        victim.kill()
+        for caller in callers:
+            eventually(lambda caller=caller: len(caller.since(killed)) > 20, "calls go on")
+        with place.near.client() as client:
+            eventually(
+                lambda: {row["owner_name"] for row in client.services("web")} == {"n2"},
+                "n3 is out of rotation",
+            )
+        settled = time.monotonic()
+        for caller in callers:
+            eventually(lambda caller=caller: len(caller.since(settled)) > 10, "calls go on")
+            # One caller, one question at a time: the one that was on its way may be lost, no other.
+            assert caller.since(0).count(False) <= 1
+            assert all(caller.since(settled))
+    finally:
+        for caller in callers:
+            caller.ended = True
+            caller.join()
+        victim.start()
+        place.yard.agree()
+        with place.near.client() as client:
+            for name in ("cache", "web"):
+                eventually(lambda name=name: len(client.services(name)) == 2, f"{name} is whole again")
