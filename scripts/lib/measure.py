@@ -590,19 +590,22 @@ MEASUREMENTS: dict[str, Callable[[Figures, Path, argparse.Namespace], None]] = {
 
 def run(options: argparse.Namespace, programs: Path) -> int:
     """Take the measurements asked for; returns the exit status."""
+    from measure_services import MEASUREMENTS as OF_SERVICES
+
+    every = {**MEASUREMENTS, **OF_SERVICES}
     if options.list:
-        for name, function in MEASUREMENTS.items():
+        for name, function in every.items():
             print(f"{name:12}{(function.__doc__ or '').splitlines()[0]}")
         return 0
-    unknown = [name for name in options.only if name not in MEASUREMENTS]
+    unknown = [name for name in options.only if name not in every]
     if unknown:
-        print(f"scripts/bench: no measurement {unknown[0]!r}; there are {', '.join(MEASUREMENTS)}")
+        print(f"scripts/bench: no measurement {unknown[0]!r}; there are {', '.join(every)}")
         return 2
     if not own_network():
         print("no network namespace of our own (needs root and ip): others' traffic counts too", flush=True)
     figures = Figures(options.out)
     status = 0
-    for name, function in MEASUREMENTS.items():
+    for name, function in every.items():
         if not options.only or name in options.only:
             print(f"-- {name}", flush=True)
             try:
