@@ -169,30 +169,30 @@ class Holding:
                 self._gone(seat, now)
             case Ran() if mine is not None and claim is not None and claim.st in KEEPING:
                 self._stage(seat, now, Stage.RUN)
-            case Failed(why=why) if mine is not None and claim is not None:
-                self._failed(seat, mine, claim, why, now)
-            case Ended() if mine is not None and claim is not None and claim.st in KEEPING:
-                self._stage(seat, now, Stage.DONE)
+            case Failed() if mine is not None and claim is not None:
+                self._failed(event, mine, claim, now)
+            case Ended(why=why) if mine is not None and claim is not None and claim.st in KEEPING:
+                self._stage(seat, now, Stage.DONE, why)
             case _:
                 pass
         return (seat,)
 
-    def _failed(self, seat: Seat, mine: Mine, claim: Claim, why: str, now: float) -> None:
+    def _failed(self, event: Failed, mine: Mine, claim: Claim, now: float) -> None:
+        seat, why = event.seat, event.why
         if claim.st not in KEEPING or mine.stopping:
             return
         mine.fails.append(now)
         while mine.fails[0] < now - self._config.fail_window_s or len(mine.fails) > self._config.fails:
             mine.fails.popleft()
         self._explain(seat, claim, why, now)
-        spec = self._table.wanted(seat)
-        if spec is None or len(mine.fails) < self._config.fails or _stays(spec):
+        spec, enough = self._table.wanted(seat), event.fatal or len(mine.fails) >= self._config.fails
+        if spec is None or not enough or _stays(spec):
             return
         plan = self._table.plan(seat.name, [seat], now, self._desk.now_ms(now))[seat]
         if any(it.aid != self._me and it.late <= 1 for it in plan):
             mine.barred = True
             self.stop(seat, why)
-            text = f"given up here after {self._config.fails} failures: {why}"
-            self._desk.do(Tell("barred", seat, text, (self._me,)))
+            self._desk.do(Tell("barred", seat, f"given up here: {why}", (self._me,)))
 
     # -- a seat of ours ---------------------------------------------------------------------------------
 

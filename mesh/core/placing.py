@@ -95,16 +95,18 @@ class Ran(Event, frozen=True):
 
 
 class Failed(Event, frozen=True):
-    """An instance of ours ended, or cannot be started; it is being tried again."""
+    """An instance of ours ended, or cannot be started. It is being tried again, unless `fatal`."""
 
     seat: Seat
     why: str
+    fatal: bool = False
 
 
 class Ended(Event, frozen=True):
-    """An instance of ours ended as it should, and is not to be started again."""
+    """An instance of ours ended, and is by its spec not to be started again."""
 
     seat: Seat
+    why: str = ""
 
 
 class Stopped(Event, frozen=True):

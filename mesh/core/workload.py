@@ -26,9 +26,11 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from mesh.core.checks import CHECKS_MAX, Check, parse_check
+from mesh.core.checks import CHECKS_MAX, COMMAND
 from mesh.core.quantity import cores, size
-from mesh.core.registry import name_ok
+from mesh.core.registry import ENDPOINTS_MAX, name_ok
+from mesh.core.registry import Spec as ServiceSpec
+from mesh.core.registry import parse as parse_service
 from mesh.core.selector import parse_selector
 from mesh.core.workload_parts import (
     REPLICAS_MAX,
@@ -145,15 +147,6 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         """Command and arguments."""
         return self.command + self.args
 
-    def checks_at(self, host: str, port: int) -> tuple[Check, ...]:
-        """Its checks, for an instance that answers at this address."""
-        return tuple(parse_check(f"workload {self.name}", raw, host, port) for raw in self.checks)
-
-
-def instance_name(name: str, index: int) -> str:
-    """What people call an instance."""
-    return f"{name}/{index}"
-
 
 def document(workload: Workload) -> dict[str, Any]:
     """A spec as plain values, defaults left out: what records hold and `parse` reads."""
@@ -170,6 +163,34 @@ def schema() -> dict[str, Any]:
         "title": "mesh workload",
         **msgspec.json.schema(Workload),
     }
+
+
+def service_spec(it: Workload, endpoints: list[int]) -> ServiceSpec | None:
+    """The service that a workload's instances on this node are registered as; None for none.
+
+    Args:
+        endpoints: ports of the instances that run here, on the loopback address.
+
+    Raises:
+        UsageError: what the spec says of it cannot be a service.
+    """
+    port = next((port for port in it.ports if it.service.port in ("", port.name)), None)
+    if not it.service.enabled or port is None or port.protocol == "udp" or not endpoints:
+        return None
+    raw: dict[str, Any] = {
+        "name": it.service.name or it.name,
+        "version": it.version,
+        "endpoints": [
+            {"protocol": port.protocol, "host": "127.0.0.1", "port": number}
+            for number in endpoints[: ENDPOINTS_MAX]
+        ],
+        "type": it.service.type,
+        "tags": list(it.service.tags),
+        "meta": {**it.service.meta, "workload": it.name},
+        "weight": it.service.weight,
+        "checks": [dict(check) for check in it.checks],
+    }
+    return parse_service(raw)
 
 
 # -- reading ----------------------------------------------------------------------------------------------
@@ -341,10 +362,12 @@ def _check_parts(where: str, it: Workload) -> None:
     if it.name in it.affinity.apart or it.name in it.affinity.near:
         raise UsageError(f"{where}: affinity names the workload itself", "instances are spread anyway")
     if it.checks and not it.ports:
-        for raw in it.checks:
-            if raw.get("kind") != "command" and not raw.get("port"):
-                raise UsageError(f"{where}: checks need a port to ask", "declare one in `ports`")
-    it.checks_at("127.0.0.1", 1)
+        raise UsageError(f"{where}: checks need a port to ask", "declare one in `ports`")
+    if any(check.get("kind") == COMMAND for check in it.checks):
+        raise UsageError(
+            f"{where}: command checks are taken from a device's own files only", "use http, tcp, grpc or ttl"
+        )
+    service_spec(it, [1])
     if list(it.rollout.waves) != sorted(it.rollout.waves) or it.rollout.waves[-1:] != (1.0,):
         raise UsageError(f"{where}: rollout.waves ascend and end with 1")
 

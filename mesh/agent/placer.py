@@ -1,0 +1,418 @@
+"""Carries out what `core/placement.py` decides: says claims, has instances started and stopped, holds leases.
+
+Actions are carried out one after the other by one task, in their order: a claim is on disk before the
+instance that it is for is started. Claims that are said together share a commit.
+
+The order of an end is: deregister the service, let connections that stand finish for a moment, stop the
+instance, and only then take the claim back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from mesh.agent.author import Statement
+from mesh.agent.drive import Drive
+from mesh.agent.events import Events
+from mesh.agent.exposing import Exposed
+from mesh.agent.instances import Status
+from mesh.agent.launching import choose_ports, launch_of
+from mesh.agent.leases import Hold, Leases
+from mesh.agent.members import Members
+from mesh.agent.node import Node
+from mesh.agent.offering import Offering
+from mesh.agent.orders import Orders
+from mesh.agent.sites import Sites
+from mesh.agent.supervisor import Supervisor
+from mesh.agent.table import Table
+from mesh.core import placing
+from mesh.core.claims import CLAIM_PREFIX, Claim, Seat, claim_path, decode_claim, encode, seat_of
+from mesh.core.placement import Placement
+from mesh.core.placing import AnyEvent, ClaimsSaid
+from mesh.core.record import MESH, Kind, Op, Record
+from mesh.core.seating import Spec
+from mesh.core.vitals import StateChanged
+from mesh.errors import MeshError, PeerError
+from mesh.store.store import Change, Txn
+from mesh.wire import codec
+
+log = logging.getLogger(__name__)
+
+PORTS_META = "workload_ports"
+SETTLE_S = 1.0
+LINGER_S = 0.3
+LEASE_WAIT_S = 10.0
+LEASE_AGAIN_S = 5.0
+REFRESH_S = 30.0
+DUPLICATES_MAX = 64
+
+
+class Clocked:
+    """The machine, told the mesh time along with the loop's."""
+
+    def __init__(self, machine: Placement, now_ms: Callable[[], int]) -> None:
+        self._machine = machine
+        self._now_ms = now_ms
+        self.deadline = machine.deadline
+
+    def handle(self, event: AnyEvent, now: float) -> list[placing.Action]:
+        self._machine.at(now, self._now_ms())
+        return self._machine.handle(event, now)
+
+    def tick(self, now: float) -> list[placing.Action]:
+        self._machine.at(now, self._now_ms())
+        return self._machine.tick(now)
+
+
+class Placer:
+    """Placement on one node.
+
+    Attributes:
+        duplicates: what ran twice, newest last: (mesh time, seat, nodes, seconds).
+        runs: (gen, epoch) of each instance that is to run here.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        table: Table,
+        members: Members,
+        events: Events,
+        offered: Offering,
+        leases: Leases,
+        supervisor: Supervisor,
+        orders: Orders,
+    ) -> None:
+        self._node = node
+        self._table = table
+        self._events = events
+        self._leases = leases
+        self.supervisor = supervisor
+        self.orders = orders
+        self.sites = Sites(node, table, members, self.give)
+        self.machine = Placement(placing.Config(), node.me, self.sites.life_ms)
+        self._drive = Drive(Clocked(self.machine, node.now_ms), self._queue)
+        self.exposed = Exposed(offered, self._ready)
+        self.runs: dict[Seat, tuple[int, int]] = {}
+        self.ports: dict[Seat, dict[str, int]] = self._load_ports()
+        self.duplicates: deque[tuple[int, Seat, tuple[bytes, ...], float]] = deque(maxlen=DUPLICATES_MAX)
+        self._todo: deque[placing.Action] = deque()
+        self._news = trio.Event()
+        self._holds: dict[Seat, Hold] = {}
+        self._stopping: set[Seat] = set()
+        self._started = False
+        self._incarnation = node.vitality.machine.incarnation
+        self._linked = trio.Event()
+        node.store.add_listener(self._changed)
+        node.on_state.append(self._state_changed)
+        node.on_members.append(self._members_changed)
+        node.on_link.append(lambda session: self._linked.set())
+        supervisor.on_change.append(self._supervised)
+        orders.on_change.append(self._ordered)
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            await self._nursery.start(self.supervisor.run)
+            await self.sites.say()
+            self._started = True
+            self._load()
+            self._want()
+            self._nursery.start_soon(self._drive.run)
+            self._nursery.start_soon(self._work)
+            self._nursery.start_soon(self._settle)
+            self._nursery.start_soon(self.exposed.run)
+            while True:
+                await trio.sleep(REFRESH_S)
+                self.sites.refresh()
+
+    def _load(self) -> None:
+        """Everything that the store holds, and what still runs here."""
+        self.sites.load()
+        self.give(placing.RulesSaid(self.orders.rules()))
+        self.give(placing.SpecsSaid(dict(self.orders.specs())))
+        claims = []
+        with self._node.store.read(MESH) as slots:
+            for path in slots.paths(CLAIM_PREFIX):
+                for rec in slots.slots(path):
+                    if (found := self._claim_of(rec)) is not None:
+                        claims.append(found)
+        found = {seat for running in self.supervisor.adopted() if (seat := _seat(running.instance)) is not None}
+        mine = {seat: claim for aid, seat, claim in claims if aid == self._node.me and claim is not None}
+        for seat in found & mine.keys():
+            self.runs[seat] = (mine[seat].gen, mine[seat].epoch)
+        self.give(placing.Found(frozenset(found & mine.keys())))
+        self.give(ClaimsSaid(tuple(claims)))
+
+    async def _settle(self) -> None:
+        """Wait until what the others know has come in; for a while only, if nobody is in reach."""
+        others = [aid for aid in self._node.directory.members() if aid != self._node.me]
+        if others:
+            with trio.move_on_after(self._node.config.workloads.alone_s):
+                if not self._node.links.sessions:
+                    await self._linked.wait()
+                await trio.sleep(SETTLE_S)
+        self.give(placing.Settled())
+
+    # -- what comes in ----------------------------------------------------------------------------------
+
+    def give(self, event: AnyEvent) -> None:
+        """An event for placement."""
+        if self._started:
+            self._drive.handle(event)
+
+    def _changed(self, changes: list[Change]) -> None:
+        if not self._started:
+            return
+        self.sites.changed(changes)
+        if any(change.path.startswith("order/") for change in changes):
+            self._nursery.start_soon(self.sites.say_changes)
+        claims = []
+        for change in changes:
+            if change.scope == MESH and change.path.startswith(CLAIM_PREFIX) and change.aid != self._node.me:
+                found = self._claim_at(change)
+                if found is not None:
+                    claims.append(found)
+        if claims:
+            self._doubt()
+            self.give(ClaimsSaid(tuple(claims)))
+
+    def _claim_at(self, change: Change) -> tuple[bytes, Seat, Claim | None] | None:
+        if change.record is not None:
+            return self._claim_of(change.record)
+        try:
+            aid, seat = seat_of(change.path)
+        except PeerError:
+            return None
+        return (aid, seat, None) if aid == change.aid else None
+
+    def _claim_of(self, rec: Record) -> tuple[bytes, Seat, Claim | None] | None:
+        """What a record at `claim/` says, if it counts."""
+        try:
+            aid, seat = seat_of(rec.path)
+            if aid != rec.aid or rec.kind != Kind.ALL:
+                return None
+            counts = rec.op == Op.PUT and self._node.view.counts(rec)
+            return aid, seat, decode_claim(rec.val) if counts else None
+        except PeerError as error:
+            self._node.alarm("claim", rec.aid, error.message)
+            return None
+
+    def _doubt(self) -> None:
+        """Our incarnation rises when somebody took us for dead."""
+        now = self._node.vitality.machine.incarnation
+        if now != self._incarnation:
+            self._incarnation = now
+            self.give(placing.Doubted())
+
+    def _state_changed(self, change: StateChanged) -> None:
+        if self._started:
+            self._doubt()
+            self.sites.state_changed(change)
+
+    def _members_changed(self, joined: list[bytes], gone: list[bytes]) -> None:
+        if self._started:
+            self.sites.members_changed(joined, gone)
+
+    def _ordered(self, specs: dict[str, Spec | None], rules: bool) -> None:
+        if rules:
+            self.give(placing.RulesSaid(self.orders.rules()))
+        if specs:
+            self.give(placing.SpecsSaid(specs))
+
+    def _supervised(self, status: Status) -> None:
+        """What became of an instance here."""
+        seat = _seat(status.instance)
+        if seat is None:
+            return
+        wanted, spec = self.runs.get(seat), self.orders.specs().get(seat.name)
+        if status.state == "gone" and seat in self._stopping:
+            self._stopping.discard(seat)
+            self.give(placing.Stopped(seat))
+        elif wanted is None or status.epoch != wanted[1] or seat in self._stopping:
+            return
+        elif status.state == "running":
+            self._expose(seat)
+        elif status.state == "backoff":
+            self._nursery.start_soon(self.exposed.remove, seat)
+            self.give(placing.Failed(seat, status.message))
+        elif status.state == "exited" or (
+            status.state == "failed" and spec is not None and spec.workload.restart == "never" and status.starts
+        ):
+            self.give(placing.Ended(seat, status.message))
+        elif status.state == "failed":
+            self.give(placing.Failed(seat, status.message, fatal=True))
+
+    def _expose(self, seat: Seat) -> None:
+        spec = self.orders.specs().get(seat.name)
+        if spec is not None:
+            self.exposed.add(seat, spec.workload, self.ports.get(seat, {}))
+
+    def _ready(self, seat: Seat) -> None:
+        """It runs, and its checks have passed."""
+        self.give(placing.Ran(seat))
+
+    # -- what goes out ----------------------------------------------------------------------------------
+
+    def _queue(self, action: placing.Action) -> None:
+        self._todo.append(action)
+        self._news.set()
+
+    async def _work(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news = trio.Event()
+            while self._todo:
+                if isinstance(self._todo[0], placing.Say):
+                    await self._say()
+                else:
+                    self._act(self._todo.popleft())
+            self._want()
+
+    async def _say(self) -> None:
+        """All claims at the head of the queue in one commit; what follows them waits for it."""
+        batch: dict[Seat, Claim | None] = {}
+        while self._todo and isinstance(action := self._todo[0], placing.Say | placing.Tell):
+            self._todo.popleft()
+            if isinstance(action, placing.Tell):
+                self._tell(action)
+            else:
+                batch[action.seat] = action.claim
+        statements = [
+            Statement(claim_path(self._node.me, seat), Kind.ALL, None, Op.DEL)
+            if claim is None
+            else Statement(claim_path(self._node.me, seat), Kind.ALL, encode(claim))
+            for seat, claim in batch.items()
+        ]
+        try:
+            await self._node.author.say(MESH, lambda _: statements)
+        except MeshError as error:
+            self._node.alarm("workloads", self._node.me, f"claims cannot be said: {error.message}")
+
+    def _act(self, action: placing.Action) -> None:
+        match action:
+            case placing.Run(seat=seat, gen=gen, epoch=epoch):
+                self.runs[seat] = (gen, epoch)
+            case placing.Stop(seat=seat, why=why):
+                self._nursery.start_soon(self._stop, seat, why)
+            case placing.Acquire(seat=seat, voters=voters):
+                self._nursery.start_soon(self._lease, seat, voters)
+            case placing.Release(seat=seat):
+                hold = self._holds.pop(seat, None)
+                if hold is not None:
+                    self._leases.release_nowait(hold)
+            case placing.Tell():
+                self._tell(action)
+            case _:
+                raise AssertionError(action)
+
+    def _tell(self, tell: placing.Tell) -> None:
+        seat, names = tell.seat, [self._table.name_of(aid) for aid in tell.nodes]
+        text = f"{seat}: {tell.text}"
+        if names:
+            text += f" ({', '.join(names)})"
+        if tell.kind == "duplicate":
+            self.duplicates.append((self._node.now_ms(), seat, tell.nodes, tell.seconds))
+            text += f" for {tell.seconds:.1f} s"
+        log.info("%s", text)
+        aid = tell.nodes[0] if tell.nodes else self._node.me
+        self._events.tell(
+            f"workload_{tell.kind}", text, aid=aid, workload=seat.name, instance=str(seat), seconds=tell.seconds
+        )
+
+    # -- instances --------------------------------------------------------------------------------------
+
+    def _want(self) -> None:
+        """Tell the supervisor what is to run here."""
+        launches = []
+        for seat in sorted(self.runs):
+            spec = self.orders.specs().get(seat.name)
+            if spec is not None:
+                hold = self._holds.get(seat)
+                launches.append(
+                    launch_of(
+                        seat,
+                        spec,
+                        self.runs[seat][1],
+                        self._ports_of(seat, spec),
+                        self._node.home.name,
+                        until_boot_s=hold.until if hold is not None else 0.0,
+                    )
+                )
+        self.supervisor.want(launches)
+
+    async def _stop(self, seat: Seat, why: str) -> None:
+        log.info("%s stops: %s", seat, why)
+        if await self.exposed.remove(seat):
+            await trio.sleep(LINGER_S)
+        self.runs.pop(seat, None)
+        self._stopping.add(seat)
+        self._want()
+        if self.supervisor.state(str(seat)) is None:
+            self._stopping.discard(seat)
+            self.give(placing.Stopped(seat))
+
+    def _ports_of(self, seat: Seat, spec: Spec) -> dict[str, int]:
+        names = {port.name for port in spec.workload.ports}
+        held = self.ports.get(seat, {})
+        if held.keys() != names or any(p.port and held[p.name] != p.port for p in spec.workload.ports):
+            settings = self._node.config.workloads
+            taken = {number for other, found in self.ports.items() if other != seat for number in found.values()}
+            self.ports[seat] = choose_ports(
+                seat, spec.workload, held, taken, settings.port_first, settings.port_last
+            )
+            self._nursery.start_soon(self._keep_ports)
+        return self.ports[seat]
+
+    async def _keep_ports(self) -> None:
+        """Remember the ports of what runs here; of what does not, they are forgotten."""
+        kept = {str(seat): ports for seat, ports in self.ports.items() if seat in self.runs and ports}
+
+        def job(txn: Txn) -> None:
+            txn.put_meta(PORTS_META, codec.encode(kept))
+
+        await self._node.store.write(job, spare=True)
+
+    def _load_ports(self) -> dict[Seat, dict[str, int]]:
+        packed = self._node.store.meta(PORTS_META)
+        try:
+            held = codec.decode(packed) if packed is not None else {}
+            return {seat: dict(ports) for name, ports in held.items() if (seat := _seat(name)) is not None}
+        except (PeerError, TypeError, ValueError, AttributeError):
+            return {}
+
+    # -- leases -----------------------------------------------------------------------------------------
+
+    async def _lease(self, seat: Seat, voters: str) -> None:
+        """Hold the lease of an exclusive instance, and let the instance live for as long as it is held."""
+        try:
+            hold = await self._leases.hold(
+                f"workload/{seat}", wait_s=LEASE_WAIT_S, quorum=voters, on_lost=lambda hold: self._lost(seat, hold)
+            )
+        except MeshError as error:
+            self.give(placing.Unleased(seat, error.message, LEASE_AGAIN_S))
+            return
+        self._holds[seat] = hold
+        self.give(placing.Leased(seat, hold.token))
+        while self._holds.get(seat) is hold and not hold.lost.is_set():
+            self.supervisor.renew(str(seat), hold.until)
+            renewed = hold.renewed
+            with trio.move_on_after(1.0):
+                await renewed.wait()
+
+    def _lost(self, seat: Seat, hold: Hold) -> None:
+        if self._holds.get(seat) is hold:
+            del self._holds[seat]
+            self.give(placing.Unleased(seat, hold.why or "lost", LEASE_AGAIN_S))
+
+
+def _seat(instance: str) -> Seat | None:
+    name, _, number = instance.partition("/")
+    return Seat(name, int(number)) if name and number.isascii() and number.isdigit() else None
+
