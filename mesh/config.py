@@ -300,6 +300,29 @@ class Runtimes(msgspec.Struct, frozen=True, kw_only=True):
     )
 
 
+class Workloads(msgspec.Struct, frozen=True, kw_only=True):
+    """What admins' workloads may do on this device. Its owner has the last word: no order moves it."""
+
+    enabled: Annotated[bool, knob("false: this device runs none, and gives up what it has")] = True
+    users: Annotated[
+        tuple[str, ...], knob('users that workloads may ask to be; "*" is any; none asked: the agent\'s own')
+    ] = ("*",)
+    dirs: Annotated[
+        tuple[str, ...], knob('own directories that workloads may mount, with all below; "*" is any')
+    ] = ()
+    max_instances: Annotated[int, knob("at once; 0: as many as there is room for", ge=0)] = 100
+    cpu_cores: Annotated[float, knob("set aside for workloads; 0: what the node card says", ge=0)] = 0.0
+    memory_bytes: Annotated[int, knob("the same", ge=0)] = 0
+    storage_bytes: Annotated[int, knob("the same", ge=0)] = 0
+    port_first: Annotated[int, knob("of the ports given to instances that leave theirs open", ge=1)] = 20_000
+    port_last: Annotated[
+        int, knob("below the ephemeral range, so that nothing else takes them", le=65_535)
+    ] = 29_999
+    alone_s: Annotated[
+        float, knob("with no peer in reach, what was owned last is started after this", ge=0)
+    ] = 5.0
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """All sections, with the source of each value that is not a default.
 
@@ -323,6 +346,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     proxy: Proxy = Proxy()
     gateway: Gateway = Gateway()
     runtimes: Runtimes = Runtimes()
+    workloads: Workloads = Workloads()
     origins: dict[str, str] = {}
     files: tuple[str, ...] = ()
 
@@ -343,6 +367,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "proxy": Proxy,
     "gateway": Gateway,
     "runtimes": Runtimes,
+    "workloads": Workloads,
 }
 
 

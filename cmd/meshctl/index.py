@@ -59,6 +59,12 @@ INDEX: dict[str, dict[str, Entry]] = {
         "proxy": Entry("traffic", "show where programs of this device reach services"),
         "token": Entry("traffic", "let callers outside the mesh use services"),
     },
+    "Workloads": {
+        "apply": Entry("workloads", "have workloads run on the mesh"),
+        "validate": Entry("workloads", "read workloads without applying them"),
+        "workload": Entry("workloads", "list, explain and change workloads"),
+        "admission": Entry("workloads", "rules of what may run"),
+    },
     "Upkeep": {
         "log-level": Entry("upkeep", "show or set the level of the agent's log"),
         "config": Entry("upkeep", "show the agent's settings"),

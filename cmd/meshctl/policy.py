@@ -12,6 +12,7 @@ from meshctl.command import Commands, Verb, arg
 from meshctl.context import Context
 from meshctl.output import Column
 from meshctl.terminal import note
+from meshctl.workloads import TEST
 
 _VERBS = ("write", "publish", "subscribe", "request", "serve", "query", "call")
 _GRANTS = (
@@ -120,5 +121,6 @@ COMMANDS: Commands = {
             text="Exit status 0 if it may, 6 if not.",
             examples=(("meshctl policy check attic write kv/site/a", "may it write the key site/a?"),),
         ),
+        TEST,
     ),
 }

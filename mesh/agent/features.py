@@ -23,6 +23,8 @@ from mesh.agent.messages import Messages
 from mesh.agent.metrics import Metrics
 from mesh.agent.node import Node
 from mesh.agent.offering import Offering
+from mesh.agent.orders import Orders
+from mesh.agent.placer import Placer
 from mesh.agent.policy import Policies
 from mesh.agent.programs import Programs
 from mesh.agent.proposing import Proposer
@@ -37,6 +39,7 @@ from mesh.agent.table import Table
 from mesh.agent.topics import Topics
 from mesh.agent.traffic import Traffic
 from mesh.agent.votes import Votes
+from mesh.agent.workloads import Workloads
 from mesh.config import Config
 from mesh.config import Messages as MessageSettings
 from mesh.errors import MeshError
@@ -113,6 +116,18 @@ class Features:
         self.routing, self.tokens = self._traffic.routing, self._traffic.tokens
         self.shards = Shards(node, self.table, self.events)
         self.supervisor = supervisor_of(node)
+        self._orders = Orders(node)
+        self._placer = Placer(
+            node,
+            self.table,
+            self.members,
+            self.events,
+            self.offered,
+            self.leases,
+            self.supervisor,
+            self._orders,
+        )
+        self.workloads = Workloads(node, self.certs, self.table, self._orders, self._placer)
         self.logs = WorkloadLogs(self.supervisor, self.messages.calls, self.table)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -132,7 +147,7 @@ class Features:
             await nursery.start(self._proposer.run)
             await nursery.start(self.leases.run)
             await nursery.start(self.logs.run)
-            await nursery.start(self.supervisor.run)
+            await nursery.start(self._placer.run)
             assert self._node.host is not None
             self._node.host.handle(protocols.CALL, self.messages.calls.accept)
             task_status.started()

@@ -60,7 +60,9 @@ def launch_of(
         user=it.user,
         network=it.network,
         ports=tuple(
-            Forward(port.inside or ports[port.name], ports[port.name], "udp" if port.protocol == "udp" else "tcp")
+            Forward(
+                port.inside or ports[port.name], ports[port.name], "udp" if port.protocol == "udp" else "tcp"
+            )
             for port in it.ports
         ),
         stop_signal=it.stop_signal,
@@ -109,3 +111,9 @@ def _can_bind(number: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def seat_named(instance: str) -> Seat | None:
+    """The seat of an instance's name, such as web/2."""
+    name, _, number = instance.partition("/")
+    return Seat(name, int(number)) if name and number.isascii() and number.isdigit() else None

@@ -155,11 +155,10 @@ def read_spec(value: Any) -> Spec:
     """
     if not isinstance(value, dict):
         raise UsageError("a stored workload is no map")
-    gen, restarts = value.get("gen"), value.get("restarts", 0)
-    if not _whole(gen) or not _whole(restarts):
-        raise UsageError("a stored workload has a malformed gen")
-    return Spec(parse(value.get("spec")), gen, restarts)
+    return Spec(parse(value.get("spec")), _whole(value.get("gen")), _whole(value.get("restarts", 0)))
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
+def _whole(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53:
+        return value
+    raise UsageError("a stored workload has a malformed gen")

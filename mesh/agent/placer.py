@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -20,29 +20,29 @@ from mesh.agent.drive import Drive
 from mesh.agent.events import Events
 from mesh.agent.exposing import Exposed
 from mesh.agent.instances import Status
-from mesh.agent.launching import choose_ports, launch_of
+from mesh.agent.launching import launch_of, seat_named
 from mesh.agent.leases import Hold, Leases
 from mesh.agent.members import Members
 from mesh.agent.node import Node
 from mesh.agent.offering import Offering
 from mesh.agent.orders import Orders
+from mesh.agent.ports import Ports
 from mesh.agent.sites import Sites
 from mesh.agent.supervisor import Supervisor
 from mesh.agent.table import Table
 from mesh.core import placing
-from mesh.core.claims import CLAIM_PREFIX, Claim, Seat, claim_path, decode_claim, encode, seat_of
+from mesh.core.claims import Claim, Seat, claim_path, decode_claim, encode, seat_of
 from mesh.core.placement import Placement
 from mesh.core.placing import AnyEvent, ClaimsSaid
 from mesh.core.record import MESH, Kind, Op, Record
 from mesh.core.seating import Spec
 from mesh.core.vitals import StateChanged
+from mesh.core.workload import CLAIM_PREFIX
 from mesh.errors import MeshError, PeerError
-from mesh.store.store import Change, Txn
-from mesh.wire import codec
+from mesh.store.store import Change
 
 log = logging.getLogger(__name__)
 
-PORTS_META = "workload_ports"
 SETTLE_S = 1.0
 LINGER_S = 0.3
 LEASE_WAIT_S = 10.0
@@ -93,12 +93,12 @@ class Placer:
         self._leases = leases
         self.supervisor = supervisor
         self.orders = orders
-        self.sites = Sites(node, table, members, self.give)
+        self.sites = Sites(node, table, members, supervisor.kinds(), self.give)
         self.machine = Placement(placing.Config(), node.me, self.sites.life_ms)
         self._drive = Drive(Clocked(self.machine, node.now_ms), self._queue)
         self.exposed = Exposed(offered, self._ready)
         self.runs: dict[Seat, tuple[int, int]] = {}
-        self.ports: dict[Seat, dict[str, int]] = self._load_ports()
+        self._ports = Ports(node)
         self.duplicates: deque[tuple[int, Seat, tuple[bytes, ...], float]] = deque(maxlen=DUPLICATES_MAX)
         self._todo: deque[placing.Action] = deque()
         self._news = trio.Event()
@@ -116,7 +116,7 @@ class Placer:
 
     # -- life -------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as self._nursery:
             await self._nursery.start(self.supervisor.run)
@@ -124,6 +124,7 @@ class Placer:
             self._started = True
             self._load()
             self._want()
+            task_status.started()
             self._nursery.start_soon(self._drive.run)
             self._nursery.start_soon(self._work)
             self._nursery.start_soon(self._settle)
@@ -141,13 +142,14 @@ class Placer:
         with self._node.store.read(MESH) as slots:
             for path in slots.paths(CLAIM_PREFIX):
                 for rec in slots.slots(path):
-                    if (found := self._claim_of(rec)) is not None:
-                        claims.append(found)
-        found = {seat for running in self.supervisor.adopted() if (seat := _seat(running.instance)) is not None}
+                    if (claimed := self._claim_of(rec)) is not None:
+                        claims.append(claimed)
         mine = {seat: claim for aid, seat, claim in claims if aid == self._node.me and claim is not None}
-        for seat in found & mine.keys():
+        there = {seat_named(running.instance) for running in self.supervisor.adopted()}
+        found = frozenset(seat for seat in mine if seat in there)
+        for seat in found:
             self.runs[seat] = (mine[seat].gen, mine[seat].epoch)
-        self.give(placing.Found(frozenset(found & mine.keys())))
+        self.give(placing.Found(found))
         self.give(ClaimsSaid(tuple(claims)))
 
     async def _settle(self) -> None:
@@ -159,6 +161,11 @@ class Placer:
                     await self._linked.wait()
                 await trio.sleep(SETTLE_S)
         self.give(placing.Settled())
+
+    @staticmethod
+    def now() -> float:
+        """The clock of placement."""
+        return trio.current_time()
 
     # -- what comes in ----------------------------------------------------------------------------------
 
@@ -228,7 +235,7 @@ class Placer:
 
     def _supervised(self, status: Status) -> None:
         """What became of an instance here."""
-        seat = _seat(status.instance)
+        seat = seat_named(status.instance)
         if seat is None:
             return
         wanted, spec = self.runs.get(seat), self.orders.specs().get(seat.name)
@@ -243,7 +250,10 @@ class Placer:
             self._nursery.start_soon(self.exposed.remove, seat)
             self.give(placing.Failed(seat, status.message))
         elif status.state == "exited" or (
-            status.state == "failed" and spec is not None and spec.workload.restart == "never" and status.starts
+            status.state == "failed"
+            and spec is not None
+            and spec.workload.restart == "never"
+            and status.starts
         ):
             self.give(placing.Ended(seat, status.message))
         elif status.state == "failed":
@@ -252,7 +262,7 @@ class Placer:
     def _expose(self, seat: Seat) -> None:
         spec = self.orders.specs().get(seat.name)
         if spec is not None:
-            self.exposed.add(seat, spec.workload, self.ports.get(seat, {}))
+            self.exposed.add(seat, spec.workload, self._ports_of(seat, spec))
 
     def _ready(self, seat: Seat) -> None:
         """It runs, and its checks have passed."""
@@ -323,7 +333,12 @@ class Placer:
         log.info("%s", text)
         aid = tell.nodes[0] if tell.nodes else self._node.me
         self._events.tell(
-            f"workload_{tell.kind}", text, aid=aid, workload=seat.name, instance=str(seat), seconds=tell.seconds
+            f"workload_{tell.kind}",
+            text,
+            aid=aid,
+            workload=seat.name,
+            instance=str(seat),
+            seconds=tell.seconds,
         )
 
     # -- instances --------------------------------------------------------------------------------------
@@ -358,34 +373,11 @@ class Placer:
             self._stopping.discard(seat)
             self.give(placing.Stopped(seat))
 
-    def _ports_of(self, seat: Seat, spec: Spec) -> dict[str, int]:
-        names = {port.name for port in spec.workload.ports}
-        held = self.ports.get(seat, {})
-        if held.keys() != names or any(p.port and held[p.name] != p.port for p in spec.workload.ports):
-            settings = self._node.config.workloads
-            taken = {number for other, found in self.ports.items() if other != seat for number in found.values()}
-            self.ports[seat] = choose_ports(
-                seat, spec.workload, held, taken, settings.port_first, settings.port_last
-            )
-            self._nursery.start_soon(self._keep_ports)
-        return self.ports[seat]
-
-    async def _keep_ports(self) -> None:
-        """Remember the ports of what runs here; of what does not, they are forgotten."""
-        kept = {str(seat): ports for seat, ports in self.ports.items() if seat in self.runs and ports}
-
-        def job(txn: Txn) -> None:
-            txn.put_meta(PORTS_META, codec.encode(kept))
-
-        await self._node.store.write(job, spare=True)
-
-    def _load_ports(self) -> dict[Seat, dict[str, int]]:
-        packed = self._node.store.meta(PORTS_META)
-        try:
-            held = codec.decode(packed) if packed is not None else {}
-            return {seat: dict(ports) for name, ports in held.items() if (seat := _seat(name)) is not None}
-        except (PeerError, TypeError, ValueError, AttributeError):
-            return {}
+    def _ports_of(self, seat: Seat, spec: Spec) -> Mapping[str, int]:
+        found, news = self._ports.of(seat, spec.workload)
+        if news:
+            self._nursery.start_soon(self._ports.keep, list(self.runs))
+        return found
 
     # -- leases -----------------------------------------------------------------------------------------
 
@@ -393,7 +385,10 @@ class Placer:
         """Hold the lease of an exclusive instance, and let the instance live for as long as it is held."""
         try:
             hold = await self._leases.hold(
-                f"workload/{seat}", wait_s=LEASE_WAIT_S, quorum=voters, on_lost=lambda hold: self._lost(seat, hold)
+                f"workload/{seat}",
+                wait_s=LEASE_WAIT_S,
+                quorum=voters,
+                on_lost=lambda hold: self._lost(seat, hold),
             )
         except MeshError as error:
             self.give(placing.Unleased(seat, error.message, LEASE_AGAIN_S))
@@ -410,9 +405,3 @@ class Placer:
         if self._holds.get(seat) is hold:
             del self._holds[seat]
             self.give(placing.Unleased(seat, hold.why or "lost", LEASE_AGAIN_S))
-
-
-def _seat(instance: str) -> Seat | None:
-    name, _, number = instance.partition("/")
-    return Seat(name, int(number)) if name and number.isascii() and number.isdigit() else None
-

@@ -1,5 +1,4 @@
-"""Nodes as places for workloads: our own offer, and everybody's offer, card, labels and standing, as placement
-is told of them.
+"""Nodes as places for workloads: everybody's offer, card, labels and standing, as placement is told of them.
 
 An offer is a record at `offer/<aid>` that each node says at its start and when it is cordoned or drained. It
 holds what the device's own configuration lets run (`[workloads]`), which has the last word there.
@@ -8,6 +7,7 @@ holds what the device's own configuration lets run (`[workloads]`), which has th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+
 import trio
 
 from mesh.agent.author import Statement
@@ -40,6 +40,7 @@ class Sites:
     """What placement knows of nodes.
 
     Args:
+        kinds: the runtimes that this node has.
         give: takes events for placement.
 
     Attributes:
@@ -47,8 +48,14 @@ class Sites:
     """
 
     def __init__(
-        self, node: Node, table: Table, members: Members, give: Callable[[AnyEvent], None]
+        self,
+        node: Node,
+        table: Table,
+        members: Members,
+        kinds: tuple[str, ...],
+        give: Callable[[AnyEvent], None],
     ) -> None:
+        self._kinds = kinds
         self._node = node
         self._table = table
         self._members = members
@@ -64,11 +71,10 @@ class Sites:
 
     def _own(self) -> Offer:
         settings = self._node.config.workloads
-        has = set(self._members.card_of(self._node.me).get("capabilities", ())) | {"process"}
         return Offer(
             self.life_ms,
             self._status() if settings.enabled else "away",
-            tuple(kind for kind in settings.runtimes if kind in has),
+            self._kinds,
             settings.users,
             settings.dirs,
             settings.max_instances,
@@ -209,7 +215,9 @@ class Sites:
     def _flapping(self, aid: bytes) -> bool:
         board = self._node.vitality.machine.board
         member = board.members.get(aid)
-        return aid != self._node.me and member is not None and member.flapping(board.config, trio.current_time())
+        return (
+            aid != self._node.me and member is not None and member.flapping(board.config, trio.current_time())
+        )
 
 
 def _aid_in(path: str) -> bytes | None:

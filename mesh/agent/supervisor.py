@@ -103,6 +103,10 @@ class Supervisor:
         """Of every instance that is wanted or still there, by name."""
         return [self._keepers[name].status for name in sorted(self._keepers)]
 
+    def kinds(self) -> tuple[str, ...]:
+        """The runtimes that this node has."""
+        return tuple(sorted(self._makers))
+
     def state(self, instance: str) -> Status | None:
         keeper = self._keepers.get(instance)
         return keeper.status if keeper is not None else None

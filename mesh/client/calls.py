@@ -17,7 +17,8 @@ from mesh.client.node_calls import NodeCalls
 from mesh.client.service_calls import ServiceCalls
 from mesh.client.state_calls import StateCalls
 from mesh.client.traffic_calls import TrafficCalls
+from mesh.client.workload_calls import WorkloadCalls
 
 
-class Calls(NodeCalls, StateCalls, LockCalls, ServiceCalls, LogCalls, TrafficCalls):
+class Calls(NodeCalls, StateCalls, LockCalls, ServiceCalls, LogCalls, TrafficCalls, WorkloadCalls):
     """The calls; see the module's docstring."""

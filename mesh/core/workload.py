@@ -182,7 +182,7 @@ def service_spec(it: Workload, endpoints: list[int]) -> ServiceSpec | None:
         "version": it.version,
         "endpoints": [
             {"protocol": port.protocol, "host": "127.0.0.1", "port": number}
-            for number in endpoints[: ENDPOINTS_MAX]
+            for number in endpoints[:ENDPOINTS_MAX]
         ],
         "type": it.service.type,
         "tags": list(it.service.tags),

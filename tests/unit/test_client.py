@@ -625,6 +625,15 @@ EVERY_CALL: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("create_token", (["orders"],), {"paths": ["/a"], "ttl_s": 60.0, "note": "x"}),
     ("tokens", (), {}),
     ("revoke_token", ("5f2a9c01d3e4",), {}),
+    ("apply", ([{"name": "web"}],), {"dry_run": True}),
+    ("scale_workload", ("web", "each"), {}),
+    ("workloads", (), {}),
+    ("workload_schema", (), {}),
+    *((f"{verb}workload", ("web",), {}) for verb in ("", "explain_", "restart_", "delete_")),
+    ("admission_rules", (), {}),
+    ("set_admission_rules", ([{"name": "no-root"}],), {}),
+    ("delete_admission_rule", ("no-root",), {}),
+    ("test_admission", ([{"name": "web"}], [{"name": "no-root"}]), {}),
 ]
 
 

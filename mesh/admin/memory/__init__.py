@@ -34,6 +34,7 @@ from mesh.admin.memory.node import (
 from mesh.admin.memory.policy import MemoryPolicy
 from mesh.admin.memory.services import MemoryServices, MemoryShards
 from mesh.admin.memory.traffic import MemoryRouting, MemoryTokens
+from mesh.admin.memory.workloads import MemoryWorkloads
 from mesh.admin.server import AdminServer
 
 __all__ = ["ID", "Features", "running"]
@@ -62,6 +63,7 @@ class Features:
         self.logs = MemoryLogs()
         self.routing = MemoryRouting(clock, self.messages)
         self.tokens = MemoryTokens(clock)
+        self.workloads = MemoryWorkloads()
         self.services = MemoryServices(clock)
         self.shards = MemoryShards(clock)
 

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from mesh.admin.routes import invites, kv, locks, logs, members, messages, policy, services, status, traffic
+from mesh.admin.routes import (
+    invites,
+    kv,
+    locks,
+    logs,
+    members,
+    messages,
+    policy,
+    services,
+    status,
+    traffic,
+    workloads,
+)
 
 ROUTES = (
     *status.ROUTES,
@@ -15,4 +27,5 @@ ROUTES = (
     *messages.ROUTES,
     *services.ROUTES,
     *traffic.ROUTES,
+    *workloads.ROUTES,
 )

@@ -74,9 +74,24 @@ from mesh.admin.shapes.traffic import (
     Token,
     TrafficRoute,
 )
+from mesh.admin.shapes.workloads import (
+    AdmissionRule,
+    Admitted,
+    Applied,
+    Duplicate,
+    PlacementVerdict,
+    Room,
+    Workload,
+    WorkloadDetail,
+    WorkloadInstance,
+    WorkloadSchema,
+)
 
 __all__ = [
+    "AdmissionRule",
+    "Admitted",
     "Answer",
+    "Applied",
     "Batch",
     "Call",
     "CallName",
@@ -87,6 +102,7 @@ __all__ = [
     "Clock",
     "Combined",
     "Coverage",
+    "Duplicate",
     "Entry",
     "Error",
     "ErrorBody",
@@ -109,6 +125,7 @@ __all__ = [
     "MemberDetail",
     "MeshName",
     "Message",
+    "PlacementVerdict",
     "Point",
     "Policy",
     "Pong",
@@ -121,6 +138,7 @@ __all__ = [
     "Restored",
     "Revision",
     "Right",
+    "Room",
     "RoundTrip",
     "RouteCandidate",
     "Sample",
@@ -138,5 +156,9 @@ __all__ = [
     "TrafficRoute",
     "Version",
     "Voter",
+    "Workload",
+    "WorkloadDetail",
+    "WorkloadInstance",
+    "WorkloadSchema",
     "Written",
 ]

@@ -27,6 +27,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/services": {"service": {"name": "made", "port": 80}},
     "/v1/services/{service}/report": {"status": "pass"},
     "/v1/quorums": {"voters": [ID]},
+    "/v1/workloads": {"specs": [{"name": "made", "command": ["/bin/true"]}]},
+    "/v1/workloads/{workload}/scale": {"replicas": 2},
+    "/v1/admission": {"rules": [{"name": "made", "root": False}]},
+    "/v1/admission/test": {"specs": [{"name": "made", "command": ["/bin/true"]}]},
     "/v1/leases/renew": {"session": "s"},
     "/v1/leases/release": {"session": "s"},
 }

@@ -1,0 +1,114 @@
+"""Shapes of workloads, where they are placed, and what is admitted."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class Applied(TypedDict):
+    """`change`: created, changed or unchanged. `gen` grows with every change."""
+
+    name: str
+    change: str
+    gen: int
+
+
+class Workload(TypedDict):
+    """`replicas`: a number, or "each". `wanted`: instances that there should be now. `state`: running, idle,
+    done, or the worst that one of its instances is in. `why`: what is the matter with it.
+    """
+
+    name: str
+    version: str
+    mode: str
+    runtime: str
+    gen: int
+    replicas: int | str
+    wanted: int
+    running: int
+    state: str
+    nodes: list[str]
+    why: str
+
+
+class WorkloadInstance(TypedDict):
+    """`state`: unplaced, starting, running, failing, draining, done, barred (given up on this node for a
+    while), lost (its node is dead) or unknown (its node was not heard yet). `epoch`: its fencing token.
+    """
+
+    instance: str
+    state: str
+    node: str | None
+    node_name: str | None
+    gen: int | None
+    epoch: int | None
+    since: str | None
+    why: str
+
+
+class Duplicate(TypedDict):
+    """An instance ran on two nodes at once, for so long, as this node saw it."""
+
+    time: str
+    instance: str
+    nodes: list[str]
+    seconds: float
+
+
+class WorkloadDetail(Workload):
+    """With its spec as it is stored, defaults left out, and who ordered it when."""
+
+    spec: dict[str, Any]
+    author: str
+    author_name: str
+    time: str
+    instances: list[WorkloadInstance]
+    duplicates: list[Duplicate]
+
+
+class Room(TypedDict):
+    """What a node has left for workloads, and how many instances it has. None: not known."""
+
+    cpu: float | None
+    memory: int | None
+    instances: int
+
+
+class PlacementVerdict(TypedDict):
+    """A node as a place for `instance`. `place`: in the order in which nodes are asked, None: it is not
+    asked, for the reason `why`. `runs`: instances that it has already.
+    """
+
+    node: str
+    node_name: str
+    instance: str
+    runs: list[str]
+    place: int | None
+    why: str
+    weight: float
+    score: float
+    free: Room
+
+
+class WorkloadSchema(TypedDict):
+    """The JSON schema of a spec."""
+
+    schema: dict[str, Any]
+
+
+class AdmissionRule(TypedDict):
+    """One rule of admission, defaults left out."""
+
+    name: str
+    rule: dict[str, Any]
+    author_name: str
+
+
+class Admitted(TypedDict):
+    """Whether a workload may run on a node; no node: its spec cannot be read. `why` not."""
+
+    workload: str
+    node: str | None
+    node_name: str | None
+    allowed: bool
+    why: str

@@ -1,0 +1,51 @@
+"""What the admin routes ask of the agent about workloads; see `mesh/admin/features.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+Json = dict[str, Any]
+Rows = list[Json]
+
+
+class Workloads(Protocol):
+    """What is to run on the mesh, where it runs, and what may. Changes raise Denied unless by an admin."""
+
+    async def apply(self, specs: Sequence[Json], *, dry_run: bool) -> Rows:
+        """`shapes.Applied` of each. UsageError: one cannot be read, or they wait for each other in a circle;
+        then none is applied.
+        """
+
+    async def list(self) -> Rows:
+        """`shapes.Workload` of each, by name."""
+
+    async def show(self, name: str) -> Json:
+        """`shapes.WorkloadDetail`. NotFound."""
+
+    async def explain(self, name: str) -> Rows:
+        """`shapes.PlacementVerdict` of each node, in the order in which they are asked. NotFound."""
+
+    async def scale(self, name: str, replicas: int | str) -> Json:
+        """`shapes.Workload`. A number, or "each". NotFound, UsageError."""
+
+    async def restart(self, name: str) -> Json:
+        """`shapes.Workload`. Every instance starts anew. NotFound."""
+
+    async def delete(self, name: str) -> Json:
+        """`shapes.Workload` as it was. NotFound; Conflict: another one depends on it."""
+
+    async def schema(self) -> Json:
+        """`shapes.WorkloadSchema`."""
+
+    async def rules(self) -> Rows:
+        """`shapes.AdmissionRule` of each, by name."""
+
+    async def set_rules(self, rules: Sequence[Json]) -> Rows:
+        """`shapes.AdmissionRule` of each that was set. UsageError."""
+
+    async def delete_rule(self, name: str) -> Json:
+        """`shapes.AdmissionRule` as it was. NotFound."""
+
+    async def test(self, specs: Sequence[Json], rules: Sequence[Json]) -> Rows:
+        """`shapes.Admitted` of each spec on each node, by these rules, or those in force if none."""

@@ -1,0 +1,383 @@
+"""The feature `workloads`: what is to run on the mesh, ordered by admins, shown and explained to everybody.
+
+An order is a record, so it reaches nodes that are away when they return. What is shown is read from the same
+table that placement decides by, on whatever node is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from mesh.agent.author import Statement
+from mesh.agent.certs import Certs
+from mesh.agent.node import Node
+from mesh.agent.orders import Orders, read_spec
+from mesh.agent.placer import Placer
+from mesh.agent.table import Table
+from mesh.agent.words import iso, iso_of
+from mesh.core import candidates, guard
+from mesh.core.claims import Claim, Seat, Stage
+from mesh.core.dependencies import refuse_circle
+from mesh.core.folds import register
+from mesh.core.guard import Rule
+from mesh.core.log import Log
+from mesh.core.record import MESH, Kind, Op
+from mesh.core.seating import Seating, Spec
+from mesh.core.workload import PREFIX, Workload, document, parse, schema
+from mesh.errors import Conflict, MeshError, NotFound, UsageError
+
+Json = dict[str, Any]
+Rows = list[Json]
+
+AT_ONCE_MAX = 1000
+
+
+class Workloads:
+    """See `mesh.admin.workload_features.Workloads`."""
+
+    def __init__(self, node: Node, certificates: Certs, table: Table, orders: Orders, placer: Placer) -> None:
+        self._node = node
+        self._certs = certificates
+        self._table = table
+        self._orders = orders
+        self._placer = placer
+
+    @property
+    def _seats(self) -> Seating:
+        return self._placer.machine.table
+
+    # -- ordering ---------------------------------------------------------------------------------------
+
+    async def apply(self, specs: Sequence[Json], *, dry_run: bool) -> Rows:
+        """`shapes.Applied` of each. One that cannot be read, or a circle, refuses all."""
+        parsed = self._parse_all(specs)
+        if not dry_run:
+            self._certs.require_admin()
+        said: Rows = []
+
+        def build(slots: Log) -> list[Statement]:
+            said.clear()
+            found = [self._applied(slots, workload) for workload in parsed]
+            said.extend(row for row, _ in found)
+            return [statement for _, statement in found if statement is not None and not dry_run]
+
+        if dry_run:
+            with self._node.store.read(MESH) as slots:
+                build(slots)
+        else:
+            await self._node.author.say(MESH, build)
+        return said
+
+    def _parse_all(self, specs: Sequence[Json]) -> list[Workload]:
+        if not 1 <= len(specs) <= AT_ONCE_MAX:
+            raise UsageError(f"{len(specs)} workloads at once", f"1 to {AT_ONCE_MAX}")
+        parsed = [parse(raw) for raw in specs]
+        names = [workload.name for workload in parsed]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"workload {name} is there twice", "each name once")
+        known = {name: spec.workload for name, spec in self._orders.specs().items()}
+        refuse_circle({**known, **{workload.name: workload for workload in parsed}})
+        return parsed
+
+    def _applied(self, slots: Log, workload: Workload) -> tuple[Json, Statement | None]:
+        held = self._held(slots, workload.name)
+        gen = held.gen + 1 if held is not None else 1
+        row = {"name": workload.name, "change": "created" if held is None else "changed", "gen": gen}
+        if held is not None and held.workload == workload:
+            return {**row, "change": "unchanged", "gen": held.gen}, None
+        return row, self._statement(Spec(workload, gen, held.restarts if held is not None else 0))
+
+    def _held(self, slots: Log, name: str) -> Spec | None:
+        """What is stored of a workload as this transaction sees it; None when there is nothing sound."""
+        rec = register(self._node.view.visible(slots.slots(PREFIX + name)), self._node.now_ms())
+        try:
+            return read_spec(rec.val) if rec is not None else None
+        except UsageError:
+            gen = rec.val.get("gen") if rec is not None and isinstance(rec.val, dict) else 0
+            nothing = Workload(name=name)
+            return Spec(nothing, gen if isinstance(gen, int) else 0)
+
+    def _statement(self, spec: Spec) -> Statement:
+        value = {"gen": spec.gen, "spec": document(spec.workload), "restarts": spec.restarts}
+        return Statement(PREFIX + spec.workload.name, Kind.REG, value)
+
+    async def _change(self, name: str, change: Callable[[Spec], Spec]) -> Json:
+        """Store a changed spec under the next gen. NotFound, Denied."""
+        self._spec(name)
+        self._certs.require_admin()
+
+        def build(slots: Log) -> list[Statement]:
+            held = self._held(slots, name)
+            if held is None:
+                raise _unknown(name)
+            return [self._statement(msgspec.structs.replace(change(held), gen=held.gen + 1))]
+
+        await self._node.author.say(MESH, build)
+        return self._row(name)
+
+    async def scale(self, name: str, replicas: int | str) -> Json:
+        """`shapes.Workload`."""
+
+        def change(spec: Spec) -> Spec:
+            raw = {**document(spec.workload), "replicas": replicas}
+            return msgspec.structs.replace(spec, workload=parse(raw))
+
+        return await self._change(name, change)
+
+    async def restart(self, name: str) -> Json:
+        """`shapes.Workload`."""
+        return await self._change(
+            name, lambda spec: msgspec.structs.replace(spec, restarts=spec.restarts + 1)
+        )
+
+    async def delete(self, name: str) -> Json:
+        """`shapes.Workload` as it was."""
+        row = self._row(name)
+        self._certs.require_admin()
+        for other, spec in sorted(self._orders.specs().items()):
+            if name in spec.workload.depends:
+                raise Conflict(f"{other} depends on {name}", f"delete {other} first, or apply it without")
+        await self._node.author.say(MESH, lambda _: [Statement(PREFIX + name, Kind.REG, None, Op.DEL)])
+        return row
+
+    async def schema(self) -> Json:
+        """`shapes.WorkloadSchema`."""
+        return {"schema": schema()}
+
+    # -- showing ----------------------------------------------------------------------------------------
+
+    def _spec(self, name: str) -> Spec:
+        spec = self._orders.specs().get(name)
+        if spec is None:
+            if name in self._orders.faults:
+                raise UsageError(f"workload {name}: {self._orders.faults[name]}", "apply it again")
+            raise _unknown(name)
+        return spec
+
+    async def list(self) -> Rows:
+        """`shapes.Workload` of each, by name."""
+        return [self._row(name) for name in sorted(self._orders.specs())]
+
+    def _row(self, name: str) -> Json:
+        spec = self._spec(name)
+        instances = self._instances(name)
+        running = sum(row["state"] == "running" for row in instances)
+        wanted = self._wanted(spec)
+        return {
+            "name": name,
+            "version": spec.workload.version,
+            "mode": spec.workload.mode,
+            "runtime": spec.workload.runtime,
+            "gen": spec.gen,
+            "replicas": "each" if spec.workload.each else spec.workload.replicas,
+            "wanted": wanted,
+            "running": running,
+            "state": _state(wanted, running, instances),
+            "nodes": sorted({row["node_name"] for row in instances if row["node_name"]}),
+            "why": next((row["why"] for row in instances if row["why"]), ""),
+        }
+
+    def _wanted(self, spec: Spec) -> int:
+        if not spec.workload.each:
+            return spec.workload.replicas
+        table, name = self._seats, spec.workload.name
+        return sum(not table.why_unfit(name, aid) and table.standing(aid) == "alive" for aid in table.sites)
+
+    def _instances(self, name: str) -> Rows:
+        rows: Rows = []
+        table = self._seats
+        for seat in table.seats(name):
+            claims = table.claims.get(seat, {})
+            rows += [self._instance(seat, aid, claims[aid]) for aid in sorted(claims)]
+            if not any(claim.st != Stage.BAR for claim in claims.values()):
+                rows.append(self._empty(seat))
+        return rows
+
+    def _empty(self, seat: Seat) -> Json:
+        why = "no node can run it: see `meshctl workload explain`" if self._nobody(seat.name) else ""
+        return {
+            "instance": str(seat),
+            "state": "unplaced",
+            "node": None,
+            "node_name": None,
+            "gen": None,
+            "epoch": None,
+            "since": None,
+            "why": why,
+        }
+
+    def _nobody(self, name: str) -> bool:
+        table = self._seats
+        return all(table.why_not(name, aid) or table.why_crowded(name, aid) for aid in table.sites)
+
+    def _instance(self, seat: Seat, aid: bytes, claim: Claim) -> Json:
+        node, node_name = self._table.who(aid)
+        return {
+            "instance": str(seat),
+            "state": self._stage(aid, claim),
+            "node": node,
+            "node_name": node_name,
+            "gen": claim.gen,
+            "epoch": claim.epoch,
+            "since": iso(claim.since_ms),
+            "why": claim.why,
+        }
+
+    def _stage(self, aid: bytes, claim: Claim) -> str:
+        standing = self._seats.standing(aid)
+        if claim.st in (Stage.DONE, Stage.BAR):
+            return "done" if claim.st == Stage.DONE else "barred"
+        if standing != "alive":
+            return "lost" if standing == "dead" else standing
+        if claim.st == Stage.DRAIN:
+            return "draining"
+        if not self._seats.runs(aid, claim):
+            return "starting"
+        return "failing" if claim.why else "running"
+
+    async def show(self, name: str) -> Json:
+        """`shapes.WorkloadDetail`."""
+        spec, rec = self._spec(name), self._orders.record(name)
+        assert rec is not None
+        author, author_name = self._table.who(rec.aid)
+        return {
+            **self._row(name),
+            "spec": document(spec.workload),
+            "author": author,
+            "author_name": author_name,
+            "time": iso_of(rec.stamp),
+            "instances": self._instances(name),
+            "duplicates": [
+                {
+                    "time": iso(at_ms),
+                    "instance": str(seat),
+                    "nodes": [self._table.name_of(aid) for aid in nodes],
+                    "seconds": round(seconds, 3),
+                }
+                for at_ms, seat, nodes, seconds in self._placer.duplicates
+                if seat.name == name
+            ],
+        }
+
+    async def explain(self, name: str) -> Rows:
+        """`shapes.PlacementVerdict` of each node, for an empty seat or else the first, best first."""
+        spec, table = self._spec(name), self._seats
+        empty = [seat for seat in table.seats(name) if not table.claims.get(seat)]
+        seat = (empty or [Seat(name, 0)])[0]
+        now, now_ms = self._placer.now(), self._node.now_ms()
+        order = {it.aid: place for place, it in enumerate(table.plan(name, [seat], now, now_ms)[seat], 1)}
+        members = set(self._node.directory.members()) | set(table.sites)
+        rows = [self._verdict(spec, seat, aid, order) for aid in sorted(members)]
+        return sorted(rows, key=lambda row: (row["place"] is None, row["place"] or 0, row["node_name"]))
+
+    def _verdict(self, spec: Spec, seat: Seat, aid: bytes, order: Mapping[bytes, int]) -> Json:
+        table, name = self._seats, spec.workload.name
+        node, node_name = self._table.who(aid)
+        runs = [str(each) for each in table.seats(name) if self._holds(each, aid)]
+        if aid not in table.sites:
+            why = "offers nothing to workloads"
+        else:
+            why = table.why_not(name, aid) or table.why_crowded(name, aid)
+        weighs, score = table.worth(seat, aid)
+        return {
+            "node": node,
+            "node_name": node_name,
+            "instance": str(seat),
+            "runs": runs,
+            "place": order.get(aid),
+            "why": why,
+            "weight": weighs,
+            "score": round(score, 6),
+            "free": self._free(aid),
+        }
+
+    def _holds(self, seat: Seat, aid: bytes) -> bool:
+        claim = self._seats.claims.get(seat, {}).get(aid)
+        return claim is not None and claim.st in (Stage.CLAIM, Stage.RUN, Stage.DRAIN)
+
+    def _free(self, aid: bytes) -> Json:
+        site, load = self._seats.sites.get(aid), self._seats.load(aid)
+        room = site.room if site is not None else candidates.NOTHING
+        return {
+            "cpu": round(max(0.0, room.cpu - load.cpu), 3) if room.cpu else None,
+            "memory": max(0, int(room.memory - load.memory)) if room.memory else None,
+            "instances": load.count,
+        }
+
+    # -- admission --------------------------------------------------------------------------------------
+
+    async def rules(self) -> Rows:
+        """`shapes.AdmissionRule` of each, by name."""
+        return [self._rule_row(rule) for rule in sorted(self._orders.rules(), key=lambda rule: rule.name)]
+
+    def _rule_row(self, rule: Rule) -> Json:
+        rec = self._orders.in_force(guard.PREFIX + rule.name)
+        author_name = self._table.who(rec.aid)[1] if rec is not None else ""
+        return {"name": rule.name, "rule": guard.document(rule), "author_name": author_name}
+
+    async def set_rules(self, rules: Sequence[Json]) -> Rows:
+        """`shapes.AdmissionRule` of each that was set. UsageError, Denied."""
+        self._certs.require_admin()
+        parsed = [guard.parse(raw) for raw in rules]
+        statements = [Statement(guard.PREFIX + rule.name, Kind.REG, guard.document(rule)) for rule in parsed]
+        await self._node.author.say(MESH, lambda _: statements)
+        return [self._rule_row(rule) for rule in parsed]
+
+    async def delete_rule(self, name: str) -> Json:
+        """`shapes.AdmissionRule` as it was. NotFound, Denied."""
+        path = guard.PREFIX + name
+        if self._orders.in_force(path) is None:
+            raise NotFound(f"no admission rule {name!r:.80}", "`meshctl admission ls` lists them")
+        self._certs.require_admin()
+        held = next((rule for rule in self._orders.rules() if rule.name == name), Rule(name=name))
+        row = self._rule_row(held)
+        await self._node.author.say(MESH, lambda _: [Statement(path, Kind.REG, None, Op.DEL)])
+        return row
+
+    async def test(self, specs: Sequence[Json], rules: Sequence[Json]) -> Rows:
+        """`shapes.Admitted` of each spec on each node, by `rules`, or by those in force if there are none."""
+        asked = [guard.parse(raw) for raw in rules] or self._orders.rules()
+        rows: Rows = []
+        for raw in specs:
+            try:
+                workload = parse(raw)
+            except UsageError as error:
+                name = str(raw.get("name", "")) if isinstance(raw, dict) else ""
+                rows.append(_admitted(name, None, None, error))
+                continue
+            rows += self._test(workload, asked)
+        return rows
+
+    def _test(self, workload: Workload, rules: Iterable[Rule]) -> Rows:
+        rows: Rows = []
+        for aid in sorted(self._seats.sites):
+            site = self._seats.sites[aid]
+            why = guard.refused_by_device(site.offer, workload)
+            why = why or guard.objection(rules, workload, site.labels)
+            rows.append(_admitted(workload.name, *self._table.who(aid), why))
+        return sorted(rows, key=lambda row: row["node_name"])
+
+
+def _admitted(name: str, node: str | None, node_name: str | None, why: str | MeshError) -> Json:
+    text = why.message if isinstance(why, MeshError) else why
+    return {"workload": name, "node": node, "node_name": node_name, "allowed": not text, "why": text}
+
+
+def _state(wanted: int, running: int, instances: Rows) -> str:
+    states = {row["state"] for row in instances}
+    if instances and states <= {"done"}:
+        return "done"
+    if running >= wanted and not states & {"failing", "draining"}:
+        return "running"
+    for state in ("failing", "starting", "draining", "lost", "barred"):
+        if state in states:
+            return state
+    return "unplaced" if wanted else "idle"
+
+
+def _unknown(name: str) -> NotFound:
+    return NotFound(f"no workload {name!r:.80}", "`meshctl workload ls` lists them")

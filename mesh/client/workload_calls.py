@@ -1,0 +1,65 @@
+"""Calls about workloads and the rules of admission. `mesh/client/calls.py` has the conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mesh.client.base import Base
+from mesh.client.http import Request, segment
+
+
+class WorkloadCalls(Base):
+    """What is to run on the mesh, where it runs, and what may. Changes need an admin node."""
+
+    def apply(self, specs: Iterable[Mapping[str, Any]], *, dry_run: bool = False) -> Any:
+        """List of `Applied`. All of them, or none: UsageError names what cannot be read."""
+        return self._post("/v1/workloads", specs=[dict(spec) for spec in specs], dry_run=dry_run)
+
+    def workloads(self) -> Any:
+        """List of `Workload`."""
+        return self._get("/v1/workloads")
+
+    def workload(self, name: str) -> Any:
+        """`WorkloadDetail`."""
+        return self._get(f"/v1/workloads/{segment(name)}")
+
+    def explain_workload(self, name: str) -> Any:
+        """List of `PlacementVerdict`: every node, in the order in which they are asked."""
+        return self._get(f"/v1/workloads/{segment(name)}/explain")
+
+    def scale_workload(self, name: str, replicas: int | str) -> Any:
+        """`Workload`. A number, or "each"."""
+        return self._post(f"/v1/workloads/{segment(name)}/scale", replicas=replicas)
+
+    def restart_workload(self, name: str) -> Any:
+        """`Workload`. Every instance starts anew."""
+        return self._post(f"/v1/workloads/{segment(name)}/restart")
+
+    def delete_workload(self, name: str) -> Any:
+        """`Workload` as it was. Conflict: another one depends on it."""
+        return self._ask(Request("DELETE", f"/v1/workloads/{segment(name)}"))
+
+    def workload_schema(self) -> Any:
+        """`WorkloadSchema`."""
+        return self._get("/v1/schemas/workload")
+
+    def admission_rules(self) -> Any:
+        """List of `AdmissionRule`."""
+        return self._get("/v1/admission")
+
+    def set_admission_rules(self, rules: Iterable[Mapping[str, Any]]) -> Any:
+        """List of `AdmissionRule`: each in the place of the one of its name."""
+        body = {"rules": [dict(rule) for rule in rules]}
+        return self._ask(Request("PUT", "/v1/admission", body=body))
+
+    def delete_admission_rule(self, name: str) -> Any:
+        """`AdmissionRule` as it was."""
+        return self._ask(Request("DELETE", f"/v1/admission/{segment(name)}"))
+
+    def test_admission(
+        self, specs: Iterable[Mapping[str, Any]], rules: Iterable[Mapping[str, Any]] = ()
+    ) -> Any:
+        """List of `Admitted`: each spec on each node, by these rules, or by those in force."""
+        asked = [dict(spec) for spec in specs]
+        return self._post("/v1/admission/test", specs=asked, rules=[dict(rule) for rule in rules])
