@@ -17,21 +17,18 @@ from mesh.agent.events import Events
 from mesh.agent.invites import Invites
 from mesh.agent.kv import Kv
 from mesh.agent.leases import Leases
-from mesh.agent.logs import Logs as WorkloadLogs
 from mesh.agent.members import Members
 from mesh.agent.messages import Messages
 from mesh.agent.metrics import Metrics
 from mesh.agent.node import Node
 from mesh.agent.offering import Offering
-from mesh.agent.orders import Orders
-from mesh.agent.placer import Placer
+from mesh.agent.placement import Placement
 from mesh.agent.policy import Policies
 from mesh.agent.programs import Programs
 from mesh.agent.proposing import Proposer
 from mesh.agent.query import Queries
 from mesh.agent.quorum import Quorums
 from mesh.agent.renewal import Keeper
-from mesh.agent.runtimes import supervisor_of
 from mesh.agent.shards import Shards
 from mesh.agent.status import Logs, Status
 from mesh.agent.summary import Summary
@@ -39,7 +36,6 @@ from mesh.agent.table import Table
 from mesh.agent.topics import Topics
 from mesh.agent.traffic import Traffic
 from mesh.agent.votes import Votes
-from mesh.agent.workloads import Workloads
 from mesh.config import Config
 from mesh.config import Messages as MessageSettings
 from mesh.errors import MeshError
@@ -115,20 +111,11 @@ class Features:
         )
         self.routing, self.tokens = self._traffic.routing, self._traffic.tokens
         self.shards = Shards(node, self.table, self.events)
-        self.supervisor = supervisor_of(node)
-        self._orders = Orders(node)
-        self._placer = Placer(
-            node,
-            self.table,
-            self.members,
-            self.events,
-            self.offered,
-            self.leases,
-            self.supervisor,
-            self._orders,
+        calls = self.messages.calls
+        self.placed = Placement(
+            node, self.table, self.members, self.events, self.offered, self.leases, self.certs, calls
         )
-        self.workloads = Workloads(node, self.certs, self.table, self._orders, self._placer)
-        self.logs = WorkloadLogs(self.supervisor, self.messages.calls, self.table)
+        self.workloads, self.logs = self.placed.workloads, self.placed.logs
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the features' tasks until cancelled."""
@@ -146,8 +133,7 @@ class Features:
             nursery.start_soon(self._votes.run)
             await nursery.start(self._proposer.run)
             await nursery.start(self.leases.run)
-            await nursery.start(self.logs.run)
-            await nursery.start(self._placer.run)
+            await nursery.start(self.placed.run)
             assert self._node.host is not None
             self._node.host.handle(protocols.CALL, self.messages.calls.accept)
             task_status.started()

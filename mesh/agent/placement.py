@@ -1,0 +1,51 @@
+"""Everything about workloads that runs on a node, put together.
+
+orders       what admins want to run, and may       placer      the machine of placement, carried out
+supervisor   what runs here                         workloads   what people ask; logs: what instances wrote
+"""
+
+from __future__ import annotations
+
+import trio
+
+from mesh.agent.calls import Calls
+from mesh.agent.certs import Certs
+from mesh.agent.events import Events
+from mesh.agent.leases import Leases
+from mesh.agent.logs import Logs
+from mesh.agent.members import Members
+from mesh.agent.node import Node
+from mesh.agent.offering import Offering
+from mesh.agent.orders import Orders
+from mesh.agent.placer import Placer
+from mesh.agent.runtimes import supervisor_of
+from mesh.agent.table import Table
+from mesh.agent.workloads import Workloads
+
+
+class Placement:
+    """See the module."""
+
+    def __init__(
+        self,
+        node: Node,
+        table: Table,
+        members: Members,
+        events: Events,
+        offered: Offering,
+        leases: Leases,
+        certificates: Certs,
+        calls: Calls,
+    ) -> None:
+        self.supervisor = supervisor_of(node)
+        self.orders = Orders(node)
+        self.placer = Placer(node, table, members, events, offered, leases, self.supervisor, self.orders)
+        self.workloads = Workloads(node, certificates, table, self.orders, self.placer)
+        self.logs = Logs(self.supervisor, calls, table)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.logs.run)
+            await nursery.start(self.placer.run)
+            task_status.started()
