@@ -1,0 +1,250 @@
+"""The view over services on a node: what counts, what it costs, and what it tells."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from mesh.agent.author import Statement
+from mesh.agent.changes import Changes, Kind
+from mesh.agent.checks import Checks
+from mesh.agent.node import Node
+from mesh.agent.offers import FILE, Offers
+from mesh.agent.registry import Registry
+from mesh.config import Config, Discovery, Store
+from mesh.core.checks import Check
+from mesh.core.health import Health, Outcome, Result
+from mesh.core.record import ZONE
+from mesh.core.record import Kind as RecordKind
+from mesh.core.registry import OWNER_SERVICES_MAX, Service, parse, path_of, value_of
+from mesh.errors import Conflict, Denied, NotFound, UsageError
+from mesh.identity import home
+from mesh.net.base import Admission
+from mesh.net.memory import MemoryDatagrams, MemoryHost, Switchboard
+
+NOW_MS = 1_800_000_000_000
+CONFIG = Config(
+    store=Store(map_bytes=64 << 20, ballast_bytes=0, linger_ms=0.0), discovery=Discovery(mdns=False)
+)
+
+
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait for a condition; the bound only keeps a failed test from hanging."""
+    with trio.fail_after(seconds):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+class Place:
+    """One node with a registry, and what it offers."""
+
+    def __init__(self, folder: Path) -> None:
+        board = Switchboard(random.Random(5))
+
+        def host(node: Node) -> tuple[MemoryHost, MemoryDatagrams]:
+            made = MemoryHost(
+                board,
+                node.key,
+                listen=["/ip4/10.0.0.1/tcp/0"],
+                gate=lambda public, _: Admission[node.directory.gate(public).name],
+            )
+            return made, MemoryDatagrams(board, node.key, node.public_of_member, host="10.0.0.1")
+
+        self.node = Node(
+            home.open_home(folder), CONFIG, host, wall_ms=lambda: NOW_MS + int(trio.current_time())
+        )
+        self.registry = Registry(self.node, lambda aid: {"name": "n0"})
+        self.results: dict[int, Result] = {}
+        self.checks = Checks(
+            self.node.me,
+            self.node.author.say_live,
+            self._probe,
+            self.node.now_ms,
+            random.Random(1),
+            running_max=16,
+            commands_max=2,
+        )
+        self.offers = Offers(
+            self.node, self.checks, lambda path: None, lambda aid: "n0", self.registry.owner_of, 5
+        )
+        self.registry.use(self.offers)
+        self.told: list[tuple[str, str]] = []
+        self.registry.changes.listeners.append(lambda it: self.told.append((str(it.kind), it.service.name)))
+
+    async def _probe(self, check: Check) -> Outcome:
+        return Outcome(self.results.get(check.port, Result.PASS), "tried")
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.node.run)
+            for task in (self.registry.run, self.checks.run, self.offers.run):
+                nursery.start_soon(task)
+            await self.registry.loaded.wait()
+            task_status.started()
+
+    def service(self, name: str, **more: Any) -> Service:
+        return parse({"name": name, "port": 80, **more}).service(self.node.key.public, self.node.zone)
+
+    async def say(self, *services: Service, path: str = "") -> None:
+        statements = [Statement(path or path_of(each), RecordKind.ALL, value_of(each)) for each in services]
+        await self.node.author.say(ZONE, lambda _: statements)
+
+    def health(self, name: str) -> Health:
+        return self.registry.instances(name)[0].health
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    home.create_mesh(tmp_path / "n0", "n0", "village", now_ms=NOW_MS)
+    return tmp_path / "n0"
+
+
+@pytest.fixture
+async def place(folder: Path, nursery: trio.Nursery) -> AsyncIterator[Place]:
+    made = Place(folder)
+    scope = trio.CancelScope()
+
+    async def run(task_status: trio.TaskStatus[None]) -> None:
+        with scope:
+            await made.run(task_status=task_status)
+
+    await nursery.start(run)
+    yield made
+    scope.cancel()
+
+
+async def test_a_thousand_too_many_are_left_out_the_same_ones_whatever_the_order(place: Place) -> None:
+    services = [place.service(f"s{number}") for number in range(OWNER_SERVICES_MAX + 100)]
+    random.Random(2).shuffle(services)
+    await place.say(*services)
+    kept = {each.service.id for each in place.registry.everything()}
+    assert kept == set(sorted(each.id for each in services)[:OWNER_SERVICES_MAX])
+    assert ("services", place.node.me) in place.node.alarms
+
+
+async def test_what_stands_at_anothers_path_or_makes_no_sense_does_not_count(place: Place) -> None:
+    service = place.service("orders")
+    await place.say(service, path=f"svc/{'0' * 32}/{service.id}")
+    await place.say(service, path=f"svc/{place.node.me.hex()}/{'0' * 16}")
+    bad = Statement(path_of(service), RecordKind.ALL, {"name": "a\x1b[2J", "version": "1"})
+    await place.node.author.say(ZONE, lambda _: [bad])
+    assert place.registry.everything() == []
+    assert "\x1b" not in "".join(place.node.alarms.values())
+    await place.say(service)
+    assert len(place.registry.instances("orders")) == 1
+
+
+async def test_a_command_in_a_record_is_nothing_that_anybody_runs(place: Place) -> None:
+    service = place.service("orders")
+    value = {**value_of(service), "checks": [{"kind": "command", "argv": ["/usr/bin/touch", "/x"]}]}
+    await place.node.author.say(ZONE, lambda _: [Statement(path_of(service), RecordKind.ALL, value)])
+    assert place.registry.everything() == []
+    assert place.checks.gauges(service.id) == ()
+
+
+async def test_only_names_that_moved_are_folded_again_and_told(place: Place) -> None:
+    touched: list[frozenset[str] | None] = []
+    await place.say(place.service("orders"), place.service("shop"))
+    place.registry.on_change.append(touched.append)
+    orders, shop = place.registry.instances("orders"), place.registry.instances("shop")
+    await place.say(place.service("orders", weight=5))
+    assert touched == [frozenset({"orders"})]
+    assert place.registry.instances("shop") is shop
+    assert place.registry.instances("orders") is not orders
+    assert place.registry.instances("orders")[0].service.weight == 5
+    assert place.told == [("registered", "orders"), ("registered", "shop"), ("updated", "orders")]
+
+
+async def test_a_registered_service_is_checked_and_never_seems_well_before(place: Place) -> None:
+    seen: list[Health] = []
+    place.registry.on_change.append(lambda _: seen.extend(i.health for i in place.registry.instances("web")))
+    check = {"kind": "tcp", "port": 7, "interval_s": 1, "rise": 1, "fall": 1}
+    service = await place.offers.register({"name": "web", "port": 80, "checks": [check]})
+    assert seen[0] == Health.UNKNOWN
+    await until(lambda: place.health("web") == Health.HEALTHY)
+    place.results[7] = Result.ERROR
+    await until(lambda: place.health("web") == Health.ERROR)
+    assert place.registry.instances("web")[0].why == "tried"
+    await place.offers.deregister(service.id)
+    assert place.registry.instances("web") == []
+
+
+async def test_what_a_workload_or_file_registered_is_changed_there_only(place: Place) -> None:
+    spec = {"name": "job", "port": 80}
+    made = await place.registry.register(spec, workload="nightly")
+    assert await place.registry.register(spec, workload="nightly") == made
+    for refused in (place.offers.register(spec), place.offers.deregister(made.id)):
+        with pytest.raises(Conflict, match="workload nightly"):
+            await refused
+    await place.registry.register({**spec, "weight": 3}, workload="nightly")
+    await place.registry.deregister(made.id, workload="nightly")
+    with pytest.raises(NotFound):
+        await place.registry.deregister(made.id, workload="nightly")
+    command = {"kind": "command", "argv": ["/bin/true"]}
+    with pytest.raises(Denied, match="own files"):
+        await place.registry.register({**spec, "checks": [command]}, workload="nightly")
+    await place.offers.register({**spec, "checks": [command]}, origin=FILE, source="/x.toml")
+
+
+async def test_more_than_the_bound_is_refused(place: Place) -> None:
+    for number in range(5):
+        await place.offers.register({"name": f"s{number}", "port": 80})
+    with pytest.raises(Conflict, match="as many as it may"):
+        await place.offers.register({"name": "s5", "port": 80})
+    await place.offers.register({"name": "s1", "port": 81}, replace=True)
+
+
+async def test_reports_are_for_services_that_report(place: Place) -> None:
+    plain = await place.offers.register({"name": "plain", "port": 80})
+    with pytest.raises(UsageError, match="no check of kind ttl"):
+        place.offers.report(plain.id, "pass")
+    checked = await place.offers.register({"name": "beat", "port": 80, "checks": [{"kind": "ttl"}]})
+    with pytest.raises(UsageError, match="'fine'"):
+        place.offers.report(checked.id, "fine")
+    place.offers.report(checked.id, "warn", "\x1b[31mlate\n")
+    await until(lambda: place.health("beat") == Health.DEGRADED)
+    assert place.registry.instances("beat")[0].why == "\\x1b[31mlate"
+
+
+async def test_what_programs_registered_outlives_a_restart_and_what_nobody_claims_goes(
+    folder: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesh.agent.offers.ORPHAN_S", 0.1)
+    for life in range(2):
+        place, scope, ended = Place(folder), trio.CancelScope(), trio.Event()
+
+        async def run(
+            task_status: trio.TaskStatus[None], place: Place = place, scope: Any = scope, ended: Any = ended
+        ) -> None:
+            with scope:
+                await place.run(task_status=task_status)
+            ended.set()
+
+        await nursery.start(run)
+        if life == 0:
+            await place.offers.register({"name": "kept", "port": 80, "checks": [{"kind": "ttl"}]})
+            await place.registry.register({"name": "work", "port": 80}, workload="w")
+        else:
+            await until(lambda place=place: place.registry.names() == ["kept"])
+            assert place.checks.gauges(place.registry.instances("kept")[0].service.id)
+        scope.cancel()
+        await ended.wait()
+
+
+async def test_a_ring_of_changes_says_when_it_has_forgotten() -> None:
+    changes = Changes(lambda: 5, ring_max=3)
+    service = parse({"name": "a", "port": 1}).service(b"k" * 32)
+    for _ in range(5):
+        changes.add(Kind.UPDATED, service)
+    assert [each.number for each in changes.since(3) or ()] == [4, 5]
+    assert changes.since(5) == []
+    assert changes.since(1) is None
+    assert changes.parse(changes.cursor(4)) == 4
+    assert changes.parse("other.4") is None
+    with pytest.raises(UsageError):
+        changes.parse("nonsense")
