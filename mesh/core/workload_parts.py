@@ -120,3 +120,4 @@ class Rollout(Part, frozen=True):
     min_ok: Share = 0.95
     regions: Annotated[tuple[Word, ...], msgspec.Meta(max_length=64)] = ()
     manual: bool = False
+    rollback: bool = True

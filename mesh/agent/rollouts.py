@@ -1,0 +1,405 @@
+"""The feature `rollouts`: this node's part in every rollout, and what operators say of them.
+
+What is rolled out is a subject, `workload/web` or `config/zone=north`. For each kind of subject somebody in
+the agent says which nodes have it, and what is running here (`Subject`), and asks `generation` which one this
+node is to have. Orders and statements are records (`mesh/core/rollout.py`); nobody is asked anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import trio
+
+from mesh.agent.author import Statement
+from mesh.agent.certs import Certs
+from mesh.agent.node import Node
+from mesh.agent.table import Table
+from mesh.agent.words import iso
+from mesh.core import generations, rollout
+from mesh.core.folds import everyone, register
+from mesh.core.log import Log
+from mesh.core.record import MESH, Kind, Op
+from mesh.core.rollout import Course, Mover, Order, Picture, Plan, Running, Target
+from mesh.core.vitals import State, StateChanged
+from mesh.errors import Conflict, MeshError, NotFound, PeerError
+from mesh.store.store import Change
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+Rows = list[Json]
+
+LOOK_S = 1.0
+WATCH_S = 0.5
+ACTIVE_MAX = 1024
+
+
+class Subject(Protocol):
+    """One kind of subject."""
+
+    def targets(self, name: str) -> Iterable[bytes]:
+        """Nodes that have it."""
+
+    def running(self, name: str) -> Running | None:
+        """What this node has of it now; None: nothing."""
+
+    def path(self, name: str) -> str:
+        """The path of its record, which has generations (`mesh/core/generations.py`)."""
+
+    def plan(self, spec: Json) -> Plan:
+        """How a generation is to be rolled out. UsageError."""
+
+
+class Rollouts:
+    """See `mesh.admin.features.Rollouts`."""
+
+    def __init__(self, node: Node, certs: Certs, table: Table) -> None:
+        self._node = node
+        self._certs = certs
+        self._table = table
+        self._subjects: dict[str, Subject] = {}
+        self._mover = Mover(node.me)
+        self._orders: dict[str, Order] | None = None
+        self._fell_ms: dict[bytes, int] = {}
+        self._woken = trio.Event()
+        self.on_change: list[Callable[[str], None]] = []
+        node.store.add_listener(self._changed)
+        node.on_state.append(self._state_changed)
+
+    def serve(self, kind: str, subject: Subject) -> None:
+        """Who knows the subjects of a kind."""
+        self._subjects[kind] = subject
+
+    def wake(self) -> None:
+        """Something that is rolled out changed here."""
+        self._woken.set()
+
+    # -- what is stored ---------------------------------------------------------------------------------
+
+    def _changed(self, changes: list[Change]) -> None:
+        if any(change.scope == MESH and change.path.startswith(rollout.PREFIX) for change in changes):
+            self._orders = None
+            self._woken.set()
+
+    def _state_changed(self, change: StateChanged) -> None:
+        if change.new == State.DEAD:
+            self._fell_ms[change.aid] = self._node.now_ms()
+        elif change.new == State.ALIVE:
+            self._fell_ms.pop(change.aid, None)
+        self._woken.set()
+
+    def orders(self) -> dict[str, Order]:
+        """Every order that counts, by its id."""
+        if self._orders is None:
+            found: dict[str, Order] = {}
+            view, now_ms = self._node.view, self._node.now_ms()
+            with self._node.store.read(MESH) as slots:
+                for path in slots.paths(rollout.PREFIX):
+                    order = _order(slots, path, view, now_ms)
+                    if order is not None and len(found) < ACTIVE_MAX:
+                        found[path.removeprefix(rollout.PREFIX)] = order
+            self._orders = found
+        return self._orders
+
+    def _of(self, subject: str, after: int | None = None) -> tuple[str, Order] | None:
+        """The newest order about a subject."""
+        found = [
+            (order.after, order.gen, ident)
+            for ident, order in self.orders().items()
+            if order.subject == subject and after in (None, order.after)
+        ]
+        if not found:
+            return None
+        ident = max(found)[2]
+        return ident, self.orders()[ident]
+
+    def picture(self, ident: str, order: Order) -> Picture:
+        """A rollout as this node sees it now."""
+        kind, _, name = order.subject.partition("/")
+        provider = self._subjects.get(kind)
+        aids = [] if provider is None else provider.targets(name)
+        targets = [Target(aid, self._region(aid), self._fell(aid)) for aid in sorted(set(aids))]
+        said = self._statements(ident, targets)
+        return Picture(ident, order, targets[: rollout.TARGETS_MAX], said, self._admins(said))
+
+    def _region(self, aid: bytes) -> str:
+        labels = self._table.labels_of(aid)
+        return labels.get("region") or labels.get("zone", "")
+
+    def _fell(self, aid: bytes) -> int:
+        if aid == self._node.me or aid in self._table.present():
+            return 0
+        return self._fell_ms.setdefault(aid, self._node.now_ms())
+
+    def _statements(self, ident: str, targets: Sequence[Target]) -> dict[bytes, rollout.Statement]:
+        found: dict[bytes, rollout.Statement] = {}
+        view, now_ms = self._node.view, self._node.now_ms()
+        members = {*self._node.directory.members(), *(target.aid for target in targets)}
+        with self._node.store.read(MESH) as slots:
+            for aid in sorted(members):
+                records = view.visible(slots.slots(rollout.statement_path(aid, ident)))
+                record = everyone(records, now_ms).get(aid)
+                if record is not None:
+                    try:
+                        found[aid] = rollout.decode_statement(record.val)
+                    except PeerError:
+                        continue
+        return found
+
+    def _admins(self, aids: Iterable[bytes]) -> list[bytes]:
+        certs = {aid: self._node.directory.certificate(aid) for aid in aids}
+        return [aid for aid, cert in certs.items() if cert is not None and cert.is_admin]
+
+    # -- which generation -------------------------------------------------------------------------------
+
+    def generation(self, subject: str, newest: int) -> int:
+        """Which generation of a subject this node is to have."""
+        found = self._of(subject, newest)
+        if found is None:
+            return newest
+        return rollout.generation_for(self._node.me, self.picture(*found))
+
+    def begin(self, slots: Log, subject: str, value: Json, plan: Plan) -> list[Statement]:
+        """What to say beside a record's new value, in the same transaction, so that it is rolled out.
+
+        Args:
+            value: with the new generation already in it; the old one in its past.
+        """
+        known = generations.all_of(value)
+        if len(known) < 2:
+            return []
+        before = self.settled(subject, known[1].gen)
+        kept = {it.gen for it in known}
+        before = before if before in kept else known[1].gen
+        said = [
+            Statement(rollout.order_path(ident), Kind.REG, op=Op.DEL)
+            for ident, order in self.orders().items()
+            if order.subject == subject
+        ]
+        order = Order(1, subject, before, known[0].gen, self._node.now_ms(), plan)
+        ident = _ident(subject, known[0].gen)
+        return [*said, Statement(rollout.order_path(ident), Kind.REG, rollout.encode(order))]
+
+    def settled(self, subject: str, newest: int) -> int:
+        """The generation to go back to: the newest one that was rolled out to its end."""
+        found = self._of(subject, newest)
+        if found is None or self.picture(*found).state == "done":
+            return newest
+        return found[1].before
+
+    # -- our own part -----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take part, until cancelled."""
+        while True:
+            soonest_ms = math.inf
+            for ident, order in list(self.orders().items()):
+                soonest_ms = min(soonest_ms, await self._take_part(ident, order))
+            await self._forget()
+            wait_s = (soonest_ms - self._node.now_ms()) / 1000
+            idle = not self.orders()
+            with trio.move_on_after(math.inf if idle else min(LOOK_S, max(0.05, wait_s))):
+                await self._woken.wait()
+            self._woken = trio.Event()
+
+    async def _take_part(self, ident: str, order: Order) -> float:
+        kind, _, name = order.subject.partition("/")
+        provider = self._subjects.get(kind)
+        if provider is None:
+            return math.inf
+        picture = self.picture(ident, order)
+        word, soonest_ms = self._mover.step(picture, provider.running(name), self._node.now_ms())
+        if word is None:
+            return soonest_ms
+        said = Statement(rollout.statement_path(self._node.me, ident), Kind.ALL, rollout.encode(word))
+        try:
+            await self._node.author.say(MESH, lambda _: [said])
+        except MeshError as error:
+            log.error("rollout %s: %s", ident, error.message)
+            return math.inf
+        log.info("rollout %s: this node: %s %s", ident, word.st, word.halt or word.why)
+        for listener in self.on_change:
+            listener(order.subject)
+        return self._node.now_ms()
+
+    async def _forget(self) -> None:
+        """What we said of rollouts that are gone."""
+        prefix = f"{rollout.PREFIX}{self._node.me.hex()}/"
+        known = {rollout.statement_path(self._node.me, ident) for ident in self.orders()}
+        now_ms = self._node.now_ms()
+        with self._node.store.read(MESH) as slots:
+            stale = [
+                path
+                for path in slots.paths(prefix)
+                if path not in known and self._node.me in everyone(slots.slots(path), now_ms)
+            ]
+        if stale:
+            gone = [Statement(path, Kind.ALL, op=Op.DEL) for path in stale]
+            await self._node.author.say(MESH, lambda _: gone, raw=True)
+
+    # -- operators --------------------------------------------------------------------------------------
+
+    async def list(self) -> Rows:
+        """Every rollout that is kept."""
+        return [self._row(ident, order) for ident, order in sorted(self.orders().items())]
+
+    def _row(self, ident: str, order: Order) -> Json:
+        picture = self.picture(ident, order)
+        counts = {str(st): 0 for st in rollout.St}
+        for target in picture.targets:
+            counts[str(picture.st(target.aid))] += 1
+        return {
+            "id": ident,
+            "subject": order.subject,
+            "strategy": order.plan.strategy,
+            "before": order.before,
+            "after": order.after,
+            "gen": order.gen,
+            "state": picture.state,
+            "halt": picture.halt,
+            "started": iso(order.at_ms),
+            "targets": len(picture.targets),
+            "counts": counts,
+        }
+
+    def _find(self, subject: str) -> tuple[str, Order]:
+        found = self._of(subject)
+        if found is None:
+            raise NotFound(f"there is no rollout of {subject}", "`meshctl rollout ls` lists them")
+        return found
+
+    async def show(self, subject: str) -> Json:
+        """The newest rollout of a subject, node by node."""
+        ident, order = self._find(subject)
+        picture = self.picture(ident, order)
+        now_ms = self._node.now_ms()
+        nodes = []
+        for target in picture.targets:
+            said = picture.statement(target.aid)
+            node, name = self._table.who(target.aid)
+            st = picture.st(target.aid)
+            waits = st in rollout.BEFORE and not target.fell_ms
+            nodes.append(
+                {
+                    "node": node,
+                    "node_name": name,
+                    "state": str(st),
+                    "alive": not target.fell_ms,
+                    "since": None if said is None else iso(said.since_ms),
+                    "why": picture.gate(target.aid, now_ms).why if waits else (said.why if said else ""),
+                }
+            )
+        return {**self._row(ident, order), "nodes": nodes}
+
+    async def watch(self, subject: str) -> AsyncIterator[Json]:
+        """The same, after each change, until it is over."""
+        last: Json | None = None
+        while True:
+            row = await self.show(subject)
+            if row != last:
+                last = row
+                yield row
+            if row["state"] in ("done", "rolled back", "aborted"):
+                return
+            await trio.sleep(WATCH_S)
+
+    async def steer(self, subject: str, word: str) -> Json:
+        """pause, resume, abort or promote. Denied, NotFound; Conflict: there is nothing to be steered."""
+        self._certs.require_admin()
+        ident, order = self._find(subject)
+        state = self.picture(ident, order).state
+        if word == "resume":
+            new = msgspec.structs.replace(order, gen=order.gen + 1, course=Course.RUN)
+        elif state not in ("running", "paused", "halted"):
+            raise Conflict(f"the rollout of {subject} is {state}", "`meshctl rollout status` shows it")
+        elif word == "promote":
+            new = msgspec.structs.replace(order, promoted=True, course=Course.RUN)
+        else:
+            new = msgspec.structs.replace(order, course=Course(word))
+        said = Statement(rollout.order_path(ident), Kind.REG, rollout.encode(new))
+        await self._node.author.say(MESH, lambda _: [said])
+        return await self.show(subject)
+
+    async def history(self, subject: str) -> Rows:
+        """Generations that are kept, the newest first. NotFound."""
+        value = self._value(subject)
+        return [
+            {"generation": it.gen, "time": iso(it.at), "present": at == 0, "spec": it.spec}
+            for at, it in enumerate(generations.all_of(value))
+        ]
+
+    def _value(self, subject: str) -> Any:
+        provider, name = self._provider(subject)
+        with self._node.store.read(MESH) as slots:
+            records = self._node.view.visible(slots.slots(provider.path(name)))
+            found = register(records, self._node.now_ms())
+        if found is None:
+            raise NotFound(f"there is no {subject}", "`meshctl rollout ls` lists rollouts")
+        return found.val
+
+    def _provider(self, subject: str) -> tuple[Subject, str]:
+        kind, slash, name = subject.partition("/")
+        provider = self._subjects.get(kind)
+        if provider is None or not slash or not name:
+            raise NotFound(f"there is nothing called {subject}", "e.g. workload/web or config/zone=north")
+        return provider, name
+
+    async def undo(self, subject: str, generation: int | None) -> Json:
+        """Roll an earlier generation out again, as a new one. Denied, NotFound."""
+        self._certs.require_admin()
+        provider, name = self._provider(subject)
+        back = generations.earlier(self._value(subject), subject, generation)
+        return await self.change(subject, back.spec, provider.plan(back.spec))
+
+    async def start(self, subject: str, changes: Json) -> Json:
+        """Roll the present generation out anew, by another plan. Conflict: a rollout is under way."""
+        self._certs.require_admin()
+        provider, _ = self._provider(subject)
+        found = self._of(subject)
+        if found is not None and self.picture(*found).state in ("running", "paused"):
+            raise Conflict(f"a rollout of {subject} is under way", "abort it first, or wait")
+        spec = generations.all_of(self._value(subject))[0].spec
+        plan = msgspec.convert({**msgspec.to_builtins(provider.plan(spec)), **changes}, Plan)
+        rollout.check_plan(subject, plan)
+        return await self.change(subject, spec, plan)
+
+    async def change(self, subject: str, spec: Json, plan: Plan) -> Json:
+        """Store a spec as the next generation and roll it out."""
+        provider, name = self._provider(subject)
+        path = provider.path(name)
+        rollout.check_plan(subject, plan)
+
+        def build(slots: Log) -> list[Statement]:
+            now_ms = self._node.now_ms()
+            held = register(self._node.view.visible(slots.slots(path)), now_ms)
+            value = None if held is None else held.val
+            keep = 0 if value is None else self.settled(subject, generations.all_of(value)[0].gen)
+            new = generations.following(value, spec, now_ms, keep)
+            return [*self.begin(slots, subject, new, plan), Statement(path, Kind.REG, new)]
+
+        await self._node.author.say(MESH, build)
+        found = self._of(subject)
+        if found is None:
+            return {"subject": subject, "state": "done"}
+        return await self.show(subject)
+
+
+def _order(slots: Log, path: str, view: Any, now_ms: int) -> Order | None:
+    try:
+        aid, _ = rollout.parts_of(path)
+        if aid:
+            return None
+        found = register(view.visible(slots.slots(path)), now_ms)
+        return None if found is None else rollout.decode_order(found.val)
+    except PeerError:
+        return None
+
+
+def _ident(subject: str, after: int) -> str:
+    kept = "".join(char if char.isalnum() and char.isascii() else "-" for char in subject)
+    return f"{kept[:100]}-{after}"

@@ -1,0 +1,507 @@
+"""Rollouts: a new generation takes the old one's place, a few nodes at a time, with nobody in charge.
+
+    roll/<id>            (scope mesh, kind reg, by an admin) the order: what, from which generation to which
+    roll/<aid>/<id>      (scope mesh, kind all) how far a node is with it
+
+A target is a node that has the thing to be changed (instances of a workload, settings of its own). Each one
+reads the order and what the other targets say, and decides for itself alone whether its turn has come:
+
+    wait --its gate is open--> turn --still open--> move --runs, healthy--> trial --for bake_s--> ok
+                                                      `---- not in time, or it fails ----> fail
+    any --halted, and to be taken back; or aborted--> back
+
+    rolling    (default) targets in the order of u = BLAKE2b(id, aid); at most max_unavailable in move or
+               trial, and pause_s after each that finished
+    canary     the first waves[0] of them (one at least), then the rest as rolling; with `manual` only after
+               an operator promoted it
+    gradual    a target's wave is the first p of `waves` with u < p: a threshold on a hash, so that nobody
+               need agree on a list. It opens when of the earlier waves min_ok are ok and at most max_fail
+               failed; a tenth of all move at once. Empty waves pass
+    regional   region by region in the order of `regions`, the others after them, in each as rolling
+
+**Health** is not only a node's own word: a target that died between its move and its `ok` has failed, and
+that is for its neighbours to say. Targets that were dead before count for nothing, and follow when they
+return.
+
+**Halt** is sticky, and spreads faster than any promotion: a target that sees more than max_fail of all failed
+says so in its own statement, every target obeys the halt of any target or admin at once, and whoever's turn
+it is waits for a moment and looks once more. The operator goes on with gen + 1: statements of an earlier gen
+count for nothing but for those who are ok already. With `rollback` a halt takes everybody back; else they
+stay as they are.
+
+The blue-green strategy is not among these: it needs both generations at once, and is refused by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Annotated, Any
+
+import msgspec
+
+from mesh.core.workload_parts import Rollout
+from mesh.errors import PeerError, UsageError
+
+Plan = Rollout
+PREFIX = "roll/"
+TARGETS_MAX = 16_384
+STRATEGIES = ("rolling", "canary", "gradual", "regional")
+WHY_CHARS_MAX = 300
+SETTLE_MS = 2000
+AT_ONCE_SHARE = 0.1
+_AID_HEX = 32
+Whole = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
+Words = Annotated[str, msgspec.Meta(max_length=WHY_CHARS_MAX)]
+
+
+class Course(StrEnum):
+    """What the operator wants."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    ABORT = "abort"
+
+
+class St(StrEnum):
+    """How far a target is."""
+
+    WAIT = "wait"
+    TURN = "turn"  # its gate is open; it looks once more before it moves
+    MOVE = "move"
+    TRIAL = "trial"
+    OK = "ok"
+    FAIL = "fail"
+    BACK = "back"
+
+
+BUSY = (St.MOVE, St.TRIAL)
+BEFORE = (St.WAIT, St.TURN)
+MOVED = (St.MOVE, St.TRIAL, St.OK, St.FAIL)
+
+
+class Order(msgspec.Struct, frozen=True):
+    """The order.
+
+    Attributes:
+        gen: grows with every word of the operator that starts it anew.
+        subject: what is changed, e.g. `workload/web`.
+        before, after: generations of the subject.
+        promoted: an operator said that the canary is good.
+    """
+
+    gen: Whole
+    subject: Annotated[str, msgspec.Meta(max_length=128)]
+    before: Whole
+    after: Whole
+    at_ms: Whole
+    plan: Plan = Plan()
+    course: Course = Course.RUN
+    promoted: bool = False
+
+
+class Statement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A target's word. `halt`: why nobody should go on."""
+
+    gen: Whole
+    st: St
+    since_ms: Whole
+    why: Words = ""
+    halt: Words = ""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A node that is to be changed. `fell_ms`: when it was found dead, 0: it is alive."""
+
+    aid: bytes
+    region: str = ""
+    fell_ms: int = 0
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """Whether a target may move; `at_ms` when only time is missing."""
+
+    open: bool
+    why: str = ""
+    at_ms: float = math.inf
+
+
+def check_plan(where: str, plan: Plan) -> None:
+    """Refuse what cannot be done. UsageError."""
+    if plan.strategy not in STRATEGIES:
+        raise UsageError(
+            f"{where}: rollout.strategy {plan.strategy!r} is not supported", f"one of {', '.join(STRATEGIES)}"
+        )
+    if plan.strategy == "regional" and not plan.regions:
+        raise UsageError(
+            f"{where}: rollout.strategy regional needs `regions`", 'regions = ["north", "south"]'
+        )
+
+
+def order_path(ident: str) -> str:
+    return PREFIX + ident
+
+
+def statement_path(aid: bytes, ident: str) -> str:
+    return f"{PREFIX}{aid.hex()}/{ident}"
+
+
+def parts_of(path: str) -> tuple[bytes, str]:
+    """The node and the rollout of a statement's path; b"" for the order itself.
+
+    Raises:
+        PeerError: it is neither.
+    """
+    parts = path.split("/")
+    if len(parts) == 2 and parts[1]:
+        return b"", parts[1]
+    try:
+        aid = bytes.fromhex(parts[1])
+    except (ValueError, IndexError):
+        aid = b""
+    if len(parts) != 3 or len(aid) * 2 != _AID_HEX or path != statement_path(aid, parts[2]):
+        raise PeerError(f"path {path!r:.80} names no rollout")
+    return aid, parts[2]
+
+
+def encode(value: Order | Statement) -> dict[str, Any]:
+    """As a record's value."""
+    found: dict[str, Any] = msgspec.to_builtins(value)
+    return found
+
+
+def decode_order(value: Any) -> Order:
+    """Check an order. PeerError."""
+    try:
+        return msgspec.convert(value, Order)
+    except msgspec.ValidationError as error:
+        raise PeerError(f"a malformed rollout: {str(error)[:120]}") from None
+
+
+def decode_statement(value: Any) -> Statement:
+    """Check a target's word. PeerError."""
+    try:
+        return msgspec.convert(value, Statement)
+    except msgspec.ValidationError as error:
+        raise PeerError(f"a malformed statement: {str(error)[:120]}") from None
+
+
+@lru_cache(maxsize=TARGETS_MAX)
+def place(ident: str, aid: bytes) -> float:
+    """u: where a target stands, in [0, 1)."""
+    return int.from_bytes(blake2b(ident.encode() + b"\0" + aid, digest_size=8).digest(), "big") / 2**64
+
+
+class Picture:
+    """One rollout as one node sees it: the order, the targets, what they say."""
+
+    def __init__(
+        self,
+        ident: str,
+        order: Order,
+        targets: Iterable[Target],
+        statements: Mapping[bytes, Statement],
+        admins: Iterable[bytes] = (),
+    ) -> None:
+        self.ident = ident
+        self.order = order
+        self.plan = order.plan
+        given = list(targets)
+        self._places = {target.aid: (place(ident, target.aid), target.aid) for target in given}
+        self.targets = sorted(given, key=lambda target: self._places[target.aid])
+        self._by_aid = {target.aid: target for target in self.targets}
+        self._said = statements
+        self._st = {target.aid: self._believed(target.aid) for target in self.targets}
+        self._heard = {*self._by_aid, *admins}
+
+    # -- what is ----------------------------------------------------------------------------------------
+
+    def statement(self, aid: bytes) -> Statement | None:
+        """What a target says of the present gen; that it is ok counts on from an earlier one."""
+        said = self._said.get(aid)
+        if said is None or (said.gen != self.order.gen and said.st != St.OK):
+            return None
+        return said
+
+    def st(self, aid: bytes) -> St:
+        """How far a target is, as far as it may be believed."""
+        return self._st.get(aid) or self._believed(aid)
+
+    def _believed(self, aid: bytes) -> St:
+        said = self.statement(aid)
+        if said is None:
+            return St.WAIT
+        target = self._by_aid.get(aid)
+        fell = target is not None and target.fell_ms > 0
+        return St.FAIL if fell and said.st in (St.MOVE, St.TRIAL) else said.st
+
+    @property
+    def alive(self) -> list[Target]:
+        """Targets that count: those that died before they moved do not."""
+        return [it for it in self.targets if not it.fell_ms or self.st(it.aid) == St.FAIL]
+
+    @property
+    def failed(self) -> list[bytes]:
+        return [target.aid for target in self.targets if self.st(target.aid) == St.FAIL]
+
+    @property
+    def too_many_failed(self) -> bool:
+        """Whether more failed than the plan bears."""
+        return len(self.failed) > self.plan.max_fail * max(1, len(self.alive))
+
+    @property
+    def said_halt(self) -> str:
+        """A halt that somebody said, or ""."""
+        for aid in sorted(self._heard & self._said.keys()):
+            said = self._said[aid]
+            if said.gen == self.order.gen and said.halt:
+                return said.halt
+        return ""
+
+    @property
+    def halt(self) -> str:
+        """Why nobody goes on, or ""."""
+        if self.said_halt:
+            return self.said_halt
+        return f"{len(self.failed)} of {len(self.alive)} failed" if self.too_many_failed else ""
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether everybody goes back to the old generation."""
+        return self.order.course == Course.ABORT or bool(self.halt and self.plan.rollback)
+
+    @property
+    def done(self) -> bool:
+        """Whether every target that counts is where it should be: a quorum of `min_ok` of them."""
+        wanted = St.BACK if self.taken_back else St.OK
+        there = [self.st(target.aid) for target in self.alive]
+        if wanted == St.BACK:
+            return all(st in (St.BACK, St.WAIT, St.TURN) for st in there)
+        busy = any(st in BUSY or st in BEFORE for st in there)
+        return not busy and sum(st == St.OK for st in there) >= self.plan.min_ok * len(there)
+
+    @property
+    def state(self) -> str:
+        """In one word."""
+        if self.order.course == Course.ABORT:
+            return "aborted" if self.done else "aborting"
+        if self.halt:
+            back = self.plan.rollback
+            return ("rolled back" if self.done else "rolling back") if back else "halted"
+        if self.done:
+            return "done"
+        return "paused" if self.order.course == Course.PAUSE else "running"
+
+    # -- whose turn it is -------------------------------------------------------------------------------
+
+    def gate(self, aid: bytes, now_ms: float) -> Gate:
+        """Whether a target's turn has come."""
+        if self.order.course == Course.ABORT:
+            return Gate(False, "it was aborted")
+        if self.halt:
+            return Gate(False, f"halted: {self.halt}")
+        if self.order.course == Course.PAUSE:
+            return Gate(False, "it is paused")
+        if aid not in self._by_aid:
+            return Gate(self.done, "it is not done elsewhere")
+        return self._strategy(aid, now_ms)
+
+    def _strategy(self, aid: bytes, now_ms: float) -> Gate:
+        if self.plan.strategy == "canary":
+            return self._canary(aid, now_ms)
+        if self.plan.strategy == "gradual":
+            return self._gradual(aid, now_ms)
+        if self.plan.strategy == "regional":
+            return self._regional(aid, now_ms)
+        return self._in_turn(aid, self.alive, now_ms)
+
+    def _in_turn(self, aid: bytes, group: Sequence[Target], now_ms: float) -> Gate:
+        """One after the other, at most max_unavailable at once, a pause after each."""
+        others = [target.aid for target in group if target.aid != aid]
+        busy = sum(self.st(other) in BUSY for other in others)
+        mine = self._places[aid]
+        ahead = sum(self.st(other) in BEFORE and self._places[other] < mine for other in others)
+        free = self.plan.max_unavailable - busy
+        if ahead >= free:
+            return Gate(False, f"{busy} are under way and {ahead} come before it")
+        return self._after_pause(others, now_ms)
+
+    def _after_pause(self, others: Sequence[bytes], now_ms: float) -> Gate:
+        finished = [
+            said.since_ms
+            for other in others
+            if (said := self.statement(other)) is not None and said.st == St.OK
+        ]
+        # Of the newest as many as may be under way at once, the oldest frees a place first.
+        newest = sorted(finished, reverse=True)[: self.plan.max_unavailable]
+        if len(newest) == self.plan.max_unavailable:
+            at_ms = newest[-1] + self.plan.pause_s * 1000
+            if now_ms < at_ms:
+                return Gate(False, "a pause after the one before", at_ms)
+        return Gate(True)
+
+    def _all_ok(self, group: Sequence[Target]) -> bool:
+        """Whether of a group enough are ok, and nobody is under way any more."""
+        there = [self.st(target.aid) for target in group if not target.fell_ms]
+        if not there:
+            return True
+        return sum(st == St.OK for st in there) >= max(1, self.plan.min_ok * len(there))
+
+    def _canary(self, aid: bytes, now_ms: float) -> Gate:
+        count = max(1, math.ceil(self.plan.waves[0] * len(self.alive)))
+        first, rest = self.alive[:count], self.alive[count:]
+        if any(target.aid == aid for target in first):
+            return self._in_turn(aid, first, now_ms)
+        if not self._all_ok(first):
+            return Gate(False, f"the canary ({count}) is not ok yet")
+        if self.plan.manual and not self.order.promoted:
+            return Gate(False, "the canary waits to be promoted")
+        return self._in_turn(aid, rest, now_ms)
+
+    def _gradual(self, aid: bytes, now_ms: float) -> Gate:
+        waves = self.plan.waves
+        mine = _wave(waves, self._places[aid][0])
+        earlier = [it for it in self.alive if _wave(waves, self._places[it.aid][0]) < mine]
+        if not self._all_ok(earlier):
+            return Gate(False, f"wave {mine + 1} of {len(waves)} waits for those before")
+        at_once = max(self.plan.max_unavailable, math.ceil(AT_ONCE_SHARE * len(self.alive)))
+        at = self._places[aid]
+        others = [(self._places[it.aid], self.st(it.aid)) for it in self.alive if it.aid != aid]
+        busy = sum(st in BUSY or (st == St.TURN and u < at) for u, st in others)
+        return Gate(busy < at_once, f"{busy} are under way")
+
+    def _regional(self, aid: bytes, now_ms: float) -> Gate:
+        regions = list(self.plan.regions)
+        others = sorted({it.region for it in self.alive} - set(regions))
+        order = [*regions, *others]
+        mine = self._by_aid[aid].region
+        for region in order[: order.index(mine) if mine in order else len(order)]:
+            if not self._all_ok([it for it in self.alive if it.region == region]):
+                return Gate(False, f"region {region or '(none)'} comes first")
+        return self._in_turn(aid, [it for it in self.alive if it.region == mine], now_ms)
+
+
+def _wave(waves: Sequence[float], u: float) -> int:
+    return next((number for number, p in enumerate(waves) if u < p), len(waves) - 1)
+
+
+def generation_for(aid: bytes, picture: Picture) -> int:
+    """Which generation of the subject a node is to have.
+
+    A node that is no target (it has no instance yet) gets the old one until the rollout is done, so that a
+    failover in its midst promotes nothing.
+    """
+    if picture.taken_back:
+        return picture.order.before
+    if picture.st(aid) in MOVED:
+        return picture.order.after
+    own = any(target.aid == aid for target in picture.targets)
+    return picture.order.after if not own and picture.done else picture.order.before
+
+
+class Running(msgspec.Struct, frozen=True):
+    """What a target has at present: its generation, whether it is healthy, whether it is hopeless; `why`."""
+
+    gen: int
+    healthy: bool
+    failing: bool = False
+    why: str = ""
+
+
+class Mover:
+    """One node's part in one rollout.
+
+    Args:
+        settle_ms: how long it looks on when its turn has come.
+    """
+
+    def __init__(self, me: bytes, settle_ms: int = SETTLE_MS) -> None:
+        self.me = me
+        self._settle_ms = settle_ms
+
+    def step(self, picture: Picture, running: Running | None, now_ms: int) -> tuple[Statement | None, float]:
+        """Its next word, None where there is nothing new to say; and when to look again at the latest.
+
+        Args:
+            running: None: nothing of it is here (any more).
+        """
+        said = picture.statement(self.me)
+        word = self._halting(picture, said, now_ms)
+        if word is not None:
+            return word, now_ms
+        if picture.taken_back:
+            return self._back(picture, said, running, now_ms), math.inf
+        if running is None:
+            return None, math.inf
+        st = picture.st(self.me)
+        if st in BEFORE:
+            return self._waiting(picture, said, now_ms)
+        if st in BUSY:
+            assert said is not None
+            return self._moving(picture, said, running, now_ms)
+        unwell = running.gen == picture.order.after and not running.healthy
+        if st == St.OK and unwell and not picture.done:
+            return self._word(picture, St.FAIL, now_ms, running.why), math.inf
+        return None, math.inf
+
+    def _word(self, picture: Picture, st: St, now_ms: int, why: str = "") -> Statement:
+        """A statement; a halt of ours goes on in all that we say."""
+        said = picture.statement(self.me)
+        halt = said.halt if said is not None and said.gen == picture.order.gen else ""
+        return Statement(picture.order.gen, st, now_ms, why[:WHY_CHARS_MAX], halt)
+
+    def _halting(self, picture: Picture, said: Statement | None, now_ms: int) -> Statement | None:
+        """Too many failed, and nobody said so: we do, if we are one of them or the first of the others."""
+        if picture.said_halt or not picture.too_many_failed:
+            return None
+        first = next((it.aid for it in picture.alive if picture.st(it.aid) != St.FAIL), None)
+        if self.me != first and self.me not in picture.failed:
+            return None
+        words = [picture.statement(aid) for aid in picture.failed]
+        whys = [word.why for word in words if word is not None and word.why]
+        why = f"{picture.halt}: {whys[0] if whys else 'it died'}"[:WHY_CHARS_MAX]
+        held = said or Statement(picture.order.gen, St.WAIT, now_ms)
+        return msgspec.structs.replace(held, gen=picture.order.gen, halt=why)
+
+    def _back(
+        self, picture: Picture, said: Statement | None, running: Running | None, now_ms: int
+    ) -> Statement | None:
+        if said is None or said.st in (*BEFORE, St.BACK):
+            return None
+        if running is not None and (running.gen != picture.order.before or not running.healthy):
+            return None
+        return self._word(picture, St.BACK, now_ms, said.why)
+
+    def _waiting(
+        self, picture: Picture, said: Statement | None, now_ms: int
+    ) -> tuple[Statement | None, float]:
+        gate = picture.gate(self.me, now_ms)
+        if said is None or said.st != St.TURN or said.gen != picture.order.gen:
+            if not gate.open:
+                return None, gate.at_ms
+            return self._word(picture, St.TURN, now_ms), now_ms + self._settle_ms
+        if not gate.open:
+            return self._word(picture, St.WAIT, now_ms), gate.at_ms
+        look_ms = said.since_ms + self._settle_ms
+        if now_ms < look_ms:
+            return None, look_ms
+        return self._word(picture, St.MOVE, now_ms), now_ms + picture.plan.deadline_s * 1000
+
+    def _moving(
+        self, picture: Picture, said: Statement, running: Running, now_ms: int
+    ) -> tuple[Statement | None, float]:
+        new = running.gen == picture.order.after
+        if new and (running.failing or (said.st == St.TRIAL and not running.healthy)):
+            return self._word(picture, St.FAIL, now_ms, running.why or "it became unhealthy"), now_ms
+        if said.st == St.MOVE and new and running.healthy:
+            return self._word(picture, St.TRIAL, now_ms), now_ms + picture.plan.bake_s * 1000
+        span_s = picture.plan.deadline_s if said.st == St.MOVE else picture.plan.bake_s
+        end_ms = said.since_ms + span_s * 1000
+        if now_ms < end_ms:
+            return None, end_ms
+        if said.st == St.TRIAL:
+            return self._word(picture, St.OK, now_ms), math.inf
+        return self._word(picture, St.FAIL, now_ms, running.why or "it was not healthy in time"), now_ms
