@@ -1,6 +1,7 @@
 """Settings: where each knob's value comes from, checked and named.
 
-    flag  >  environment MESHD_SECTION__KEY  >  conf.d/*.toml, last name first  >  meshd.toml  >  default
+    flag  >  environment MESHD_SECTION__KEY  >  conf.d/*.toml, last name first  >  meshd.toml
+          >  a document of the mesh (only what can be changed while the agent runs)  >  default
 
 An unknown section or key is refused with its nearest right name, a wrong type with what is expected, and both
 with the source that said so: a typing mistake never becomes a default in silence. Variables without a double
@@ -251,6 +252,56 @@ def expected(knob: Knob) -> str:
     return ", ".join(
         [words[kind], *(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)]
     )
+
+
+def knob_named(word: str) -> str:
+    """The name of a knob from what people type: `log.level`, or `log_level`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    by_word = {name.replace(".", "_"): name for name in knobs()}
+    if word in knobs() or word in by_word:
+        return by_word.get(word, word)
+    raise _unknown("setting", word, knobs(), "the document")
+
+
+def check_document(name: str, value: Any, origin: str) -> Any:
+    """A document's value for a knob, as the knob's type.
+
+    Raises:
+        ConfigError: unknown, not to be changed while the agent runs, or of a wrong type.
+    """
+    knob = knobs().get(name)
+    if knob is None:
+        raise _unknown("setting", name, knobs(), origin)
+    if not knob.reload:
+        raise ConfigError(
+            f"{origin}: {name} cannot be set by the mesh: it counts after a restart only",
+            "set it in the device's own meshd.toml",
+        )
+    return _checked(knob, value, origin)
+
+
+def with_document(config: Config, document: Mapping[str, tuple[str, Any]]) -> Config:
+    """A configuration with what a document of the mesh says where nothing of the device's own does.
+
+    Args:
+        config: as `load` gave it.
+        document: name of a knob -> the scope it is from, and its value, checked before.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    origins = dict(config.origins)
+    for name, (scope, value) in document.items():
+        if name not in config.origins and name in knobs():
+            section, _, key = name.partition(".")
+            sections.setdefault(section, {})[key] = check_document(name, value, f"document {scope}")
+            origins[name] = f"document {scope}"
+    changed = {
+        section: msgspec.structs.replace(getattr(config, section), **values)
+        for section, values in sections.items()
+    }
+    return msgspec.structs.replace(config, **changed, origins=origins)
 
 
 def diff(old: Config, new: Config) -> Changes:

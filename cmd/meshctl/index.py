@@ -41,6 +41,9 @@ INDEX: dict[str, dict[str, Entry]] = {
         "map": Entry("types", "maps"),
         "flag": Entry("types", "flags"),
     },
+    "Changes": {
+        "rollout": Entry("rollout", "follow, steer and undo changes on their way over the nodes"),
+    },
     "Locks": {
         "quorum": Entry("quorum", "declare and replace the voters that locks stand on"),
         "lock": Entry("lock", "run a command while holding a lock"),
@@ -67,7 +70,7 @@ INDEX: dict[str, dict[str, Entry]] = {
     },
     "Upkeep": {
         "log-level": Entry("upkeep", "show or set the level of the agent's log"),
-        "config": Entry("upkeep", "show the agent's settings"),
+        "config": Entry("config", "show the agent's settings; set them for many nodes"),
         "backup": Entry("upkeep", "copy the store into a file"),
         "restore": Entry("upkeep", "put a copy of the store back"),
         "debug": Entry("upkeep", "collect what a bug report needs"),

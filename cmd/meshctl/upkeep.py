@@ -113,18 +113,6 @@ COMMANDS: Commands = {
         "until the next start.",
         examples=(("meshctl log-level debug", "more, for now"),),
     ),
-    "config": (
-        Verb(
-            "show",
-            config_show,
-            "show every setting and where it came from",
-            (arg("--changed", action="store_true", help="only those that are not defaults"),),
-            text="Show every setting of the running agent with its value and where that came from: a flag, "
-            "an environment variable, a file, or the default. -o wide adds the defaults and what SIGHUP "
-            "applies.",
-            examples=(("meshctl config show --changed", "what is special here"),),
-        ),
-    ),
     "backup": Verb(
         "backup",
         backup,

@@ -26,6 +26,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from mesh.admin.change_features import Rollouts as Rollouts
+from mesh.admin.change_features import Shadows as Shadows
 from mesh.admin.lock_features import Leases as Leases
 from mesh.admin.lock_features import Quorums as Quorums
 from mesh.admin.rights_features import Certs as Certs

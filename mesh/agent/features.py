@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import trio
 
@@ -29,6 +30,8 @@ from mesh.agent.proposing import Proposer
 from mesh.agent.query import Queries
 from mesh.agent.quorum import Quorums
 from mesh.agent.renewal import Keeper
+from mesh.agent.rollouts import Rollouts
+from mesh.agent.shadow import Shadows
 from mesh.agent.shards import Shards
 from mesh.agent.status import Logs, Status
 from mesh.agent.summary import Summary
@@ -92,6 +95,9 @@ class Features:
             self.messages.calls.handle(method, handler)
         self._proposer = Proposer(node.me, self.messages.calls.request, self.table.public_of, node.rng)
         self.quorums = Quorums(node, self.certs, self.table, self._votes, self._proposer)
+        self._own_config, self._document = node.config, dict[str, tuple[str, Any]]()
+        self.rollouts = Rollouts(node, self.certs, self.table)
+        self.shadows = Shadows(node, self.certs, self.table, self.rollouts, self._take_document)
         self.leases = Leases(node.me, self.quorums, self._proposer, self.table, node.rng)
         self._keeper = Keeper(node, self.certs, self._moved)
         self._discovery = Discovery(node)
@@ -134,6 +140,8 @@ class Features:
             await nursery.start(self._proposer.run)
             await nursery.start(self.leases.run)
             await nursery.start(self.placed.run)
+            nursery.start_soon(self.rollouts.run)
+            nursery.start_soon(self.shadows.run)
             assert self._node.host is not None
             self._node.host.handle(protocols.CALL, self.messages.calls.accept)
             task_status.started()
@@ -183,10 +191,20 @@ class Features:
     def reload(self, load: Callable[[], Config]) -> None:
         """Read the configuration anew; apply what can be applied and say what cannot."""
         try:
-            config = load()
+            self._own_config = load()
         except MeshError as error:
             log.error("configuration not reloaded: %s", error.message)
             return
+        self._reconfigure()
+
+    def _take_document(self, document: Mapping[str, tuple[str, Any]]) -> None:
+        """What documents of the mesh say of our settings."""
+        if document != self._document:
+            self._document = dict(document)
+            self._reconfigure()
+
+    def _reconfigure(self) -> None:
+        config = settings.with_document(self._own_config, self._document)
         changes = settings.diff(self._node.config, config)
         self._node.config = config
         self._logs.set_level(config.log.level)

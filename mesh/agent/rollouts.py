@@ -20,7 +20,7 @@ from mesh.agent.certs import Certs
 from mesh.agent.node import Node
 from mesh.agent.table import Table
 from mesh.agent.words import iso
-from mesh.core import generations, rollout
+from mesh.core import generations, policy, rollout
 from mesh.core.folds import everyone, register
 from mesh.core.log import Log
 from mesh.core.record import MESH, Kind, Op
@@ -34,13 +34,21 @@ log = logging.getLogger(__name__)
 Json = dict[str, Any]
 Rows = list[Json]
 
-LOOK_S = 1.0
+LOOK_MS = 1000
 WATCH_S = 0.5
 ACTIVE_MAX = 1024
+OVER = ("done", "rolled back", "aborted")
+_CONCERNS = (rollout.PREFIX, policy.PATH, "removed/", "cert/")
 
 
 class Subject(Protocol):
-    """One kind of subject."""
+    """One kind of subject.
+
+    Attributes:
+        staged_from_nothing: its first generation is rolled out too, in the place of generation 0.
+    """
+
+    staged_from_nothing: bool
 
     def targets(self, name: str) -> Iterable[bytes]:
         """Nodes that have it."""
@@ -82,7 +90,7 @@ class Rollouts:
     # -- what is stored ---------------------------------------------------------------------------------
 
     def _changed(self, changes: list[Change]) -> None:
-        if any(change.scope == MESH and change.path.startswith(rollout.PREFIX) for change in changes):
+        if any(change.scope == MESH and change.path.startswith(_CONCERNS) for change in changes):
             self._orders = None
             self._woken.set()
 
@@ -124,24 +132,24 @@ class Rollouts:
         provider = self._subjects.get(kind)
         aids = [] if provider is None else provider.targets(name)
         targets = [Target(aid, self._region(aid), self._fell(aid)) for aid in sorted(set(aids))]
-        said = self._statements(ident, targets)
-        return Picture(ident, order, targets[: rollout.TARGETS_MAX], said, self._admins(said))
+        return Picture(ident, order, targets[: rollout.TARGETS_MAX], self._statements(ident, targets))
 
     def _region(self, aid: bytes) -> str:
         labels = self._table.labels_of(aid)
         return labels.get("region") or labels.get("zone", "")
 
     def _fell(self, aid: bytes) -> int:
-        if aid == self._node.me or aid in self._table.present():
+        """When a target was found dead, 0 for one that is not; a stop is no death, and comes back."""
+        member = self._node.vitality.machine.board.members.get(aid)
+        if aid == self._node.me or (member is not None and member.state in (State.ALIVE, State.SUSPECT)):
             return 0
         return self._fell_ms.setdefault(aid, self._node.now_ms())
 
     def _statements(self, ident: str, targets: Sequence[Target]) -> dict[bytes, rollout.Statement]:
         found: dict[bytes, rollout.Statement] = {}
         view, now_ms = self._node.view, self._node.now_ms()
-        members = {*self._node.directory.members(), *(target.aid for target in targets)}
         with self._node.store.read(MESH) as slots:
-            for aid in sorted(members):
+            for aid in [target.aid for target in targets]:
                 records = view.visible(slots.slots(rollout.statement_path(aid, ident)))
                 record = everyone(records, now_ms).get(aid)
                 if record is not None:
@@ -150,10 +158,6 @@ class Rollouts:
                     except PeerError:
                         continue
         return found
-
-    def _admins(self, aids: Iterable[bytes]) -> list[bytes]:
-        certs = {aid: self._node.directory.certificate(aid) for aid in aids}
-        return [aid for aid, cert in certs.items() if cert is not None and cert.is_admin]
 
     # -- which generation -------------------------------------------------------------------------------
 
@@ -171,19 +175,21 @@ class Rollouts:
             value: with the new generation already in it; the old one in its past.
         """
         known = generations.all_of(value)
-        if len(known) < 2:
+        provider, _ = self._provider(subject)
+        if len(known) < 2 and not provider.staged_from_nothing:
             return []
-        before = self.settled(subject, known[1].gen)
-        kept = {it.gen for it in known}
-        before = before if before in kept else known[1].gen
-        said = [
+        before = self.settled(subject, known[1].gen) if len(known) > 1 else 0
+        order = Order(1, subject, before, known[0].gen, self._node.now_ms(), plan)
+        ident = _ident(subject, order)
+        return [*self.end(subject), Statement(rollout.order_path(ident), Kind.REG, rollout.encode(order))]
+
+    def end(self, subject: str) -> list[Statement]:
+        """What to say beside the delete of a record: its rollouts are gone with it."""
+        return [
             Statement(rollout.order_path(ident), Kind.REG, op=Op.DEL)
             for ident, order in self.orders().items()
             if order.subject == subject
         ]
-        order = Order(1, subject, before, known[0].gen, self._node.now_ms(), plan)
-        ident = _ident(subject, known[0].gen)
-        return [*said, Statement(rollout.order_path(ident), Kind.REG, rollout.encode(order))]
 
     def settled(self, subject: str, newest: int) -> int:
         """The generation to go back to: the newest one that was rolled out to its end."""
@@ -202,8 +208,7 @@ class Rollouts:
                 soonest_ms = min(soonest_ms, await self._take_part(ident, order))
             await self._forget()
             wait_s = (soonest_ms - self._node.now_ms()) / 1000
-            idle = not self.orders()
-            with trio.move_on_after(math.inf if idle else min(LOOK_S, max(0.05, wait_s))):
+            with trio.move_on_after(max(0.05, wait_s)):
                 await self._woken.wait()
             self._woken = trio.Event()
 
@@ -215,7 +220,7 @@ class Rollouts:
         picture = self.picture(ident, order)
         word, soonest_ms = self._mover.step(picture, provider.running(name), self._node.now_ms())
         if word is None:
-            return soonest_ms
+            return math.inf if picture.state in OVER else min(soonest_ms, self._node.now_ms() + LOOK_MS)
         said = Statement(rollout.statement_path(self._node.me, ident), Kind.ALL, rollout.encode(word))
         try:
             await self._node.author.say(MESH, lambda _: [said])
@@ -304,7 +309,7 @@ class Rollouts:
             if row != last:
                 last = row
                 yield row
-            if row["state"] in ("done", "rolled back", "aborted"):
+            if row["state"] in OVER:
                 return
             await trio.sleep(WATCH_S)
 
@@ -352,7 +357,7 @@ class Rollouts:
     async def undo(self, subject: str, generation: int | None) -> Json:
         """Roll an earlier generation out again, as a new one. Denied, NotFound."""
         self._certs.require_admin()
-        provider, name = self._provider(subject)
+        provider, _ = self._provider(subject)
         back = generations.earlier(self._value(subject), subject, generation)
         return await self.change(subject, back.spec, provider.plan(back.spec))
 
@@ -400,6 +405,7 @@ def _order(slots: Log, path: str, view: Any, now_ms: int) -> Order | None:
         return None
 
 
-def _ident(subject: str, after: int) -> str:
+def _ident(subject: str, order: Order) -> str:
+    """Readable, and new with each order: words about one never count for another."""
     kept = "".join(char if char.isalnum() and char.isascii() else "-" for char in subject)
-    return f"{kept[:100]}-{after}"
+    return f"{kept[:100]}-{order.after}-{order.at_ms:x}"

@@ -11,6 +11,7 @@ after fsync), a number of neighbours that must have it on disk too, or "queued".
 
 from __future__ import annotations
 
+from mesh.client.change_calls import ChangeCalls
 from mesh.client.lock_calls import LockCalls
 from mesh.client.log_calls import LogCalls
 from mesh.client.node_calls import NodeCalls
@@ -20,5 +21,7 @@ from mesh.client.traffic_calls import TrafficCalls
 from mesh.client.workload_calls import WorkloadCalls
 
 
-class Calls(NodeCalls, StateCalls, LockCalls, ServiceCalls, LogCalls, TrafficCalls, WorkloadCalls):
+class Calls(
+    NodeCalls, StateCalls, LockCalls, ChangeCalls, ServiceCalls, LogCalls, TrafficCalls, WorkloadCalls
+):
     """The calls; see the module's docstring."""

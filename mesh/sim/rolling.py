@@ -174,9 +174,12 @@ class Rolling:
         def back() -> None:
             node.up = True
             for other in self.nodes:
-                self.world.after(self.rng.uniform(0.2, 2), partial(other.fallen.pop, node.aid, 0))
+                self.world.after(self.rng.uniform(0.2, 2), partial(self._heard_again, other, node))
 
         self.world.after(back_s, back)
+
+    def _heard_again(self, other: Node, node: Node) -> None:
+        other.fallen.pop(node.aid, None)
 
     def _found(self, other: Node, node: Node) -> None:
         if not node.up:

@@ -18,6 +18,7 @@ from typing import Any
 
 import trio
 
+from mesh.admin.memory.changes import MemoryRollouts, MemoryShadows
 from mesh.admin.memory.clock import ID, Clock
 from mesh.admin.memory.kv import MemoryKv
 from mesh.admin.memory.locks import MemoryLeases, MemoryQuorums
@@ -57,6 +58,8 @@ class Features:
         self.certs = MemoryCerts(clock, self.members)
         self.policy = MemoryPolicy(clock, self.members)
         self.kv = MemoryKv(clock)
+        self.rollouts = MemoryRollouts(clock)
+        self.shadows = MemoryShadows(clock)
         self.quorums = MemoryQuorums(self.members)
         self.leases = MemoryLeases(clock)
         self.messages = MemoryMessages(clock, self.members)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mesh.admin.routes import (
+    changes,
     invites,
     kv,
     locks,
@@ -23,6 +24,7 @@ ROUTES = (
     *policy.ROUTES,
     *kv.ROUTES,
     *locks.ROUTES,
+    *changes.ROUTES,
     *logs.ROUTES,
     *messages.ROUTES,
     *services.ROUTES,

@@ -6,6 +6,16 @@ made from these types. Conventions (times, hlc, bytes) are in `mesh/admin/featur
 
 from __future__ import annotations
 
+from mesh.admin.shapes.changes import (
+    AppConfig,
+    Document,
+    DocumentDetail,
+    Generation,
+    Reported,
+    Rollout,
+    RolloutDetail,
+    RolloutNode,
+)
 from mesh.admin.shapes.errors import Error, ErrorBody
 from mesh.admin.shapes.locks import Lease, LeaseLine, Lock, Quorum, Voter
 from mesh.admin.shapes.members import (
@@ -91,6 +101,7 @@ __all__ = [
     "AdmissionRule",
     "Admitted",
     "Answer",
+    "AppConfig",
     "Applied",
     "Batch",
     "Call",
@@ -102,6 +113,8 @@ __all__ = [
     "Clock",
     "Combined",
     "Coverage",
+    "Document",
+    "DocumentDetail",
     "Duplicate",
     "Entry",
     "Error",
@@ -109,6 +122,7 @@ __all__ = [
     "Event",
     "Explained",
     "Forgotten",
+    "Generation",
     "Invite",
     "Lease",
     "LeaseLine",
@@ -134,10 +148,14 @@ __all__ = [
     "Quorum",
     "Reach",
     "Refusal",
+    "Reported",
     "Resolved",
     "Restored",
     "Revision",
     "Right",
+    "Rollout",
+    "RolloutDetail",
+    "RolloutNode",
     "Room",
     "RoundTrip",
     "RouteCandidate",

@@ -31,6 +31,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/workloads/{workload}/scale": {"replicas": 2},
     "/v1/admission": {"rules": [{"name": "made", "root": False}]},
     "/v1/admission/test": {"specs": [{"name": "made", "command": ["/bin/true"]}]},
+    "/v1/rollout/steer": {"subject": "workload/web", "word": "pause"},
+    "/v1/rollout/start": {"subject": "workload/web"},
+    "/v1/rollout/undo": {"subject": "workload/web"},
+    "/v1/documents": {"scope": "all", "values": {"log.level": "debug"}},
     "/v1/leases/renew": {"session": "s"},
     "/v1/leases/release": {"session": "s"},
 }

@@ -1,0 +1,131 @@
+"""Configuration documents on real agents: rolled out node by node, acknowledged, refused, taken back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from yard import Agent, Yard, eventually
+
+from mesh.errors import ConfigError, Denied, NotFound, UsageError
+
+pytestmark = pytest.mark.slow
+FAST = {"pause_s": 0.2, "bake_s": 0.5, "deadline_s": 20.0, "waves": [1.0], "max_unavailable": 3}
+
+
+@pytest.fixture(scope="module")
+def agents() -> Iterator[list[Agent]]:
+    """Three agents; n3 says of itself which level it logs at."""
+    folder = Path(tempfile.mkdtemp(prefix="yard-"))
+    yard = Yard(folder)
+    try:
+        first = yard.first()
+        token = yard.invite(first, uses=2)
+        yard.join(token)
+        third = yard.join(token, start=False)
+        third.settings = {"MESHD_LOG__LEVEL": "warning"}
+        third.start()
+        yard.agree()
+        yield yard.agents
+    finally:
+        yard.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def setting(agent: Agent, key: str) -> tuple[Any, str]:
+    with agent.client() as client:
+        row = next(row for row in client.config() if row["key"] == key)
+        return row["value"], row["origin"]
+
+
+def over(agent: Agent, subject: str) -> str:
+    """The end of a rollout, as this agent sees it."""
+    with agent.client() as client, client.watch_rollout(subject) as lines:
+        return str([line["state"] for line in lines][-1])
+
+
+def test_a_setting_reaches_every_agent_that_does_not_set_it_itself(agents: list[Agent]) -> None:
+    with agents[0].client() as admin:
+        admin.set_document("all", {"log_level": "debug", "metrics.interval_s": 7}, plan=FAST)
+        assert over(agents[0], "config/all") == "done"
+    for agent in agents[:2]:
+        eventually(lambda agent=agent: setting(agent, "log.level") == ("debug", "document all"), "it counts")
+    # The device's own word goes before the mesh's.
+    assert setting(agents[2], "log.level") == ("warning", "environment MESHD_LOG__LEVEL")
+    assert setting(agents[2], "metrics.interval_s") == (7.0, "document all")
+    with agents[1].client() as client:
+        eventually(lambda: client.document("all")["applied"] == 3, "all acknowledge")
+
+
+def test_a_more_special_document_counts_where_it_selects(agents: list[Agent]) -> None:
+    with agents[0].client() as admin:
+        admin.label("n2", {"site": "attic"})
+        with agents[1].client() as client:
+            eventually(lambda: client.member("n2")["labels"].get("site") == "attic", "it is labelled")
+        eventually(lambda: admin.member("n2")["labels"].get("site") == "attic", "all know")
+        admin.set_document("site=attic", {"metrics.interval_s": 3}, plan=FAST)
+        assert over(agents[0], "config/site=attic") == "done"
+        eventually(lambda: setting(agents[1], "metrics.interval_s")[0] == 3.0, "the special one counts")
+        assert setting(agents[2], "metrics.interval_s")[0] != 3.0
+        done = agents[0].ctl("config", "unset", "--scope", "site=attic", "--yes")
+        assert done.returncode == 0, done.stderr
+        eventually(lambda: setting(agents[1], "metrics.interval_s")[1] != "document site=attic", "it is gone")
+
+
+def test_an_application_finds_its_variables_and_an_undo_brings_the_old_ones_back(agents: list[Agent]) -> None:
+    file = agents[1].data / "config" / "web.json"
+    with agents[0].client() as admin:
+        for greeting in ("hello", "it's me"):
+            admin.set_document("all", {"GREETING": greeting}, app="web", plan=FAST)
+            assert over(agents[0], "config/all") == "done"
+        eventually(lambda: json.loads(file.read_text()) == {"GREETING": "it's me"}, "it is written")
+        assert (agents[1].data / "config" / "web.env").read_text() == "GREETING='it'\"'\"'s me'\n"
+        with agents[1].client() as client:
+            assert client.app_config("web")["variables"] == {"GREETING": "it's me"}
+        admin.undo_rollout("config/all")
+        assert over(agents[0], "config/all") == "done"
+        eventually(lambda: json.loads(file.read_text()) == {"GREETING": "hello"}, "it is as before")
+        kept = [row["generation"] for row in admin.generations("config/all")]
+        assert kept == sorted(kept, reverse=True)
+
+
+def test_a_pause_holds_and_an_abort_takes_everybody_back(agents: list[Agent]) -> None:
+    slow = {**FAST, "strategy": "rolling", "pause_s": 60.0, "max_unavailable": 1}
+    with agents[0].client() as admin:
+        admin.set_document("all", {"MODE": "new"}, app="tool", plan=slow)
+
+        def states() -> list[str]:
+            return sorted(node["state"] for node in admin.rollout("config/all")["nodes"])
+
+        eventually(lambda: states() == ["ok", "wait", "wait"], "the first one has it")
+        assert admin.steer_rollout("config/all", "pause")["state"] == "paused"
+        shown = agents[0].ctl("rollout", "status", "config/all")
+        assert "paused" in shown.stdout
+        admin.steer_rollout("config/all", "abort")
+        assert over(agents[0], "config/all") == "aborted"
+        for agent in agents:
+            with agent.client() as client:
+                eventually(lambda client=client: client.app_config("tool")["variables"] == {}, "it is gone")
+
+
+def test_what_cannot_be_is_refused_by_name(agents: list[Agent]) -> None:
+    with agents[0].client() as admin, agents[1].client() as member:
+        with pytest.raises(ConfigError, match=r"log\.level"):
+            admin.set_document("all", {"log_level": "loud"})
+        with pytest.raises(ConfigError, match="restart"):
+            admin.set_document("all", {"net.listen": []})
+        with pytest.raises(UsageError, match="unknown"):
+            admin.set_document("all", {"log_levle": "debug"})
+        with pytest.raises(UsageError):
+            admin.set_document("all", {"log_level": "debug"}, plan={"strategy": "all-at-once"})
+        with pytest.raises(UsageError):
+            admin.set_document("zone in (north", {"log_level": "debug"})
+        with pytest.raises(Denied):
+            member.set_document("all", {"log_level": "debug"})
+        with pytest.raises(NotFound):
+            admin.rollout("workload/nothing")
