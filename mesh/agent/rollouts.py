@@ -23,8 +23,9 @@ from mesh.agent.words import iso
 from mesh.core import generations, policy, rollout
 from mesh.core.folds import everyone, register
 from mesh.core.log import Log
+from mesh.core.mover import Mover, Running
 from mesh.core.record import MESH, Kind, Op
-from mesh.core.rollout import Course, Mover, Order, Picture, Plan, Running, Target
+from mesh.core.rollout import Course, Order, Picture, Plan, Target
 from mesh.core.vitals import State, StateChanged
 from mesh.errors import Conflict, MeshError, NotFound, PeerError
 from mesh.store.store import Change

@@ -28,8 +28,9 @@ from mesh.agent.table import Table
 from mesh.agent.words import iso
 from mesh.core import generations, rollout, shadow
 from mesh.core.folds import everyone, register
+from mesh.core.mover import Running
 from mesh.core.record import MESH, Kind, Op
-from mesh.core.rollout import Plan, Running
+from mesh.core.rollout import Plan
 from mesh.core.shadow import Report, Spec
 from mesh.errors import MeshError, NotFound, PeerError, UsageError
 from mesh.store.store import Change

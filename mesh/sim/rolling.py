@@ -14,7 +14,8 @@ from functools import partial
 import msgspec
 
 from mesh.core import rollout
-from mesh.core.rollout import Course, Mover, Order, Picture, Plan, Running, St, Statement, Target
+from mesh.core.mover import Mover, Running
+from mesh.core.rollout import Course, Order, Picture, Plan, St, Statement, Target
 from mesh.sim.world import World
 
 IDENT = "wl-web-2"

@@ -7,7 +7,8 @@ from collections import Counter
 import msgspec
 import pytest
 
-from mesh.core.rollout import Course, Mover, Picture, Plan, Running, St, Statement
+from mesh.core.mover import Mover, Running
+from mesh.core.rollout import Course, Picture, Plan, St, Statement
 from mesh.sim.rolling import Rolling, Scene
 
 FAST = Plan(pause_s=2, bake_s=3, deadline_s=30)

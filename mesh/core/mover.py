@@ -1,0 +1,114 @@
+"""One node's part in a rollout: its next word, from what it sees. `mesh/core/rollout.py` has the rules."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from mesh.core.rollout import BEFORE, BUSY, SETTLE_MS, WHY_CHARS_MAX, Picture, St, Statement
+
+
+class Running(msgspec.Struct, frozen=True):
+    """What a target has at present: its generation, whether it is healthy, whether it is hopeless; `why`."""
+
+    gen: int
+    healthy: bool
+    failing: bool = False
+    why: str = ""
+
+
+class Mover:
+    """One node's part in one rollout.
+
+    Args:
+        settle_ms: how long it looks on when its turn has come.
+    """
+
+    def __init__(self, me: bytes, settle_ms: int = SETTLE_MS) -> None:
+        self.me = me
+        self._settle_ms = settle_ms
+
+    def step(self, picture: Picture, running: Running | None, now_ms: int) -> tuple[Statement | None, float]:
+        """Its next word, None where there is nothing new to say; and when to look again at the latest.
+
+        Args:
+            running: None: nothing of it is here (any more).
+        """
+        said = picture.statement(self.me)
+        word = self._halting(picture, said, now_ms)
+        if word is not None:
+            return word, now_ms
+        if picture.taken_back:
+            return self._back(picture, said, running, now_ms), math.inf
+        if running is None:
+            return None, math.inf
+        st = picture.st(self.me)
+        if st in BEFORE:
+            return self._waiting(picture, said, now_ms)
+        if st in BUSY:
+            assert said is not None
+            return self._moving(picture, said, running, now_ms)
+        unwell = running.gen == picture.order.after and not running.healthy
+        if st == St.OK and unwell and not picture.done:
+            return self._word(picture, St.FAIL, now_ms, running.why), math.inf
+        return None, math.inf
+
+    def _word(self, picture: Picture, st: St, now_ms: int, why: str = "") -> Statement:
+        """A statement; a halt of ours goes on in all that we say."""
+        said = picture.statement(self.me)
+        halt = said.halt if said is not None and said.gen == picture.order.gen else ""
+        return Statement(picture.order.gen, st, now_ms, why[:WHY_CHARS_MAX], halt)
+
+    def _halting(self, picture: Picture, said: Statement | None, now_ms: int) -> Statement | None:
+        """Too many failed, and nobody said so: we do, if we are one of them or the first of the others."""
+        if picture.said_halt or not picture.too_many_failed:
+            return None
+        first = next((it.aid for it in picture.alive if picture.st(it.aid) != St.FAIL), None)
+        if self.me != first and self.me not in picture.failed:
+            return None
+        words = [picture.statement(aid) for aid in picture.failed]
+        whys = [word.why for word in words if word is not None and word.why]
+        why = f"{picture.halt}: {whys[0] if whys else 'it died'}"[:WHY_CHARS_MAX]
+        held = said or Statement(picture.order.gen, St.WAIT, now_ms)
+        return msgspec.structs.replace(held, gen=picture.order.gen, halt=why)
+
+    def _back(
+        self, picture: Picture, said: Statement | None, running: Running | None, now_ms: int
+    ) -> Statement | None:
+        if said is None or said.st in (*BEFORE, St.BACK):
+            return None
+        if running is not None and (running.gen != picture.order.before or not running.healthy):
+            return None
+        return self._word(picture, St.BACK, now_ms, said.why)
+
+    def _waiting(
+        self, picture: Picture, said: Statement | None, now_ms: int
+    ) -> tuple[Statement | None, float]:
+        gate = picture.gate(self.me, now_ms)
+        if said is None or said.st != St.TURN or said.gen != picture.order.gen:
+            if not gate.open:
+                return None, gate.at_ms
+            return self._word(picture, St.TURN, now_ms), now_ms + self._settle_ms
+        if not gate.open:
+            return self._word(picture, St.WAIT, now_ms), gate.at_ms
+        look_ms = said.since_ms + self._settle_ms
+        if now_ms < look_ms:
+            return None, look_ms
+        return self._word(picture, St.MOVE, now_ms), now_ms + picture.plan.deadline_s * 1000
+
+    def _moving(
+        self, picture: Picture, said: Statement, running: Running, now_ms: int
+    ) -> tuple[Statement | None, float]:
+        new = running.gen == picture.order.after
+        if new and (running.failing or (said.st == St.TRIAL and not running.healthy)):
+            return self._word(picture, St.FAIL, now_ms, running.why or "it became unhealthy"), now_ms
+        if said.st == St.MOVE and new and running.healthy:
+            return self._word(picture, St.TRIAL, now_ms), now_ms + picture.plan.bake_s * 1000
+        span_s = picture.plan.deadline_s if said.st == St.MOVE else picture.plan.bake_s
+        end_ms = said.since_ms + span_s * 1000
+        if now_ms < end_ms:
+            return None, end_ms
+        if said.st == St.TRIAL:
+            return self._word(picture, St.OK, now_ms), math.inf
+        return self._word(picture, St.FAIL, now_ms, running.why or "it was not healthy in time"), now_ms
