@@ -141,7 +141,9 @@ class Names:
             return None
         at = self._proxy.imports().get(name) or self._made.get(name)
         if at is None:
-            at = self._make(name, rows[0].instance.service.endpoints[0].port)
+            # Services of other zones do not tell their ports: those are reached through an import.
+            ports = [each.port for row in rows for each in row.instance.service.endpoints]
+            at = self._make(name, ports[0]) if ports else None
         if at is None:
             return None
         ailing = any(row.candidate.avoid for row in rows)

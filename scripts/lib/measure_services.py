@@ -238,7 +238,7 @@ def falling(figures: Figures, programs: Path, options: argparse.Namespace) -> No
 def _rotation(client: Client) -> list[str]:
     with suppress(Exception):
         rows = client.explain("job")["candidates"]
-        return [row["node"] for row in rows if row["verdict"] == "taken"]
+        return [row["node"] for row in rows if row["verdict"] != "refused"]
     return []
 
 

@@ -63,6 +63,13 @@ def sites() -> Iterator[Sites]:
         made.end()
 
 
+def callable_(agent: Agent) -> set[str]:
+    """Nodes that calls of the service `job` may go to."""
+    with agent.client() as client:
+        rows = client.explain("job")["candidates"]
+    return {row["node"] for row in rows if row["verdict"] != "refused"}
+
+
 @pytest.mark.slow
 def test_a_split_mesh_serves_on_both_sides_and_is_whole_after_the_heal(yard: Yard, sites: Sites) -> None:
     first = sites.place(yard.first(start=False), 0)
@@ -75,6 +82,11 @@ def test_a_split_mesh_serves_on_both_sides_and_is_whole_after_the_heal(yard: Yar
     with near[0].client() as client:
         client.put("both", "before")
     yard.same_roots()
+    for agent in (near[1], far[1]):
+        with agent.client() as client:
+            client.register({"name": "job", "port": 9})
+    for agent in yard.agents:
+        eventually(lambda agent=agent: callable_(agent) == {near[1].name, far[1].name}, "both may be called")
 
     sites.cut()
     for side, others in ((near, far), (far, near)):
@@ -83,6 +95,11 @@ def test_a_split_mesh_serves_on_both_sides_and_is_whole_after_the_heal(yard: Yar
             eventually(
                 lambda agent=agent, lost=lost: {n for n, s in agent.states().items() if s == "dead"} == lost,
                 f"{agent.name} finds the other side gone",
+            )
+            own = near[1] if side is near else far[1]
+            eventually(
+                lambda agent=agent, own=own: callable_(agent) == {own.name},
+                f"{agent.name} calls its own side",
             )
     with near[0].client() as client:
         client.put("near", 1)
@@ -97,6 +114,9 @@ def test_a_split_mesh_serves_on_both_sides_and_is_whole_after_the_heal(yard: Yar
     yard.agree()
     yard.same_roots()
     for agent in yard.agents:
+        eventually(
+            lambda agent=agent: callable_(agent) == {near[1].name, far[1].name}, "both may be called again"
+        )
         with agent.client() as client:
             assert client.get("near")["value"] == 1
             assert client.get("far")["value"] == 2
