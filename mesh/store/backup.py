@@ -83,8 +83,8 @@ def copy(
         sync_file(part / MANIFEST)
         environment.put_in_place(part, target)
     except (OSError, lmdb.Error) as error:
+        full = is_disk_full(error, str(target)) if isinstance(error, lmdb.Error) else error.errno in NO_ROOM
         shutil.rmtree(part, ignore_errors=True)
-        full = is_disk_full(error) if isinstance(error, lmdb.Error) else error.errno in NO_ROOM
         kind = StoreFull if full else StoreError
         raise kind(f"no copy can be made at {target}: {error}", "check its owner and free space") from None
     return manifest

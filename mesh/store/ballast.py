@@ -9,6 +9,7 @@ from pathlib import Path
 import lmdb
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOTHING_BYTES = 64 << 10  # less than one commit of any size
 
 
 def size(path: str) -> int:
@@ -52,6 +53,18 @@ def _lay(path: str, wanted: int) -> None:
         os.close(fd)
 
 
-def is_disk_full(error: lmdb.Error) -> bool:
-    """Whether LMDB failed for want of room: no space, a quota, or a limit on file sizes."""
-    return isinstance(error, lmdb.DiskError) or any(os.strerror(number) in str(error) for number in NO_ROOM)
+def is_disk_full(error: lmdb.Error, path: str) -> bool:
+    """Whether LMDB failed for want of room: no space, a quota, or a limit on file sizes.
+
+    A write that takes a part of what it was given, and with it the last free blocks, LMDB reports as an input
+    or output error; so that one counts where nothing is left. Anywhere else it is a failing disk.
+
+    Args:
+        path: of the ballast.
+    """
+    if isinstance(error, lmdb.DiskError) or any(os.strerror(number) in str(error) for number in NO_ROOM):
+        return True
+    if os.strerror(errno.EIO) not in str(error):
+        return False
+    room = os.statvfs(os.path.dirname(path))
+    return room.f_bavail * room.f_frsize < NOTHING_BYTES

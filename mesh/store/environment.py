@@ -21,6 +21,7 @@ import base64
 import binascii
 import fcntl
 import json
+import logging
 import os
 import shutil
 import stat
@@ -34,6 +35,8 @@ import msgspec
 from mesh.errors import StoreError
 from mesh.store import ballast, rows
 from mesh.store.log import Tables
+
+log = logging.getLogger(__name__)
 
 SCHEMA = b"1"
 RISING_META = ("hlc_ceiling", "incarnation")
@@ -195,11 +198,14 @@ def _looks(path: Path) -> dict[str, int]:
 
 
 def mark_clean(path: Path) -> None:
-    """Note that the store was closed in order."""
-    _write(path / "clean", json.dumps(_looks(path)).encode())
-    sync_file(path / "clean")
-    (path / "started").unlink(missing_ok=True)
-    sync_file(path)
+    """Note that the store was closed in order; where the disk has no room for that, the next start checks."""
+    try:
+        _write(path / "clean", json.dumps(_looks(path)).encode())
+        sync_file(path / "clean")
+        (path / "started").unlink(missing_ok=True)
+        sync_file(path)
+    except OSError as error:
+        log.warning("%s: it cannot be noted that the store was closed in order: %s", path, error.strerror)
 
 
 def _write(path: Path, content: bytes) -> None:

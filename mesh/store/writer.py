@@ -169,7 +169,7 @@ class Writer:
             self._closed = True
             try:
                 with trio.CancelScope(shield=True):
-                    while self._running and self._work_left():
+                    while self._running and self._txn is not None and self._work_left():
                         await self._turn(wait=False)
                     self._running = False
                     await self._discard()
@@ -374,7 +374,7 @@ class Writer:
                     self._refuse(self._batch)
                 self._requeue()
                 await self._begin()
-            elif is_disk_full(error):
+            elif is_disk_full(error, self._ballast_path):
                 await self._disk_full()
             else:
                 raise StoreError(f"the store failed to commit: {error}") from error

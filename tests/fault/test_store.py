@@ -196,7 +196,8 @@ def test_a_place_without_room_is_refused_clearly(tmp_path):
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
-async def test_deletes_go_on_when_the_disk_itself_is_full(tmp_path):
+@pytest.mark.parametrize("size", [3000, 40_000], ids=["small values", "values that are written in part"])
+async def test_deletes_go_on_when_the_disk_itself_is_full(tmp_path, size):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -208,7 +209,7 @@ async def test_deletes_go_on_when_the_disk_itself_is_full(tmp_path):
     try:
         store = Store.open(disk / "store", mesh_id=MESH_ID, zone="default", settings=settings)
         try:
-            await fill_and_recover(store, disk)
+            await fill_and_recover(store, disk, size)
         finally:
             store.close()
         open_store(disk / "store").close()
@@ -216,10 +217,10 @@ async def test_deletes_go_on_when_the_disk_itself_is_full(tmp_path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-async def fill_and_recover(store, disk):
+async def fill_and_recover(store, disk, size):
     async with trio.open_nursery() as nursery:
         await nursery.start(store.run)
-        await fill(store)
+        await fill(store, size)
         assert store.full
         assert not (disk / "store" / "ballast").exists()
         with store.read("m") as log:
@@ -238,13 +239,13 @@ async def fill_and_recover(store, disk):
         nursery.cancel_scope.cancel()
 
 
-async def fill(store):
+async def fill(store, size):
     """Write until the store is full."""
 
     def job(txn):
         log = txn.log("m")
         hlc = max(log.author(KEY.aid).head, hlc_of(1_700_000_000_000)) + 1
-        rec = record.sign(KEY.secret, MESH_ID, b"m", path=f"kv/{hlc}", kind=0, hlc=hlc, val="x" * 3000)
+        rec = record.sign(KEY.secret, MESH_ID, b"m", path=f"kv/{hlc}", kind=0, hlc=hlc, val="x" * size)
         log.put(rec)
         log.set_marks(rec.aid, head=hlc, floor=0)
 
