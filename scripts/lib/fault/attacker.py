@@ -32,6 +32,7 @@ from mesh.net.host import Host
 from mesh.wire import frames, messages, protocols
 
 AT_ONCE = 50
+TURN_S = 5.0
 
 
 def silent(host: str, port: int, count: int) -> dict[str, Any]:
@@ -84,7 +85,8 @@ async def identities(host: str, port: int, count: int, home: Home) -> dict[str, 
 
 async def flood(host: str, port: int, seconds: int, home: Home) -> dict[str, Any]:
     """Come back whenever cut off."""
-    sent = links = 0
+    sent = [0]
+    links = 0
     until = time.monotonic() + seconds
     async with trio.open_nursery() as nursery:
         ours = Host(home.key, gate=lambda public, ip: Admission.MEMBER, prologue=_prologue(home))
@@ -96,11 +98,11 @@ async def flood(host: str, port: int, seconds: int, home: Home) -> dict[str, Any
                 await stream.send(frames.pack(messages.encode(_hello(home))))
                 links += 1
                 with trio.move_on_after(until - time.monotonic()):
-                    sent += await _pour(stream, home, links)
+                    await _pour(stream, home, links, sent)
             except MeshError:
                 await trio.sleep(0.05)
         nursery.cancel_scope.cancel()
-    return {"links": links, "bytes": sent}
+    return {"links": links, "bytes": sent[0]}
 
 
 def _hello(home: Home) -> messages.Hello:
@@ -110,18 +112,16 @@ def _hello(home: Home) -> messages.Hello:
     return messages.Hello(1, mesh_id, home.cert_chain, list(record.SCOPES), [], now_ms, 1, roots, zone)
 
 
-async def _pour(stream: Any, home: Home, seed: int) -> int:
-    """Frames of one kind per link until it is cut."""
-    dice, sent, number = random.Random(seed), 0, 0
-    try:
+async def _pour(stream: Any, home: Home, seed: int, sent: list[int]) -> None:
+    """Frames of one kind per link, until it is cut or the kind has had its turn."""
+    dice, number = random.Random(seed), 0
+    with trio.move_on_after(TURN_S):
         while True:
-            number += 1
             data = b"".join(frames.pack(_frame(home, dice, seed, number + n)) for n in range(32))
             number += 32
             await stream.send(data)
-            sent += len(data)
-    except MeshError:
-        return sent
+            sent[0] += len(data)
+    await stream.reset()
 
 
 def _frame(home: Home, dice: random.Random, kind: int, number: int) -> bytes:

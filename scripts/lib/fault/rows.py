@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from fault import attack, crash, membership, network, rights, split, storage
+from fault import attack, crash, membership, mutated, network, rights, split, storage
 from fault.base import Row, Run
 from fault.report import Report
 
@@ -19,6 +19,7 @@ ROWS: dict[str, Row] = {
     **storage.ROWS,
     **rights.ROWS,
     **attack.ROWS,
+    **mutated.ROWS,
 }
 
 
