@@ -36,7 +36,7 @@ UNFINISHED = re.compile("|".join(["TO" + "DO", "FIX" + "ME", r"\bXX" + "X\\b", "
 
 def product_files() -> list[Path]:
     """Every source file that is not a test."""
-    found = [*ROOT.glob("mesh/**/*.py"), *ROOT.glob("cmd/**/*.py"), *ROOT.glob("scripts/lib/*.py")]
+    found = [*ROOT.glob("mesh/**/*.py"), *ROOT.glob("cmd/**/*.py"), *ROOT.glob("scripts/lib/**/*.py")]
     found += [path for path in ROOT.glob("scripts/*") if path.is_file() and path.read_bytes()[:2] == b"#!"]
     return sorted(found)
 
