@@ -49,6 +49,7 @@ class Members(Paths):
         node.on_members.append(lambda joined, gone: self._obey_all())
         node.store.add_listener(self._changed)
         self.left = trio.Event()
+        self.before_leaving: list[Callable[[], Awaitable[None]]] = []
 
     def use(self, certificates: Certs) -> None:
         """Who removes nodes and moves them between zones."""
@@ -175,6 +176,8 @@ class Members(Paths):
 
     async def leave(self) -> Json:
         """Leave the mesh for good; the agent stops after the answer is out."""
+        for ending in self.before_leaving:
+            await ending()
         self._node.vitality.set_status(Status.LEFT)
         with trio.move_on_after(1.0):
             await self._node.flush()

@@ -8,6 +8,7 @@ from pathlib import Path
 from mesh.agent.node import Node
 from mesh.agent.supervisor import Supervisor
 from mesh.runtimes.base import Kind, Runtime
+from mesh.runtimes.offered import engine_socket, in_pod
 
 FOLDER = "work"
 
@@ -21,6 +22,7 @@ def folder_of(node: Node) -> Path:
 def supervisor_of(node: Node) -> Supervisor:
     """The supervisor of this node."""
     settings = node.config.runtimes
+    engine = settings.container or engine_socket()
     root, word = folder_of(node), node.me.hex()[:8]
 
     def process() -> Runtime:
@@ -31,9 +33,8 @@ def supervisor_of(node: Node) -> Supervisor:
 
     def container() -> Runtime:
         from mesh.runtimes.container import Containers
-        from mesh.runtimes.engine import find_socket
 
-        return Containers(settings.container or find_socket(), root, word)
+        return Containers(engine, root, word)
 
     def kubernetes() -> Runtime:
         from mesh.runtimes.kubeconfig import find_cluster
@@ -44,9 +45,9 @@ def supervisor_of(node: Node) -> Supervisor:
     makers: dict[Kind, Callable[[], Runtime]] = {}
     if settings.process:
         makers["process"] = process
-    if settings.container != "none":
+    if engine not in ("", "none"):
         makers["container"] = container
-    if settings.kubernetes != "none":
+    if settings.kubernetes != "none" and (settings.kubernetes or in_pod()):
         makers["kubernetes"] = kubernetes
     return Supervisor(
         makers,

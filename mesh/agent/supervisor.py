@@ -68,6 +68,7 @@ class Supervisor:
         self._adopted: dict[str, Adopted] = {}
         self._keepers: dict[str, Keeper] = {}
         self._past: dict[str, Kind] = {}
+        self._closed = False
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
         self.on_change: list[Callable[[Status], None]] = []
@@ -80,6 +81,8 @@ class Supervisor:
         Raises:
             Conflict: two launches of one instance.
         """
+        if self._closed:
+            return
         wanted: dict[str, Launch] = {}
         for launch in launches:
             if launch.instance in wanted:
@@ -121,10 +124,12 @@ class Supervisor:
             self._changed = trio.Event()
             await self._changed.wait()
 
-    async def stop_all(self) -> None:
-        """End everything, in order, and wait for it: this node leaves."""
+    async def close(self, within_s: float) -> None:
+        """This node leaves: end everything, each with its grace, and start nothing any more."""
         self.want(())
-        await self.drained()
+        self._closed = True
+        with trio.move_on_after(within_s):
+            await self.drained()
 
     async def logs(
         self, instance: str, *, tail: int = 100, follow: bool = False

@@ -7,7 +7,6 @@ Version 1.41 of the API: Docker 20.10 and later, Podman 4 and later. What an eng
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -20,30 +19,11 @@ from mesh.runtimes.base import Line
 from mesh.runtimes.web import Answer, Web
 
 API = "/v1.41"
-PLACES = ("/run/docker.sock", "/run/podman/podman.sock")
 PULL_S = 900.0
 FRAME_HEAD = 8
 FRAME_BYTES_MAX = 1024 * 1024
 STREAMS = {1: "stdout", 2: "stderr"}
 LINE_CHARS_MAX = 16 * 1024
-
-
-def find_socket() -> str:
-    """Where an engine of this device listens.
-
-    Raises:
-        NotFound: nowhere that is known.
-    """
-    places = [*PLACES]
-    if runtime := os.environ.get("XDG_RUNTIME_DIR", ""):
-        places += [f"{runtime}/docker.sock", f"{runtime}/podman/podman.sock"]
-    for place in places:
-        if os.path.exists(place):
-            return place
-    raise NotFound(
-        "no container engine on this node: no socket of Docker or Podman",
-        "systemctl enable --now podman.socket, or set runtimes.container",
-    )
 
 
 class Engine:

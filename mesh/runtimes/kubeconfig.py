@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 import trio
 
 from mesh.errors import ConfigError, Failed, NotFound
+from mesh.runtimes.offered import ACCOUNT
 from mesh.runtimes.web import Open
 
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CONNECT_S = 10.0
 
 

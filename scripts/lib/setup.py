@@ -28,6 +28,7 @@ STAMP = VENV / "mesh-stamp.json"
 PYTHON_MIN = (3, 11)
 RUN = ()
 TEST = ("dev",)
+ENGINE = {"podman": "podman", "runc": "runc", "busybox": "busybox-static"}
 TEST_PROGRAMS = (
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
@@ -201,6 +202,19 @@ def _test_packages() -> None:
         _apt(["install", *wanted], wanted)
     except SetupError as error:
         say(f"without {', '.join(wanted)} some tests are skipped: {str(error).splitlines()[0]}")
+
+
+def engine() -> None:
+    """A container engine for the tests of containers, which are skipped without one; about 20 s, once.
+
+    Only as root, which is what a bare test machine is; nobody's own machine is given an engine unasked.
+    """
+    wanted = [name for name in ENGINE if not shutil.which(name)]
+    if not wanted or os.geteuid() != 0 or not shutil.which("apt-get"):
+        return
+    say(f"installing for the tests of containers: {' '.join(ENGINE.values())}")
+    with contextlib.suppress(SetupError):
+        _apt(["install", *ENGINE.values()])
 
 
 def _compiles(source: str) -> bool:

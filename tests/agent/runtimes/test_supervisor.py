@@ -73,7 +73,8 @@ async def test_instances_outlive_the_agent_and_are_adopted_unchanged(root: Path)
         while second.states()[0].usage.processes is None:
             await trio.sleep(0.01)
         assert (pid_of(root), found.adopted, found.starts, found.epoch) == (pid, True, 0, 3)
-        await second.stop_all()
+        await second.close(60)
+        second.want(wanted)
         assert second.states() == []
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -113,7 +114,7 @@ async def test_a_change_stops_the_old_one_before_it_starts_the_new_one(root: Pat
         while said[-1] != ("running", 2):
             await trio.sleep(0.01)
         assert [state for state, _ in said] == ["running", "stopping", "starting", "running"]
-        await supervisor.stop_all()
+        await supervisor.close(60)
 
 
 async def test_a_command_that_exits_at_once_waits_longer_each_time(
@@ -129,7 +130,7 @@ async def test_a_command_that_exits_at_once_waits_longer_each_time(
         assert supervisor.state("app/0").starts >= 3  # type: ignore[union-attr]
         supervisor.want([shell("exec sleep 1000")])
         assert (await until(supervisor, "running")).row == 0
-        await supervisor.stop_all()
+        await supervisor.close(60)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ async def test_use_is_measured(root: Path) -> None:
         while supervisor.states()[0].usage.processes != 2:
             await trio.sleep(0.01)
         assert supervisor.states()[0].usage.memory_bytes
-        await supervisor.stop_all()
+        await supervisor.close(60)
 
 
 async def test_two_launches_of_one_instance_are_refused(root: Path) -> None:
@@ -257,7 +258,7 @@ async def test_a_supervisor_killed_at_any_moment_neither_doubles_nor_loses_its_i
         await until(supervisor, "running")
         assert not (Folder(root, "app/0").data / "data" / "doubled").exists()
         assert supervisor.states()[0].ends == 0
-        await supervisor.stop_all()
+        await supervisor.close(60)
 
 
 async def test_a_watchdog_ends_an_exclusive_instance_when_its_agent_hangs(root: Path) -> None:
