@@ -67,6 +67,7 @@ INDEX: dict[str, dict[str, Entry]] = {
         "validate": Entry("workloads", "read workloads without applying them"),
         "workload": Entry("workloads", "list, explain and change workloads"),
         "admission": Entry("workloads", "rules of what may run"),
+        "logs": Entry("logs", "print what workloads write"),
     },
     "Upkeep": {
         "log-level": Entry("upkeep", "show or set the level of the agent's log"),

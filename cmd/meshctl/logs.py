@@ -6,7 +6,6 @@ import sys
 from argparse import Namespace
 from typing import Any
 
-from meshctl import parse
 from meshctl.command import Commands, Verb, arg
 from meshctl.context import Context
 from meshctl.terminal import plain
@@ -39,7 +38,7 @@ COMMANDS: Commands = {
         args=(
             arg("name", metavar="NAME", help="a workload, or one instance such as web/2"),
             arg("--follow", "-f", action="store_true", help="go on with what is written, until interrupted"),
-            arg("--tail", "-n", metavar="N", type=parse.count, default=100, help="newest lines of each (100)"),
+            arg("--tail", "-n", metavar="N", type=int, default=100, help="newest lines of each (100)"),
             arg("--node", metavar="NODE", default="", help="only what runs, or ran, there"),
             arg("--times", "-t", action="store_true", help="when each line was written"),
         ),

@@ -7,7 +7,7 @@ nobody has to be reachable for it to be given. `left` names the incarnation that
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import trio

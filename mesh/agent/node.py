@@ -271,6 +271,8 @@ class Node:
 
     async def goodbye(self) -> None:
         """Tell the neighbours that this is a stop and no crash: for PAUSE_MS nobody takes our work over."""
+        if not self.links.sessions:
+            return  # nobody to tell, and perhaps still starting
         self.vitality.set_status(Status.SLEEP, self.now_ms() + PAUSE_MS)
         with trio.move_on_after(FLUSH_S):
             await self.flush()

@@ -22,6 +22,8 @@ from mesh.agent.runtimes import supervisor_of
 from mesh.agent.table import Table
 from mesh.agent.workloads import Workloads
 
+LEAVE_S = 40.0
+
 
 class Placement:
     """See the module."""
@@ -42,6 +44,7 @@ class Placement:
         self.placer = Placer(node, table, members, events, offered, leases, self.supervisor, self.orders)
         self.workloads = Workloads(node, certificates, table, self.orders, self.placer)
         self.logs = Logs(self.supervisor, calls, table)
+        members.before_leaving.append(lambda: self.supervisor.close(LEAVE_S))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""

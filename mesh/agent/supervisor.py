@@ -69,6 +69,7 @@ class Supervisor:
         self._keepers: dict[str, Keeper] = {}
         self._past: dict[str, Kind] = {}
         self._closed = False
+        self._ready = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
         self.on_change: list[Callable[[Status], None]] = []
@@ -129,6 +130,7 @@ class Supervisor:
         self.want(())
         self._closed = True
         with trio.move_on_after(within_s):
+            await self._ready.wait()
             await self.drained()
 
     async def logs(
@@ -156,6 +158,7 @@ class Supervisor:
                 for kind in late:
                     nursery.start_soon(self._adopt_late, kind)
                 self._apply(nursery)
+                self._ready.set()
                 task_status.started()
                 while True:
                     await trio.sleep(self._sample_s)

@@ -126,8 +126,8 @@ class NodeCalls(Base):
         return self._on(node, "zone", zone=zone)
 
     def leave(self) -> Any:
-        """`Left`. Leave the mesh for good; the agent stops."""
-        return self._post("/v1/leave")
+        """`Left`. Leave the mesh for good; what runs is ended in order, and the agent stops."""
+        return self._post("/v1/leave", 60.0)
 
     def ping(self, node: str, *, timeout_s: float = 5.0) -> Any:
         """`Pong`: one round trip."""

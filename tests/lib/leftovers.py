@@ -27,6 +27,16 @@ def belonging_to(root: Path) -> list[int]:
     return found
 
 
+def end_all(root: Path) -> None:
+    """Kill them, until there are none."""
+    while left := belonging_to(root):
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
 @contextmanager
 def running_folder() -> Iterator[Path]:
     """A folder that every user may pass through."""
@@ -35,10 +45,5 @@ def running_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        while left := belonging_to(folder):
-            for pid in left:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+        end_all(folder)
         shutil.rmtree(folder, ignore_errors=True)

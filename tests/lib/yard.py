@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from leftovers import end_all
+
 from mesh.client import Client
 from mesh.errors import MeshError
 
@@ -194,3 +196,4 @@ class Yard:
                 agent.process.send_signal(signal.SIGCONT)
                 agent.process.kill()
                 agent.process.wait()
+        end_all(self.folder)  # instances outlive their agents
