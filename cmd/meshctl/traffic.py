@@ -59,6 +59,7 @@ WANTS: tuple[Arg, ...] = (
     arg("--latency", metavar="TIME", help="the call wants answers at least this fast, e.g. 50ms"),
     arg("--size", type=float, metavar="BYTES", help="so much data goes with the call"),
     arg("--capability", action="append", default=[], metavar="WORD", help="its node must have this"),
+    arg("--need", action="append", default=[], metavar="NAME=AMOUNT", help="free there, e.g. memory=1e9"),
     arg("--data", action="append", default=[], metavar="NAME", help="a data set that the call works on"),
 )
 
@@ -77,6 +78,7 @@ def wants(args: Namespace) -> dict[str, Any]:
         "size_bytes": args.size,
         "capabilities": ",".join(args.capability) or None,
         "data": ",".join(args.data) or None,
+        "need": ",".join(args.need) or None,
     }
 
 

@@ -10,7 +10,7 @@ from mesh.admin.features import Json, Rows
 
 class Routing(Protocol):
     """To which instance calls go, what admins wrote about it, and calls. `wants`: latency_ms, size_bytes,
-    capabilities and data (names joined by commas), each if given.
+    capabilities and data (names joined by commas), need (NAME=AMOUNT joined by commas), each if given.
     """
 
     async def resolve(self, name: str, *, source: str, wants: Mapping[str, Any]) -> Json:

@@ -35,6 +35,7 @@ from mesh.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+IDLE_S = 60.0
 BURST_S = 2.0
 BUCKETS_MAX = 10_000
 _FORWARDED = (
@@ -155,7 +156,9 @@ class Gateway:
 
     async def _client(self, near: TcpPipe) -> None:
         settings = self.settings()
-        limits = Limits(answer_s=settings.answer_timeout_s, body_bytes_max=settings.body_bytes_max)
+        limits = Limits(
+            idle_s=IDLE_S, answer_s=settings.answer_timeout_s, body_bytes_max=settings.body_bytes_max
+        )
         await GatewayRelay(near, limits, self._router, self).run()
 
     def map(self) -> Map:

@@ -8,6 +8,7 @@ of the balancer.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -23,6 +24,8 @@ from mesh.core.registry import Health, Instance
 from mesh.core.routes import Route, resolve_alias
 from mesh.core.routing import ANYTHING, Candidate, Place, Plan, Wants
 from mesh.errors import NoInstances
+
+log = logging.getLogger(__name__)
 
 FRESH_S = 5.0
 PLANS_MAX = 8192
@@ -288,6 +291,7 @@ class Picker:
         self.breaker.failed(picked.candidate.key, now, conclusive=conclusive)
         kept = self.kept.get(picked.service)
         if kept is not None and picked.group and kept.failover.failed(picked.group, now):
+            log.warning("%s: group %s failed and is left for another", picked.service, picked.group)
             self._changed(frozenset((picked.service,)))
 
     def may_retry(self, service: str) -> bool:

@@ -37,11 +37,25 @@ def wants_of(asked: Mapping[str, Any]) -> Wants:
         size_bytes=asked.get("size_bytes"),
         capabilities=_words(asked.get("capabilities", "")),
         data=_words(asked.get("data", "")),
+        need=_amounts(asked.get("need", "")),
     )
 
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(sorted({word.strip() for word in text.split(",") if word.strip()}))[:32]
+
+
+def _amounts(text: str) -> tuple[tuple[str, float], ...]:
+    found = []
+    for word in _words(text):
+        name, _, amount = word.partition("=")
+        try:
+            found.append((name, float(amount)))
+        except ValueError:
+            raise UsageError(
+                f"need: {word[:80]!r} cannot be read", "NAME=AMOUNT, such as memory=1e9"
+            ) from None
+    return tuple(found)
 
 
 class Routing:

@@ -26,11 +26,13 @@ from mesh.agent.surroundings import Surroundings
 from mesh.agent.table import Table
 from mesh.core import routes, tokens
 from mesh.core.lease import Status
+from mesh.core.record import MESH
 from mesh.core.registry import Service
 from mesh.core.routes import Route
 from mesh.core.tokens import Token
 from mesh.errors import MeshError, NoInstances, Unreachable
 from mesh.observe.counters import Counters
+from mesh.store.store import Change
 from mesh.wire import protocols
 from mesh.wire.forward import Open
 
@@ -71,6 +73,7 @@ class Traffic:
             idle_s=lambda: node.config.proxy.idle_s,
         )
         node.on_members.append(lambda joined, gone: self._around.forget())
+        node.store.add_listener(self._changed)
         kept: Documents[Token] = Documents(node, tokens.PREFIX, read_token)
         self.tokens = Tokens(kept, certs, node.now_ms)
         self.routing = Routing(
@@ -87,6 +90,10 @@ class Traffic:
 
     def _forget(self) -> None:
         self.router.forget_plans()
+
+    def _changed(self, changes: list[Change]) -> None:
+        if any(each.scope == MESH and each.path.startswith("member/") for each in changes):
+            self._around.forget()  # a card may tell another place
 
     async def run(self) -> None:
         """Carry until cancelled; the parts that nobody configured are not even loaded.

@@ -54,8 +54,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one client may take.
 
     Attributes:
-        idle_s: between requests. head_s: for a request's head once it began.
-        answer_s: until the service begins to answer, and between pieces of what it sends.
+        idle_s: between requests. head_s: for the first request, and for each head once it began.
+        answer_s: until the service begins to answer, and between pieces of what either side sends.
         body_bytes_max: of a request; 0 is any.
     """
 
@@ -122,6 +122,7 @@ class WebRelay(ABC):
         self._server = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
         self._kept: dict[str, Leg] = {}
         self._body_bytes = 0
+        self._asked = False
 
     @abstractmethod
     async def admit(self, request: h11.Request) -> Way:
@@ -172,7 +173,8 @@ class WebRelay(ABC):
 
     async def _next(self) -> h11.Request | None:
         self._body_bytes = 0
-        patience_s = self._limits.idle_s
+        patience_s = self._limits.idle_s if self._asked else self._limits.head_s
+        self._asked = True
         while True:
             event = self._server.next_event()
             if isinstance(event, h11.Request):
@@ -239,7 +241,7 @@ class WebRelay(ABC):
         head = h11.Response(status_code=answer.status, headers=headers, reason=reason)
         parts = [self._server.send(head), self._server.send(h11.Data(data=answer.body))]
         parts.append(self._server.send(h11.EndOfMessage()))
-        await self._near.send(b"".join(part for part in parts if part))
+        await self._to_near(b"".join(part for part in parts if part))
         return self._reusable()
 
     def _reusable(self) -> bool:
@@ -271,7 +273,7 @@ class WebRelay(ABC):
     async def _tunnelled(self, leg: Leg) -> bool:
         try:
             self._end_of_request()
-            await self._near.send(self._said(h11.Response(status_code=200, headers=[], reason=b"Connected")))
+            await self._to_near(self._said(h11.Response(status_code=200, headers=[], reason=b"Connected")))
             await self._switched(leg)
         finally:
             leg.ended()
@@ -281,6 +283,17 @@ class WebRelay(ABC):
     def _end_of_request(self) -> None:
         if self._server.their_state is h11.SEND_BODY:
             self._server.next_event()
+
+    async def _to_near(self, data: bytes) -> None:
+        with trio.move_on_after(self._limits.answer_s):
+            await self._near.send(data)
+            return
+        raise Unreachable(f"the client took nothing for {self._limits.answer_s:g} s")
+
+    async def _from_near(self) -> bytes:
+        with trio.move_on_after(self._limits.answer_s):
+            return await self._near.receive()
+        raise Unreachable(f"the client sent nothing of a body for {self._limits.answer_s:g} s")
 
     async def _to_leg(self, leg: Leg, data: bytes) -> None:
         try:
@@ -308,7 +321,7 @@ class WebRelay(ABC):
             while True:
                 event = self._server.next_event()
                 if event is h11.NEED_DATA:
-                    self._server.receive_data(await self._near.receive())
+                    self._server.receive_data(await self._from_near())
                 elif isinstance(event, h11.Data):
                     self._count(len(event.data))
                     await leg.pipe.send(_sent(leg, h11.Data(data=bytes(event.data))))
@@ -333,16 +346,16 @@ class WebRelay(ABC):
         while True:
             event = await self._event(leg)
             if isinstance(event, h11.InformationalResponse):
-                await self._near.send(self._said(cleaned(event, upgrade=event.status_code == 101)))
+                await self._to_near(self._said(cleaned(event, upgrade=event.status_code == 101)))
                 if event.status_code == 101:
                     return True
             elif isinstance(event, h11.Response):
                 leg.answered(trio.current_time() - leg.begun)
-                await self._near.send(self._said(cleaned(event)))
+                await self._to_near(self._said(cleaned(event)))
             elif isinstance(event, h11.Data):
-                await self._near.send(self._said(h11.Data(data=bytes(event.data))))
+                await self._to_near(self._said(h11.Data(data=bytes(event.data))))
             elif isinstance(event, h11.EndOfMessage):
-                await self._near.send(self._said(h11.EndOfMessage()))
+                await self._to_near(self._said(h11.EndOfMessage()))
                 return False
             else:
                 raise _Broken("the connection ended")

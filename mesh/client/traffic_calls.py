@@ -1,6 +1,7 @@
 """Calls of services by name, and about routing. `mesh/client/calls.py` has the conventions.
 
-`wants`, what a call needs: `latency_ms`, `size_bytes`, `capabilities` and `data` (names joined by commas).
+`wants`, what a call needs: `latency_ms`, `size_bytes`, `capabilities` and `data` (names joined by
+commas), `need` (NAME=AMOUNT joined by commas).
 """
 
 from __future__ import annotations

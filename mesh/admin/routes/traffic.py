@@ -16,12 +16,13 @@ Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
 
 class WantsQuery(Struct, forbid_unknown_fields=True):
-    """What the call needs. `capabilities` and `data` are names joined by commas."""
+    """What the call needs. `capabilities` and `data` are names, `need` is NAME=AMOUNT, joined by commas."""
 
     latency_ms: Amount | None = None
     size_bytes: Amount | None = None
     capabilities: str = ""
     data: str = ""
+    need: str = ""
 
 
 class ResolveQuery(Struct, forbid_unknown_fields=True):
@@ -31,6 +32,7 @@ class ResolveQuery(Struct, forbid_unknown_fields=True):
     size_bytes: Amount | None = None
     capabilities: str = ""
     data: str = ""
+    need: str = ""
     source: str = ""
 
 
@@ -50,6 +52,7 @@ class ServiceCallBody(Struct, forbid_unknown_fields=True):
     size_bytes: Amount | None = None
     capabilities: str = ""
     data: str = ""
+    need: str = ""
 
 
 class TokenBody(Struct, forbid_unknown_fields=True):
