@@ -23,6 +23,8 @@ from mesh.core.record import Kind, Op
 RENEW_S = 30.0
 TTL_MS = 120_000
 GAP_S = 0.05
+# Of very many new services the words are told together: each record holds those of all.
+AT_ONCE_MAX = 64
 
 Probe = Callable[[Check], Awaitable[Outcome]]
 
@@ -69,7 +71,9 @@ class Checks:
         before = len(self._checked)
         (self._checked.add if checks else self._checked.discard)(id_)
         self._drive.handle(Offered(id_, checks, ttl_s))
-        if checks or before:
+        if len(self._words) > AT_ONCE_MAX:
+            self._news.set()
+        elif checks or before:
             self._publish()
 
     def withdraw(self, id_: str) -> None:

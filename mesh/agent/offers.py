@@ -192,13 +192,14 @@ class Offers:
             held = {rec.path for path in paths for rec in slots.slots(path) if rec.aid == self._node.me}
             return [Statement(path, Kind.ALL, None, Op.DEL) for path in paths if path in held]
 
-        await self._node.author.say(ZONE, build)
         for id_ in ids:
             if self._node.store.meta(META + id_) is not None:
                 await self._keep(id_, None)
+        await self._node.author.say(ZONE, build)
 
     async def _keep(self, id_: str, packed: bytes | None) -> None:
-        await self._node.store.write(lambda txn: txn.put_meta(META + id_, packed))
+        """Note the spec; it is on disk when what is written next is."""
+        await self._node.store.write(lambda txn: txn.put_meta(META + id_, packed), early=True)
 
     def report(self, id_: str, status: str, output: str = "") -> Service:
         """The program of a service says how it is.

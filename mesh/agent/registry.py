@@ -33,7 +33,7 @@ from mesh.core.vitals import StateChanged
 from mesh.errors import PeerError
 from mesh.store.store import Change
 
-SLICE = 128
+SLICE = 32
 EXPIRY_S = 0.5
 ABOUT_OWNERS = ("member/", "order/")
 
@@ -56,6 +56,7 @@ class Registry:
         self._services: dict[bytes, dict[str, Service]] = {}
         self._names: dict[str, set[tuple[bytes, str]]] = {}
         self._ids: dict[str, bytes] = {}
+        self._stamps: dict[str, int] = {}
         self._over: set[bytes] = set()
         self.owners = Owners(node, labels_of)
         self._remote: dict[str, dict[str, list[Instance]]] = {}
@@ -89,13 +90,13 @@ class Registry:
             self._folded[name] = found
         return found
 
-    def everything(self, *, expired: bool = False) -> list[Instance]:
-        """Instances of all names; `expired` ones too if asked for."""
-        found = [each for name in self.names() for each in self.instances(name)]
-        if expired:
-            for aid in sorted(self.owners.away):
-                own = self._services.get(aid, {})
-                found += [self._instance(aid, id_) for id_ in sorted(own) if self.expired(own[id_])]
+    def everything(self, name: str = "", *, expired: bool = False) -> list[Instance]:
+        """Instances of one name, or of all; `expired` ones too if asked for."""
+        found = [each for word in ([name] if name else self.names()) for each in self.instances(word)]
+        for aid in sorted(self.owners.away) if expired else ():
+            own = self._services.get(aid, {})
+            gone = [id_ for id_ in sorted(own) if name in ("", own[id_].name) and self.expired(own[id_])]
+            found += [self._instance(aid, id_) for id_ in gone]
         return found
 
     def service(self, id_: str) -> Instance | None:
@@ -117,6 +118,11 @@ class Registry:
     def offered_by(self, aid: bytes) -> list[Instance]:
         """The services of a member of our zone, by id."""
         return [self._instance(aid, id_) for id_ in sorted(self._services.get(aid, ()))]
+
+    def service_of(self, aid: bytes, id_: str) -> Service | None:
+        """One service of a member of our zone."""
+        own = self._services.get(aid)
+        return own.get(id_) if own is not None else None
 
     def owner_of(self, id_: str) -> bytes | None:
         """Who offers a service; None when nobody does."""
@@ -243,16 +249,17 @@ class Registry:
         owner_hex, _, id_ = path.removeprefix(PREFIX).partition("/")
         if owner_hex != author.hex():
             return set()
-        before = self._services.get(author, {}).get(id_)
+        before = self.service_of(author, id_)
         after = self._read(path, rec) if rec is not None else None
-        if before == after:
-            return set()
-        if after is None:
-            assert before is not None
+        if before is not None and after is None:
             self._remove(before)
             if author in self._over:
                 self._stale.set()
-        elif not self._add(after):
+        elif rec is not None and after is not None and (before == after or self._add(after)):
+            self._stamps[id_] = rec.hlc
+        else:
+            return set()
+        if before == after:
             return set()
         kind = Kind.DEREGISTERED if after is None else Kind.REGISTERED if before is None else Kind.UPDATED
         service = after or before
@@ -267,6 +274,9 @@ class Registry:
             return None
         if rec.expired(self._node.now_ms()) or not self._node.view.counts(rec):
             return None
+        held = self.service_of(rec.aid, path.rpartition("/")[2])
+        if held is not None and self._stamps[held.id] == rec.hlc:
+            return held  # read before: only whether it counts was in question
         try:
             return read(path, rec.val, public, self._node.zone)
         except PeerError as error:
@@ -296,7 +306,7 @@ class Registry:
 
     def _remove(self, service: Service) -> None:
         own = self._services[service.owner]
-        del own[service.id], self._ids[service.id]
+        del own[service.id], self._ids[service.id], self._stamps[service.id]
         held = self._names[service.name]
         held.discard((service.owner, service.id))
         if not held:

@@ -80,7 +80,7 @@ class Services:
         """`shapes.Service` of each that matches, by name, or the nearest first."""
         lookup = self._lookup(name, owner, tags, labels, tier, version, everything)
         rows: Rows = []
-        for number, each in enumerate(self._registry.everything(expired=everything)):
+        for number, each in enumerate(self._registry.everything(name, expired=everything)):
             if lookup.takes(each):
                 rows.append(self._row(each))
             if number % 256 == 255:
@@ -198,7 +198,7 @@ class Services:
                 found = None if place is None else changes.since(place)
                 if found is None:
                     place = changes.place
-                    for each in self._registry.everything():
+                    for each in self._registry.everything(name):
                         if lookup.takes(each):
                             yield self._line("present", each, place)
                     yield self._line("ready", None, place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +17,7 @@ import trio
 
 from mesh.agent.probes import probe
 from mesh.core.checks import parse_check
-from mesh.core.health import Outcome, Result
+from mesh.core.health import Outcome, Result, shown
 
 OK = b"HTTP/1.1 200 OK\r\nServer: here\r\nContent-Length: 5\r\n\r\nhello"
 PASS, WARN, FAIL, ERROR = Result
@@ -211,6 +212,14 @@ async def test_no_shell_ever_reads_the_words(tmp_path: Path) -> None:
     ):
         assert (await run("/bin/echo", word)).result == PASS
     assert not trap.exists()
+
+
+async def test_ten_thousand_fuzzed_words_arrive_as_they_are_and_no_shell_is_started() -> None:
+    rng, letters = random.Random(15), "abc $`;|&<>(){}[]*?!~#'\"\\\n\t\x1b\u202e\u00fc-=%@/"
+    for _ in range(180):
+        words = ["".join(rng.choices(letters, k=rng.randrange(1, 20))) for _ in range(58)]
+        found = await run("/bin/echo", "first", *words)
+        assert found == Outcome(PASS, shown(" ".join(["first", *words])), found.took_s)
 
 
 async def test_a_command_sees_nothing_of_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,6 +237,20 @@ def test_a_stop_takes_services_out_before_anybody_misses_the_agent(town: Yard) -
         town.agree()
 
 
+def test_a_right_that_is_taken_away_takes_services_with_it_everywhere(town: Yard) -> None:
+    a, b, c = town.agents
+    with a.client() as one, b.client() as two, c.client() as three:
+        made = two.register({"name": "guest", "port": 1})
+        eventually(lambda: three.services("guest"), "it is seen")
+        one.set_policy({"member": {"write": ["kv/**", "health/{self}"]}})
+        eventually(lambda: not one.services("guest") and not three.services("guest"), "it counts no more")
+        with pytest.raises(Denied, match="may not write"):
+            two.register({"name": "guest-2", "port": 1})
+        one.reset_policy()
+        eventually(lambda: three.services("guest"), "it counts again")
+        two.deregister(made["id"])
+
+
 def test_heartbeats_are_told_to_who_asks(town: Yard) -> None:
     a, b, _ = town.agents
     with b.client() as two:
@@ -286,10 +300,14 @@ def test_registrations_beyond_the_bound_are_refused(yard: Yard) -> None:
 
 
 def test_services_of_another_zone_are_found_through_its_gateway(yard: Yard) -> None:
-    here = yard.first()
-    with here.client() as client:
+    here = yard.first(start=False)
+    here.settings["MESHD_MEMBERSHIP__PROFILE"] = "local"
+    with here.start().client() as client:
         far = client.create_invite(uses=2, zone="berlin")["token"]
-    there, other = yard.join(far), yard.join(far)
+    there, other = yard.join(far, start=False), yard.join(far, start=False)
+    for agent in (there, other):
+        agent.settings.update(here.settings)
+        agent.start()
     yard.agree()
     with here.client() as one, there.client() as two:
         two.register({"name": "orders", "port": 8080})

@@ -263,3 +263,11 @@ def test_what_an_author_in_quarantine_wrote_still_counts_and_what_a_removed_one_
     assert View(Policy(), scene.directory).counts(said)
     scene.directory.feed([v.remove(scene.founder, scene.member.aid, at=70)])
     assert not View(Policy(), scene.directory).counts(said)
+
+
+def test_calls_of_services_are_granted_by_name(scene):
+    assert scene.may(Policy(), scene.member, "call", "orders")
+    some = Policy({"roles": {MEMBER: {"call": ["orders"]}}})
+    assert scene.may(some, scene.member, "call", "orders")
+    assert not scene.may(some, scene.member, "call", "ledger")
+    assert scene.may(some, scene.founder, "call", "ledger")
