@@ -102,6 +102,17 @@ class Exposed:
         for name in list(self._ids):
             self._look(name)
 
+    def healthy(self, name: str) -> bool:
+        """Whether what runs here of a workload is registered and, if it has checks, passes them."""
+        seats = [seat for seat in sorted(self._seats) if seat.name == name]
+        if not seats:
+            return False
+        id_ = self._ids.get(name)
+        if id_ is None or not self._seats[seats[0]][0].checks:
+            return True
+        instance = self._registry.service(id_)
+        return instance is not None and instance.health.usable
+
     def _look(self, name: str) -> None:
         seats = [seat for seat in sorted(self._seats) if seat.name == name]
         if not seats:

@@ -119,7 +119,15 @@ class Features:
         self.shards = Shards(node, self.table, self.events)
         calls = self.messages.calls
         self.placed = Placement(
-            node, self.table, self.members, self.events, self.offered, self.leases, self.certs, calls
+            node,
+            self.table,
+            self.members,
+            self.events,
+            self.offered,
+            self.leases,
+            self.certs,
+            calls,
+            self.rollouts,
         )
         self.workloads, self.logs = self.placed.workloads, self.placed.logs
 

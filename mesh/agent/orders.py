@@ -31,6 +31,8 @@ class Orders:
     Attributes:
         on_change: told of the workloads that changed (None: gone), and whether the rules did.
         faults: why a stored workload cannot be read, by name.
+        newest: each workload as it was ordered last; `specs` has the generation that this node is to run.
+        choose: which generation that is: given the name, the record's value and the newest.
     """
 
     def __init__(self, node: Node) -> None:
@@ -38,6 +40,8 @@ class Orders:
         self._specs: dict[str, Spec] = {}
         self._rules: tuple[Rule, ...] = ()
         self._loaded = False
+        self.newest: dict[str, Spec] = {}
+        self.choose: Callable[[str, Any, Spec], Spec] = lambda name, value, newest: newest
         self.faults: dict[str, str] = {}
         self.on_change: list[Callable[[dict[str, Spec | None], bool], None]] = []
         node.store.add_listener(self._changed)
@@ -86,15 +90,26 @@ class Orders:
         spec = self._read(name, rec.val) if rec is not None else None
         if spec is None:
             self._specs.pop(name, None)
+            self.newest.pop(name, None)
         else:
             self._specs[name] = spec
         return name, spec
+
+    def refresh(self, name: str) -> None:
+        """Which generation of a workload this node is to run may be another one now."""
+        if self._loaded:
+            before = self._specs.get(name)
+            _, spec = self._take(PREFIX + name)
+            if spec != before:
+                self._tell({name: spec}, False)
 
     def _read(self, name: str, value: Any) -> Spec | None:
         try:
             spec = read_spec(value)
             if spec.workload.name != name:
                 raise UsageError(f"the spec of workload {name:.80} names {spec.workload.name}")
+            self.newest[name] = spec
+            spec = self.choose(name, value, spec)
         except UsageError as error:
             if name_ok(name):
                 self.faults[name] = error.message

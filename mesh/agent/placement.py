@@ -18,6 +18,8 @@ from mesh.agent.node import Node
 from mesh.agent.offering import Offering
 from mesh.agent.orders import Orders
 from mesh.agent.placer import Placer
+from mesh.agent.rolling import Rolling
+from mesh.agent.rollouts import Rollouts
 from mesh.agent.runtimes import supervisor_of
 from mesh.agent.table import Table
 from mesh.agent.workloads import Workloads
@@ -38,11 +40,13 @@ class Placement:
         leases: Leases,
         certificates: Certs,
         calls: Calls,
+        rollouts: Rollouts,
     ) -> None:
         self.supervisor = supervisor_of(node)
         self.orders = Orders(node)
         self.placer = Placer(node, table, members, events, offered, leases, self.supervisor, self.orders)
-        self.workloads = Workloads(node, certificates, table, self.orders, self.placer)
+        self._rolling = Rolling(node, rollouts, self.orders, self.placer)
+        self.workloads = Workloads(node, certificates, table, self.orders, self.placer, rollouts)
         self.logs = Logs(self.supervisor, calls, table)
         members.before_leaving.append(lambda: self.supervisor.close(LEAVE_S))
 

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 Rows = list[Json]
+Said = list[Statement]
 
 LOOK_MS = 1000
 WATCH_S = 0.5
@@ -169,12 +170,8 @@ class Rollouts:
             return newest
         return rollout.generation_for(self._node.me, self.picture(*found))
 
-    def begin(self, slots: Log, subject: str, value: Json, plan: Plan) -> list[Statement]:
-        """What to say beside a record's new value, in the same transaction, so that it is rolled out.
-
-        Args:
-            value: with the new generation already in it; the old one in its past.
-        """
+    def _begin(self, subject: str, value: Json, plan: Plan) -> Said:
+        """The order, said in the same transaction as the value that has the new generation in it."""
         known = generations.all_of(value)
         provider, _ = self._provider(subject)
         if len(known) < 2 and not provider.staged_from_nothing:
@@ -184,7 +181,7 @@ class Rollouts:
         ident = _ident(subject, order)
         return [*self.end(subject), Statement(rollout.order_path(ident), Kind.REG, rollout.encode(order))]
 
-    def end(self, subject: str) -> list[Statement]:
+    def end(self, subject: str) -> Said:
         """What to say beside the delete of a record: its rollouts are gone with it."""
         return [
             Statement(rollout.order_path(ident), Kind.REG, op=Op.DEL)
@@ -374,25 +371,40 @@ class Rollouts:
         rollout.check_plan(subject, plan)
         return await self.change(subject, spec, plan)
 
+    def stage(self, slots: Log, subject: str, spec: Json, plan: Plan, more: Json | None = None) -> Said:
+        """What to say so that a spec becomes the next generation and is rolled out.
+
+        Args:
+            more: what else the record holds.
+
+        Raises:
+            UsageError: the plan cannot be done, or the spec is too large.
+        """
+        provider, name = self._provider(subject)
+        rollout.check_plan(subject, plan)
+        path, now_ms = provider.path(name), self._node.now_ms()
+        held = register(self._node.view.visible(slots.slots(path)), now_ms)
+        value = _sound(held.val) if held is not None else None
+        keep = 0 if value is None else self.settled(subject, generations.all_of(value)[0].gen)
+        new = {**generations.following(value, spec, now_ms, keep), **(more or {})}
+        return [*self._begin(subject, new, plan), Statement(path, Kind.REG, new)]
+
     async def change(self, subject: str, spec: Json, plan: Plan) -> Json:
         """Store a spec as the next generation and roll it out."""
-        provider, name = self._provider(subject)
-        path = provider.path(name)
-        rollout.check_plan(subject, plan)
-
-        def build(slots: Log) -> list[Statement]:
-            now_ms = self._node.now_ms()
-            held = register(self._node.view.visible(slots.slots(path)), now_ms)
-            value = None if held is None else held.val
-            keep = 0 if value is None else self.settled(subject, generations.all_of(value)[0].gen)
-            new = generations.following(value, spec, now_ms, keep)
-            return [*self.begin(slots, subject, new, plan), Statement(path, Kind.REG, new)]
-
-        await self._node.author.say(MESH, build)
+        await self._node.author.say(MESH, lambda slots: self.stage(slots, subject, spec, plan))
         found = self._of(subject)
         if found is None:
             return {"subject": subject, "state": "done"}
         return await self.show(subject)
+
+
+def _sound(value: Any) -> Json | None:
+    """A record's value, None if it has no generations that can be read."""
+    try:
+        generations.all_of(value)
+    except PeerError:
+        return None
+    return dict(value)
 
 
 def _order(slots: Log, path: str, view: Any, now_ms: int) -> Order | None:

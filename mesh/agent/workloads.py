@@ -16,6 +16,7 @@ from mesh.agent.certs import Certs
 from mesh.agent.node import Node
 from mesh.agent.orders import Orders, read_spec
 from mesh.agent.placer import Placer
+from mesh.agent.rollouts import Rollouts
 from mesh.agent.table import Table
 from mesh.agent.words import iso, iso_of
 from mesh.core import candidates, guard
@@ -38,12 +39,21 @@ AT_ONCE_MAX = 1000
 class Workloads:
     """See `mesh.admin.workload_features.Workloads`."""
 
-    def __init__(self, node: Node, certificates: Certs, table: Table, orders: Orders, placer: Placer) -> None:
+    def __init__(
+        self,
+        node: Node,
+        certificates: Certs,
+        table: Table,
+        orders: Orders,
+        placer: Placer,
+        rollouts: Rollouts,
+    ) -> None:
         self._node = node
         self._certs = certificates
         self._table = table
         self._orders = orders
         self._placer = placer
+        self._rollouts = rollouts
 
     @property
     def _seats(self) -> Seating:
@@ -62,7 +72,7 @@ class Workloads:
             said.clear()
             found = [self._applied(slots, workload) for workload in parsed]
             said.extend(row for row, _ in found)
-            return [statement for _, statement in found if statement is not None and not dry_run]
+            return [] if dry_run else [statement for _, each in found for statement in each]
 
         if dry_run:
             with self._node.store.read(MESH) as slots:
@@ -83,13 +93,13 @@ class Workloads:
         refuse_circle({**known, **{workload.name: workload for workload in parsed}})
         return parsed
 
-    def _applied(self, slots: Log, workload: Workload) -> tuple[Json, Statement | None]:
+    def _applied(self, slots: Log, workload: Workload) -> tuple[Json, list[Statement]]:
         held = self._held(slots, workload.name)
         gen = held.gen + 1 if held is not None else 1
         row = {"name": workload.name, "change": "created" if held is None else "changed", "gen": gen}
         if held is not None and held.workload == workload:
-            return {**row, "change": "unchanged", "gen": held.gen}, None
-        return row, self._statement(Spec(workload, gen, held.restarts if held is not None else 0))
+            return {**row, "change": "unchanged", "gen": held.gen}, []
+        return row, self._staged(slots, workload, held.restarts if held is not None else 0)
 
     def _held(self, slots: Log, name: str) -> Spec | None:
         """What is stored of a workload as this transaction sees it; None when there is nothing sound."""
@@ -101,9 +111,10 @@ class Workloads:
             nothing = Workload(name=name)
             return Spec(nothing, gen if isinstance(gen, int) else 0)
 
-    def _statement(self, spec: Spec) -> Statement:
-        value = {"gen": spec.gen, "spec": document(spec.workload), "restarts": spec.restarts}
-        return Statement(PREFIX + spec.workload.name, Kind.REG, value)
+    def _staged(self, slots: Log, workload: Workload, restarts: int) -> list[Statement]:
+        """The next generation, and the order to roll it out."""
+        subject, more = f"workload/{workload.name}", {"restarts": restarts}
+        return self._rollouts.stage(slots, subject, document(workload), workload.rollout, more)
 
     async def _change(self, name: str, change: Callable[[Spec], Spec]) -> Json:
         """Store a changed spec under the next gen. NotFound, Denied."""
@@ -114,7 +125,8 @@ class Workloads:
             held = self._held(slots, name)
             if held is None:
                 raise _unknown(name)
-            return [self._statement(msgspec.structs.replace(change(held), gen=held.gen + 1))]
+            new = change(held)
+            return self._staged(slots, new.workload, new.restarts)
 
         await self._node.author.say(MESH, build)
         return self._row(name)
@@ -122,11 +134,19 @@ class Workloads:
     async def scale(self, name: str, replicas: int | str) -> Json:
         """`shapes.Workload`."""
 
-        def change(spec: Spec) -> Spec:
-            raw = {**document(spec.workload), "replicas": replicas}
-            return msgspec.structs.replace(spec, workload=parse(raw))
+        self._spec(name)
+        self._certs.require_admin()
 
-        return await self._change(name, change)
+        def build(slots: Log) -> list[Statement]:
+            rec = register(self._node.view.visible(slots.slots(PREFIX + name)), self._node.now_ms())
+            if rec is None:
+                raise _unknown(name)
+            # The generation stays, since nothing of what runs is to be changed.
+            spec = parse({**document(read_spec(rec.val).workload), "replicas": replicas})
+            return [Statement(PREFIX + name, Kind.REG, {**rec.val, "spec": document(spec)})]
+
+        await self._node.author.say(MESH, build)
+        return self._row(name)
 
     async def restart(self, name: str) -> Json:
         """`shapes.Workload`."""
@@ -141,7 +161,8 @@ class Workloads:
         for other, spec in sorted(self._orders.specs().items()):
             if name in spec.workload.depends:
                 raise Conflict(f"{other} depends on {name}", f"delete {other} first, or apply it without")
-        await self._node.author.say(MESH, lambda _: [Statement(PREFIX + name, Kind.REG, None, Op.DEL)])
+        gone = [*self._rollouts.end(f"workload/{name}"), Statement(PREFIX + name, Kind.REG, None, Op.DEL)]
+        await self._node.author.say(MESH, lambda _: gone)
         return row
 
     async def schema(self) -> Json:
@@ -151,7 +172,8 @@ class Workloads:
     # -- showing ----------------------------------------------------------------------------------------
 
     def _spec(self, name: str) -> Spec:
-        spec = self._orders.specs().get(name)
+        self._orders.specs()
+        spec = self._orders.newest.get(name)
         if spec is None:
             if name in self._orders.faults:
                 raise UsageError(f"workload {name}: {self._orders.faults[name]}", "apply it again")

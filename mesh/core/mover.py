@@ -49,8 +49,7 @@ class Mover:
         if st in BUSY:
             assert said is not None
             return self._moving(picture, said, running, now_ms)
-        unwell = running.gen == picture.order.after and not running.healthy
-        if st == St.OK and unwell and not picture.done:
+        if st == St.OK and running.failing and running.gen == picture.order.after and not picture.done:
             return self._word(picture, St.FAIL, now_ms, running.why), math.inf
         return None, math.inf
 
@@ -100,15 +99,21 @@ class Mover:
     def _moving(
         self, picture: Picture, said: Statement, running: Running, now_ms: int
     ) -> tuple[Statement | None, float]:
-        new = running.gen == picture.order.after
-        if new and (running.failing or (said.st == St.TRIAL and not running.healthy)):
-            return self._word(picture, St.FAIL, now_ms, running.why or "it became unhealthy"), now_ms
-        if said.st == St.MOVE and new and running.healthy:
-            return self._word(picture, St.TRIAL, now_ms), now_ms + picture.plan.bake_s * 1000
-        span_s = picture.plan.deadline_s if said.st == St.MOVE else picture.plan.bake_s
-        end_ms = said.since_ms + span_s * 1000
-        if now_ms < end_ms:
-            return None, end_ms
-        if said.st == St.TRIAL:
-            return self._word(picture, St.OK, now_ms), math.inf
-        return self._word(picture, St.FAIL, now_ms, running.why or "it was not healthy in time"), now_ms
+        new, moved_ms = running.gen == picture.order.after, said.moved_ms or said.since_ms
+        end_ms = moved_ms + picture.plan.deadline_s * 1000
+        if new and running.failing:
+            return self._word(picture, St.FAIL, now_ms, running.why or "it ended"), now_ms
+        if not (new and running.healthy):
+            if now_ms >= end_ms:
+                why = running.why or "it was not healthy in time"
+                return self._word(picture, St.FAIL, now_ms, why), now_ms
+            again = self._word(picture, St.MOVE, now_ms, running.why)
+            again = msgspec.structs.replace(again, moved_ms=moved_ms)
+            return (again if said.st == St.TRIAL else None), end_ms
+        if said.st == St.MOVE:
+            trial = msgspec.structs.replace(self._word(picture, St.TRIAL, now_ms), moved_ms=moved_ms)
+            return trial, now_ms + picture.plan.bake_s * 1000
+        baked_ms = said.since_ms + picture.plan.bake_s * 1000
+        if now_ms < baked_ms:
+            return None, baked_ms
+        return self._word(picture, St.OK, now_ms), math.inf

@@ -6,8 +6,8 @@
 A target is a node that has the thing to be changed (instances of a workload, settings of its own). Each one
 reads the order and what the other targets say, and decides for itself alone whether its turn has come:
 
-    wait --its gate is open--> turn --still open--> move --runs, healthy--> trial --for bake_s--> ok
-                                                      `---- not in time, or it fails ----> fail
+    wait --its gate is open--> turn --still open--> move <--runs, healthy--> trial --for bake_s--> ok
+                                                      `---- not in time, or it ends ----> fail
     any --halted, and to be taken back; or aborted--> back
 
     rolling    (default) targets in the order of u = BLAKE2b(id, aid); at most max_unavailable in move or
@@ -104,13 +104,14 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Statement(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A target's word. `halt`: why nobody should go on."""
+    """A target's word. `halt`: why nobody should go on; `moved_ms`: when it moved, for its deadline."""
 
     gen: Whole
     st: St
     since_ms: Whole
     why: Words = ""
     halt: Words = ""
+    moved_ms: Whole = 0
 
 
 class Target(msgspec.Struct, frozen=True):

@@ -1,20 +1,24 @@
-"""Configuration documents on real agents: rolled out node by node, acknowledged, refused, taken back."""
+"""Rollouts on real agents, of workloads and of documents: staged, acknowledged, taken back, undone."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from leftovers import belonging_to
 from yard import Agent, Yard, eventually
 
 from mesh.errors import ConfigError, Denied, NotFound, UsageError
 
 pytestmark = pytest.mark.slow
+TINY = {"requests": {"cpu": 0.01, "memory": "4Mi"}, "limits": {"memory": "64Mi"}}
 FAST = {"pause_s": 0.2, "bake_s": 0.5, "deadline_s": 20.0, "waves": [1.0], "max_unavailable": 3}
 
 
@@ -24,17 +28,26 @@ def agents() -> Iterator[list[Agent]]:
     folder = Path(tempfile.mkdtemp(prefix="yard-"))
     yard = Yard(folder)
     try:
-        first = yard.first()
-        token = yard.invite(first, uses=2)
-        yard.join(token)
-        third = yard.join(token, start=False)
-        third.settings = {"MESHD_LOG__LEVEL": "warning"}
-        third.start()
+        started(yard.first(start=False))
+        token = yard.invite(yard.agents[0], uses=2)
+        started(yard.join(token, start=False))
+        started(yard.join(token, start=False), MESHD_LOG__LEVEL="warning")
         yard.agree()
         yield yard.agents
     finally:
         yard.end()
+        while left := belonging_to(folder):
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def started(agent: Agent, **settings: str) -> None:
+    agent.settings = {"MESHD_WORKLOADS__ALONE_S": "1", **settings}
+    agent.start()
 
 
 def setting(agent: Agent, key: str) -> tuple[Any, str]:
@@ -129,3 +142,70 @@ def test_what_cannot_be_is_refused_by_name(agents: list[Agent]) -> None:
             member.set_document("all", {"log_level": "debug"})
         with pytest.raises(NotFound):
             admin.rollout("workload/nothing")
+
+
+# -- workloads ----------------------------------------------------------------------------------------------
+
+
+def apply(agent: Agent, name: str, version: str, command: list[str], **rollout: Any) -> None:
+    spec = {"name": name, "version": version, "command": command, "replicas": 3, "resources": TINY}
+    with agent.client() as client:
+        client.apply([{**spec, "rollout": {**FAST, **rollout}}])
+
+
+def generations(agent: Agent, name: str) -> list[int]:
+    """Of the instances that run."""
+    with agent.client() as client:
+        rows = client.workload(name)["instances"]
+    return sorted(row["gen"] for row in rows if row["state"] == "running")
+
+
+def running(agents: list[Agent], name: str, wanted: list[int]) -> None:
+    for agent in agents:
+        eventually(lambda agent=agent: generations(agent, name) == wanted, f"{name} runs as {wanted}")
+
+
+def test_a_new_version_takes_the_old_ones_place_node_by_node_and_is_undone(agents: list[Agent]) -> None:
+    apply(agents[0], "web", "1", ["/bin/sleep", "100001"])
+    running(agents, "web", [1, 1, 1])
+    apply(agents[0], "web", "2", ["/bin/sleep", "100002"], strategy="rolling", max_unavailable=1)
+    seen = set()
+    with agents[1].client() as client:
+        eventually(lambda: client.rollout("workload/web"), "the order arrives")
+        with client.watch_rollout("workload/web") as lines:
+            for line in lines:
+                seen.add(line["counts"]["move"] + line["counts"]["trial"])
+                last = line
+    assert (last["state"], last["counts"]["ok"]) == ("done", last["targets"])
+    assert max(seen) == 1
+    running(agents, "web", [2, 2, 2])
+    undone = agents[0].ctl("rollout", "undo", "web")
+    assert undone.returncode == 0, undone.stderr
+    assert over(agents[0], "workload/web") == "done"
+    running(agents, "web", [3, 3, 3])
+    with agents[0].client() as client:
+        assert client.workload("web")["version"] == "1"
+        assert [row["generation"] for row in client.generations("workload/web")] == [3, 2, 1]
+        client.scale_workload("web", 2)
+        running(agents, "web", [3, 3])
+        client.delete_workload("web")
+
+
+def test_a_bad_canary_halts_and_is_taken_back_while_the_others_run_on(agents: list[Agent]) -> None:
+    apply(agents[0], "app", "1", ["/bin/sleep", "100003"])
+    running(agents, "app", [1, 1, 1])
+    apply(agents[0], "app", "2", ["/bin/false"], strategy="canary", max_unavailable=1)
+    moved = 0
+    with agents[0].client() as client, client.watch_rollout("workload/app") as lines:
+        for line in lines:
+            moved = max(moved, sum(line["counts"][st] for st in ("move", "trial", "ok", "fail", "back")))
+            last = line
+    assert last["state"] == "rolled back"
+    assert "failed" in last["halt"]
+    assert moved == 1
+    running(agents, "app", [1, 1, 1])
+    shown = agents[0].ctl("rollout", "status", "app")
+    assert shown.returncode == 1
+    assert "rolled back" in shown.stdout
+    with agents[0].client() as client:
+        client.delete_workload("app")

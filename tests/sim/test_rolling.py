@@ -29,8 +29,8 @@ def test_a_good_version_reaches_everybody_one_by_one(seed: int) -> None:
 
 @pytest.mark.parametrize("strategy", ["canary", "gradual", "regional"])
 def test_every_strategy_comes_to_its_end(strategy: str) -> None:
-    scene = Scene(nodes=20, plan=plan(strategy=strategy, regions=("south", "north")))
-    sim = Rolling(1, scene).run(600)
+    scene = Scene(nodes=10, plan=plan(strategy=strategy, regions=("south", "north")))
+    sim = Rolling(1, scene).run(200)
     assert sim.troubles == []
     assert sim.outcome() == "done"
     assert {node.gen for node in sim.nodes} == {2}
