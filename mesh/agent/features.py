@@ -10,6 +10,7 @@ import trio
 
 import mesh
 from mesh import settings
+from mesh.agent.agreement import Agreement
 from mesh.agent.calls import Calls
 from mesh.agent.certs import Certs
 from mesh.agent.discovery import Discovery
@@ -17,7 +18,6 @@ from mesh.agent.duties import Duties
 from mesh.agent.events import Events
 from mesh.agent.invites import Invites
 from mesh.agent.kv import Kv
-from mesh.agent.leases import Leases
 from mesh.agent.members import Members
 from mesh.agent.messages import Messages
 from mesh.agent.metrics import Metrics
@@ -26,9 +26,7 @@ from mesh.agent.offering import Offering
 from mesh.agent.placement import Placement
 from mesh.agent.policy import Policies
 from mesh.agent.programs import Programs
-from mesh.agent.proposing import Proposer
 from mesh.agent.query import Queries
-from mesh.agent.quorum import Quorums
 from mesh.agent.renewal import Keeper
 from mesh.agent.rollouts import Rollouts
 from mesh.agent.shadow import Shadows
@@ -38,7 +36,6 @@ from mesh.agent.summary import Summary
 from mesh.agent.table import Table
 from mesh.agent.topics import Topics
 from mesh.agent.traffic import Traffic
-from mesh.agent.votes import Votes
 from mesh.config import Config
 from mesh.config import Messages as MessageSettings
 from mesh.errors import MeshError
@@ -90,15 +87,11 @@ class Features:
         node.use_queries(self.messages.queries)
         self.messages.queries.register("mesh.status", self._brief)
         self.messages.queries.register("mesh.metric", self.metrics.value)
-        self._votes = Votes(node)
-        for method, handler in self._votes.handlers.items():
-            self.messages.calls.handle(method, handler)
-        self._proposer = Proposer(node.me, self.messages.calls.request, self.table.public_of, node.rng)
-        self.quorums = Quorums(node, self.certs, self.table, self._votes, self._proposer)
+        self._agreed = Agreement(node, self.certs, self.table, self.messages.calls)
+        self.quorums, self.leases = self._agreed.quorums, self._agreed.leases
         self._own_config, self._document = node.config, dict[str, tuple[str, Any]]()
         self.rollouts = Rollouts(node, self.certs, self.table)
         self.shadows = Shadows(node, self.certs, self.table, self.rollouts, self._take_document)
-        self.leases = Leases(node.me, self.quorums, self._proposer, self.table, node.rng)
         self._keeper = Keeper(node, self.certs, self._moved)
         self._discovery = Discovery(node)
         self.status.more_checks += [self._discovery.check, self.metrics.check]
@@ -144,9 +137,7 @@ class Features:
             nursery.start_soon(self.shards.run)
             nursery.start_soon(self._traffic.run)
             await nursery.start(self.messages.run)
-            nursery.start_soon(self._votes.run)
-            await nursery.start(self._proposer.run)
-            await nursery.start(self.leases.run)
+            await nursery.start(self._agreed.run)
             await nursery.start(self.placed.run)
             nursery.start_soon(self.rollouts.run)
             nursery.start_soon(self.shadows.run)
