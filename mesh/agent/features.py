@@ -83,10 +83,6 @@ class Features:
         self.policy = Policies(node, self.certs, self.members.name_of)
         self.members.use(self.certs)
         self.messages = self._messages()
-        node.store.add_listener(self.messages.changed)
-        node.use_queries(self.messages.queries)
-        self.messages.queries.register("mesh.status", self._brief)
-        self.messages.queries.register("mesh.metric", self.metrics.value)
         self._agreed = Agreement(node, self.certs, self.table, self.messages.calls)
         self.quorums, self.leases = self._agreed.quorums, self._agreed.leases
         self._own_config, self._document = node.config, dict[str, tuple[str, Any]]()
@@ -149,7 +145,7 @@ class Features:
         node, counters, peers = self._node, self.metrics.counters, self.table
         programs = Programs(node.me, peers, node.now_ms)
         calls = Calls(node.key.public, peers, node.open, counters)
-        return Messages(
+        messages = Messages(
             node.me,
             peers,
             Topics(node.me, node.author, node.store.live, peers, self._settings, counters, node.now_ms),
@@ -158,6 +154,11 @@ class Features:
             Queries(node.key, node.mesh_id, peers, node, programs, counters, node.now_ms, node.rng.randbytes),
             self._settings,
         )
+        node.store.add_listener(messages.changed)
+        node.use_queries(messages.queries)
+        messages.queries.register("mesh.status", self._brief)
+        messages.queries.register("mesh.metric", self.metrics.value)
+        return messages
 
     def _brief(self, _: object) -> dict[str, object]:
         """What each node answers to the query `mesh.status`."""
