@@ -285,6 +285,13 @@ class Picker:
 
     # -- what came of it --------------------------------------------------------------------------------
 
+    def answered(self, picked: Picked) -> None:
+        """A call to it was answered."""
+        self.breaker.answered(picked.candidate.key, self._now())
+        kept = self.kept.get(picked.service)
+        if kept is not None and picked.group:
+            kept.failover.answered(picked.group)
+
     def failed(self, picked: Picked, *, conclusive: bool = False) -> None:
         """A call to it failed; `conclusive`: its whole agent is gone."""
         now = self._now()

@@ -10,20 +10,20 @@ from typing import Any
 from mesh.agent import pipes
 from mesh.agent.certs import Certs
 from mesh.agent.documents import Documents
+from mesh.agent.picking import Picked
 from mesh.agent.routing import CONNECT_S, Router
 from mesh.agent.words import iso
 from mesh.core import routes, tokens
-from mesh.core.registry import check_name
+from mesh.core.registry import Service, check_name
 from mesh.core.routes import Route
 from mesh.core.routing import Wants
 from mesh.core.tokens import Token
 from mesh.errors import MeshError, NoHandler, NoInstances, NotFound, TimedOut, Unreachable, UsageError
-from mesh.identity.keys import peer_id_of
 from mesh.net.base import Refused
 
 Json = dict[str, Any]
 Rows = list[Json]
-Request = Callable[[str, str, Any, float], Awaitable[Json]]
+Ask = Callable[[Service, Any, float], Awaitable[Json]]
 Carry = Callable[[socket.socket, bytes], Awaitable[None]]
 
 CALL_S = 30.0
@@ -63,7 +63,7 @@ class Routing:
 
     Args:
         who: (id, name) of a member.
-        request: asks a program on a node: (id, name, payload, timeout_s).
+        ask: asks the program behind an instance: (service, payload, timeout_s).
         listening: where proxy, imports, names and gateway are reached.
     """
 
@@ -73,16 +73,14 @@ class Routing:
         documents: Documents[Route],
         certs: Certs,
         who: Callable[[bytes], tuple[str, str]],
-        public_of: Callable[[bytes], bytes | None],
-        request: Request,
+        ask: Ask,
         listening: Callable[[], Mapping[str, tuple[str, int]]],
     ) -> None:
         self._router = router
         self._documents = documents
         self._certs = certs
         self._who = who
-        self._public_of = public_of
-        self._request = request
+        self._ask = ask
         self._listening = listening
 
     # -- asking -----------------------------------------------------------------------------------------
@@ -188,11 +186,8 @@ class Routing:
                 raise last or NoInstances(f"no available instances of {name}") from None
             if last is not None and not self._router.may_retry(picked.service):
                 raise last
-            owner = self._public_of(picked.instance.service.owner)
             try:
-                if owner is None:
-                    raise NoHandler(f"the owner of {name} is no member any more")
-                return await self._request(peer_id_of(owner), picked.service, payload, timeout_s)
+                return await self._ask_one(picked, payload, timeout_s)
             except (NoHandler, Refused) as error:
                 last = error
             except (Unreachable, TimedOut) as error:
@@ -201,6 +196,16 @@ class Routing:
                 if not repeat:  # it may have been done
                     raise
             tried.append(picked.candidate.key)
+
+    async def _ask_one(self, picked: Picked, payload: Any, timeout_s: float) -> Json:
+        usage = self._router.meter.begin(picked.candidate.key)
+        try:
+            answer = await self._ask(picked.instance.service, payload, timeout_s)
+            usage.answered(answer["rtt_ms"] / 1000)
+            self._router.answered(picked)
+            return answer
+        finally:
+            self._router.meter.end(usage)
 
     async def connect(self, name: str, *, wants: Mapping[str, Any]) -> Carry:
         """A connection with an instance, to be tied to a local program's socket."""

@@ -122,9 +122,7 @@ class Router(Picker):
             pipe = await self._open(picked, source, deadline_s)
             now = self._now()
             usage.answered(now - began)
-            self.breaker.answered(key, now)
-            if picked.group:
-                self.kept[picked.service].failover.answered(picked.group)
+            self.answered(picked)
             stands = True
             return Connection(self, pipe, picked, usage)
         except (Denied, UsageError):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from yard import Agent, Yard, eventually
 
-from mesh.errors import NoInstances
+from mesh.errors import Denied, NoInstances
 
 NEEDED = ("redis-server", "redis-cli", "nginx", "curl")
 able = all(shutil.which(name) for name in NEEDED)
@@ -244,8 +244,9 @@ def test_who_may_call_is_decided_by_the_called_side(place: Place) -> None:
                     lambda: place.far[1].ctl("policy", "check", "n2", "call", "cache").returncode == 6,
                     f"the policy arrived at n3: {done.stdout}",
                 )
-                with pytest.raises(Exception, match="may not call 'cache'"):
-                    other.connect("cache").close()
+                for refused in (other.connect, other.call):
+                    with pytest.raises(Denied, match="may not call 'cache'"):
+                        refused("cache")
         finally:
             client.reset_policy()
 
