@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import trio
 
-from mesh.agent.changes import Kind, Moved
+from mesh.agent.changes import Kind
 from mesh.agent.checks import Checks
 from mesh.agent.events import Events
 from mesh.agent.members import Members
@@ -20,6 +20,7 @@ from mesh.agent.node import Node
 from mesh.agent.offers import Offers
 from mesh.agent.probes import probe
 from mesh.agent.registry import Registry
+from mesh.agent.serviceevents import ServiceEvents
 from mesh.agent.servicefiles import Files
 from mesh.agent.services import Services
 from mesh.agent.table import Table
@@ -43,9 +44,9 @@ class Offering:
         self, node: Node, table: Table, members: Members, events: Events, speaks: Callable[[], bool]
     ) -> None:
         self._node = node
-        self._events = events
         settings = node.config.services
         self.registry = Registry(node, table.labels_of)
+        self._events = ServiceEvents(self.registry.changes, events.tell)
         self.checks = Checks(
             node.me,
             node.author.say_live,
@@ -82,11 +83,11 @@ class Offering:
             lambda: node.clear_alarm("services-files", node.me),
         )
         self.checks.on_silent.append(self._silent)
-        self.registry.changes.listeners.append(self._tell)
 
     async def run(self) -> None:
         """Run until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._events.run)
             nursery.start_soon(self.registry.run)
             nursery.start_soon(self.checks.run)
             nursery.start_soon(self.offers.run)
@@ -108,19 +109,3 @@ class Offering:
         if found is not None:
             why = f"no report for {found.service.ttl_s:g} s"
             self.registry.changes.add(Kind.EXPIRED, found.service, why=why)
-
-    def _tell(self, moved: Moved) -> None:
-        service = moved.service
-        text = f"{service.name} {service.version}"
-        if moved.was is not None and moved.health is not None:
-            text += f": {moved.was.word} -> {moved.health.word}"
-        if moved.why:
-            text += f": {moved.why}"
-        self._events.tell(
-            f"service_{moved.kind}",
-            text,
-            aid=service.owner,
-            service=service.id,
-            service_name=service.name,
-            version=service.version,
-        )

@@ -127,6 +127,11 @@ class Owners:
         self._words[aid] = self._read(rec)
         return self._words[aid]
 
+    def reread(self, aid: bytes) -> bool:
+        """Rights have changed: whether another word counts now."""
+        before = self._words.pop(aid, None)
+        return before != self.words_of(aid)
+
     def _read(self, rec: Record | None) -> dict[str, Word] | None:
         if rec is None or rec.op != Op.PUT or rec.kind != Kind.ALL or not self._node.view.counts(rec):
             return None

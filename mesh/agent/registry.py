@@ -345,7 +345,7 @@ class Registry:
     async def _load(self) -> None:
         with self._node.store.read(ZONE) as slots:
             paths = list(slots.paths(PREFIX))
-        names: set[str] = set()
+        names = {name for aid in self._services if self.owners.reread(aid) for name in self._names_of(aid)}
         seen: set[tuple[str, str]] = set()
         for start in range(0, len(paths), SLICE):
             with self._node.store.read(ZONE) as slots:

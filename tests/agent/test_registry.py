@@ -16,10 +16,11 @@ from mesh.agent.checks import Checks
 from mesh.agent.node import Node
 from mesh.agent.offers import FILE, Offers
 from mesh.agent.registry import Registry
+from mesh.agent.serviceevents import ServiceEvents
 from mesh.config import Config, Discovery, Store
 from mesh.core.checks import Check
-from mesh.core.health import Health, Outcome, Result
-from mesh.core.record import ZONE
+from mesh.core.health import Health, Outcome, Result, Word, words_value
+from mesh.core.record import ZONE, Op
 from mesh.core.record import Kind as RecordKind
 from mesh.core.registry import OWNER_SERVICES_MAX, Service, parse, path_of, value_of
 from mesh.errors import Conflict, Denied, NotFound, UsageError
@@ -234,6 +235,56 @@ async def test_what_programs_registered_outlives_a_restart_and_what_nobody_claim
             assert place.checks.gauges(place.registry.instances("kept")[0].service.id)
         scope.cancel()
         await ended.wait()
+
+
+async def test_the_view_kept_up_by_changes_is_the_view_made_anew(place: Place) -> None:
+    rng = random.Random(11)
+    for step in range(120):
+        name = f"s{rng.randrange(12)}"
+        service = place.service(name, weight=rng.randrange(9), version=str(rng.randrange(3)))
+        match rng.randrange(5):
+            case 0 | 1:
+                await place.say(service)
+            case 2:
+                gone = Statement(path_of(service), RecordKind.ALL, None, Op.DEL)
+                await place.node.author.say(ZONE, lambda _, gone=gone: [gone])
+            case 3:
+                words = {service.id: Word(Health(rng.randrange(5)), step, "why")}
+                place.node.author.say_live(
+                    [
+                        Statement(
+                            f"health/{place.node.me.hex()}",
+                            RecordKind.ALL,
+                            words_value(words),
+                            Op.PUT,
+                            60_000,
+                        )
+                    ]
+                )
+            case 4:
+                place.registry.instances(name)
+    fresh = Registry(place.node, lambda aid: {"name": "n0"})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fresh.run)
+        await fresh.loaded.wait()
+        assert fresh.everything() == place.registry.everything()
+        assert len(fresh.everything()) > 3
+        nursery.cancel_scope.cancel()
+
+
+async def test_many_changes_at_once_are_one_event_and_few_are_told_singly(nursery: trio.Nursery) -> None:
+    changes, told = Changes(lambda: 5), list[tuple[str, str, int]]()
+    events = ServiceEvents(changes, lambda type, text, **data: told.append((type, text, data["count"])))
+    nursery.start_soon(events.run)
+    for number in range(300):
+        changes.add(Kind.LOST, parse({"name": f"s{number}", "port": 1}).service(b"k" * 32))
+    single = parse({"name": "web", "port": 1}).service(b"o" * 32)
+    changes.add(Kind.HEALTH, single, was=Health.HEALTHY, health=Health.ERROR, why="gone")
+    await until(lambda: len(told) == 2)
+    assert told[0][0] == "service_lost"
+    assert told[0][1].startswith("300 services: s0, s1")
+    assert told[0][1].endswith("and 284 more")
+    assert told[1] == ("service_health", "web 1: healthy -> error: gone", 1)
 
 
 async def test_a_ring_of_changes_says_when_it_has_forgotten() -> None:

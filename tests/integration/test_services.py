@@ -121,8 +121,10 @@ def test_a_service_registered_on_one_is_found_on_all_and_only_its_owner_can_chan
         eventually(lambda: three.services("orders", all=True) == [], "both are gone")
         with pytest.raises(NotFound):
             two.deregister(made["id"])
-        kinds = [event["type"] for event in three.events(type="service_*")]
-        assert {"service_registered", "service_updated", "service_deregistered"} <= set(kinds)
+        wanted = {"service_registered", "service_updated", "service_deregistered"}
+        eventually(
+            lambda: wanted <= {event["type"] for event in three.events(type="service_*")}, "all is told"
+        )
 
 
 def test_a_check_that_falls_is_seen_by_all_and_so_is_its_rise(town: Yard, web: Web) -> None:
