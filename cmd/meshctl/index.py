@@ -77,6 +77,9 @@ INDEX: dict[str, dict[str, Entry]] = {
         "debug": Entry("upkeep", "collect what a bug report needs"),
         "completion": Entry("completion", "print a completion script for a shell"),
     },
+    "Trying out": {
+        "sim": Entry("sim", "run a simulated mesh through faults, and see what holds"),
+    },
 }
 
 WORDS: dict[str, Entry] = {word: entry for part in INDEX.values() for word, entry in part.items()}

@@ -185,7 +185,7 @@ class Dissemination:
             case Wake(scope=scope, aids=aids):
                 for key in ((scope, aid) for aid in aids):
                     link.quiet.discard(key)
-                    if key in link.lazy and key in link.sent:
+                    if key in link.lazy_of(key) and key in link.sent:
                         link.dirty.setdefault(key, None)
             case Listing() if message.scope != LIVE:
                 self._listing_received(name, message, now)
@@ -312,7 +312,7 @@ class Dissemination:
         elif name == event.link:
             pass
         elif key in link.quiet and not event.urgent:
-            link.lazy.add(key)
+            link.lazy_of(key).add(key)
             return
         elif link.sent.setdefault(key, before) < head:
             link.dirty.setdefault(key, None)
@@ -477,11 +477,11 @@ class Dissemination:
 
     def _announce(self, name: bytes, link: Neighbour, now: float, out: list[Action]) -> None:
         for bucket, every in ((LIVE, self.config.announce_live_s), ("", self.config.announce_s)):
-            keys = sorted(key for key in link.lazy if (key[0] == LIVE) == (bucket == LIVE))
-            if not keys or link.lazy_at[bucket] > now:
+            if not link.lazy[bucket] or link.lazy_at[bucket] > now:
                 continue
+            keys = sorted(link.lazy[bucket])
             link.lazy_at[bucket] = now + every
-            link.lazy.difference_update(keys)
+            link.lazy[bucket].clear()
             for scope in self.scopes:  # a link that told us of the same live head needs no word of it
                 told = link.sent if scope == LIVE else {}
                 due = [key for key in keys if key[0] == scope and told.get(key, 0) < self._head(*key)]
@@ -491,16 +491,9 @@ class Dissemination:
 
     def deadline(self) -> float:
         """When `tick` next has something to do, monotonic seconds."""
-        due = [link.compare_at for link in self._links.values()]
+        due = [link.due() for link in self._links.values()]
         due += [want.at + self.config.want_timeout_s for want in self._wants.values()]
         due += [at for key, at in self._offer_due.items() if key not in self._wants]
-        for link in self._links.values():
-            if link.lazy:
-                due += [
-                    at
-                    for bucket, at in link.lazy_at.items()
-                    if any((key[0] == LIVE) == (bucket == LIVE) for key in link.lazy)
-                ]
         return min(due, default=float("inf"))
 
     # -- sending --------------------------------------------------------------------------------------
@@ -560,4 +553,4 @@ class Dissemination:
                 link.sent.pop(key, None)
                 link.dirty.pop(key, None)
                 link.quiet.discard(key)
-                link.lazy.discard(key)
+                link.lazy_of(key).discard(key)

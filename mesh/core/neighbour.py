@@ -31,7 +31,7 @@ class Neighbour:
         dirty: authors with something to send, and how far an answer in parts has come.
         passing: frames of others, passed on unchanged.
         control: small messages of our own.
-        quiet: authors it asked us not to push; lazy: those of them to be announced.
+        quiet: authors it asked us not to push; lazy: those of them to be announced, by bucket.
         hushed: authors we asked it not to push, and when.
         tell: heads it asked to be told of once they are on our disk.
         fenced: scopes in which it has not yet said what it knows of ourselves.
@@ -45,7 +45,7 @@ class Neighbour:
         self.control: deque[Message] = deque()
         self.quiet: set[Key] = set()
         self.hushed: dict[Key, float] = {}
-        self.lazy: set[Key] = set()
+        self.lazy: dict[str, set[Key]] = {LIVE: set(), "": set()}
         self.lazy_at = {LIVE: now, "": now}
         self.tell: dict[Key, int] = {}
         self.fenced: set[str] = set()
@@ -56,6 +56,18 @@ class Neighbour:
     @property
     def pending(self) -> bool:
         return bool(self.control or self.passing or self.dirty)
+
+    def due(self) -> float:
+        """When it is next to be told something, unless records come: announcements, the comparison."""
+        due = self.compare_at
+        for bucket, keys in self.lazy.items():
+            if keys and self.lazy_at[bucket] < due:
+                due = self.lazy_at[bucket]
+        return due
+
+    def lazy_of(self, key: Key) -> set[Key]:
+        """Where an author to be announced stands: those of scope live are told less often."""
+        return self.lazy[LIVE if key[0] == LIVE else ""]
 
     def pull(self, me: bytes, read: Read, frame_bytes: int) -> list[bytes]:
         """The next frame bodies, about `frame_bytes` in all; empty when there is nothing to send.

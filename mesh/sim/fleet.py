@@ -4,8 +4,8 @@
     fleet.kill(3)
     seconds = fleet.until(fleet.whole, 10)
 
-Every transition that any node announces is kept in `changes` and folded into `trace`; one that calls a
-healthy, reachable, awake member dead is kept in `false_dead` as well.
+Every transition that any node announces is kept in `changes` and folded into the digest, with every trouble;
+one that calls a healthy, reachable, awake member dead is kept in `false_dead` as well.
 """
 
 from __future__ import annotations
@@ -15,20 +15,32 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from mesh.core.liveness import Liveness
+from mesh.core.record import MESH, SCOPES, scope_tag
 from mesh.core.rings import Place
-from mesh.core.vitals import PROFILES, LivenessConfig, State, StateChanged
-from mesh.sim.network import Network, Pipe
+from mesh.core.tidings import Config as SpreadConfig
+from mesh.core.vitals import PROFILES, LivenessConfig, RemoteReported, State, StateChanged
+from mesh.sim.checks import Checks
+from mesh.sim.disk import DURABLE, Disk
+from mesh.sim.gauges import Gauges
+from mesh.sim.ledger import Ledger
+from mesh.sim.network import Line, Network, Pipe
 from mesh.sim.node import Node
+from mesh.sim.parts import Parts
+from mesh.sim.post import Post
+from mesh.sim.summary import Summary
 from mesh.sim.world import World
 
 MESH_ID = b"simulated mesh 1"
 AWAKE_S = 10.0
+FALLS, RISES = ("kill", "power cut", "freeze"), ("start", "resume")
 Builder = Callable[[Node, random.Random], Liveness]
 
 
 class Change(NamedTuple):
-    """One node changed its mind about another; numbers, not aids."""
+    """One node changed its mind about another; numbers, not aids. `settled`: it has been up for a while."""
 
     at: float
     viewer: int
@@ -37,6 +49,7 @@ class Change(NamedTuple):
     new: State
     why: str
     seen_by: tuple[int, ...]
+    settled: bool
 
 
 class Fleet:
@@ -44,10 +57,10 @@ class Fleet:
 
     Args:
         seed: everything random follows from it.
-        latency_s: one way.
+        latency_s: one way, if `near` is not given. near, far: the lines inside and between zones.
         places: zone and duties per node; all in one zone by default.
         liveness: the machine's class, so that a broken variant can be switched in.
-        flood: whether accusations ignore quiet links, as they should.
+        parts: all the rules, where more than this one is broken.
     """
 
     def __init__(
@@ -57,22 +70,37 @@ class Fleet:
         *,
         config: LivenessConfig = PROFILES["lan"],
         latency_s: float = 0.001,
+        near: Line | None = None,
+        far: Line | None = None,
         loss: float = 0.0,
         places: Sequence[Place] | None = None,
-        liveness: type[Liveness] = Liveness,
-        flood: bool = True,
+        liveness: type[Liveness] | None = None,
+        parts: Parts | None = None,
     ) -> None:
         self.world = World()
         self.rng = random.Random(seed)
-        self.config, self.flood = config, flood
-        self._liveness = liveness
-        self.net = Network(self.world, random.Random(f"net/{seed}"), latency_s)
+        self.config = config
+        self.parts = parts or Parts()
+        if liveness is not None:
+            self.parts = msgspec.structs.replace(self.parts, liveness=liveness)
+        if places and len({place.zone for place in places}) > 1:
+            organs = self.parts.organs or (Summary,)
+            self.parts = msgspec.structs.replace(self.parts, organs=organs)
+        self.spread_config = SpreadConfig()
+        self.answer_s = 3 * config.miss_s + 1.0
+        self.calendar_ms = 0
+        self.net = Network(self.world, random.Random(f"net/{seed}"), near or Line(latency_s), far)
         self.net.loss = loss
+        self.checks, self.post, self.ledger, self.gauges = Checks(), Post(), Ledger(), Gauges()
+        self.lines: Callable[[float, str, int, str], None] | None = None
         self.nodes: list[Node] = []
         self.number: dict[bytes, int] = {}
         self.orphans: list[tuple[int, Pipe]] = []
         self.changes: list[Change] = []
         self.false_dead: list[Change] = []
+        self.dead_beliefs = 0
+        self.split_at: float | None = None
+        self._fallen: dict[int, float] = {}
         self._trace = hashlib.blake2b(digest_size=16)
         self._stirred = True
         for index in range(count):
@@ -83,7 +111,23 @@ class Fleet:
 
     def build(self, node: Node, rng: random.Random) -> Liveness:
         """A machine for a node's new life."""
-        return self._liveness(self.config, node.aid, MESH_ID, node.place, rng, node.disk_inc, self.world.now)
+        make = self.parts.liveness
+        return make(self.config, node.aid, MESH_ID, node.place, rng, node.disk_inc, self.world.now)
+
+    def new_disk(self, number: int, place: Place) -> Disk:
+        """An empty disk."""
+        tags = {scope: scope_tag(scope, place.zone) for scope in SCOPES}
+        return Disk.empty(self.checks, number, tags)
+
+    def company(self, node: Node, scope: str) -> bool:
+        """Whether anybody else replicates a scope."""
+        return any(other is not node and (scope == MESH or node.near(other)) for other in self.nodes)
+
+    def remote(self, node: Node, reports: list[RemoteReported]) -> None:
+        """A gateway's word about its zone reached a node."""
+        for report in reports:
+            if report.aid != node.aid:
+                node.feed(report)
 
     def form(self, quiet_s: float = 20.0) -> Fleet:
         """Start everybody, wait until all agree, and let some quiet time pass; itself, for chaining."""
@@ -101,9 +145,18 @@ class Fleet:
         for index, number in enumerate(chosen):
             self._adopt_orphans(number)
             node = self.nodes[number]
+            if not spread_s:
+                self._start(node, cards)
+                continue
             delay = spread_s * index / max(1, len(chosen) - 1)
-            self.world.after(delay, lambda node=node: node.start(cards))  # type: ignore[misc]
-        self.world.run(self.world.now + spread_s)
+            self.world.after(delay, lambda node=node: self._start(node, cards))  # type: ignore[misc]
+        if spread_s:
+            self.world.run(self.world.now + spread_s)
+        self._stirred = True
+
+    def _start(self, node: Node, cards: tuple[tuple[bytes, Place], ...]) -> None:
+        self.trace("start", node.number)
+        node.start(cards)
         self._stirred = True
 
     def _adopt_orphans(self, number: int) -> None:
@@ -116,16 +169,19 @@ class Fleet:
 
     def kill(self, number: int) -> None:
         """kill -9."""
+        self.trace("kill", number)
         self.nodes[number].stop(power_cut=False)
         self._stirred = True
 
     def power_cut(self, number: int) -> None:
         """The whole computer goes."""
+        self.trace("power cut", number)
         self.nodes[number].stop(power_cut=True)
         self._stirred = True
 
     def freeze(self, number: int, for_s: float | None = None) -> None:
         """SIGSTOP, and SIGCONT later if a time is given."""
+        self.trace("freeze", number)
         self.nodes[number].freeze()
         self._stirred = True
         if for_s is not None:
@@ -133,6 +189,7 @@ class Fleet:
 
     def resume(self, number: int) -> None:
         """SIGCONT."""
+        self.trace("resume", number)
         self.nodes[number].resume()
         self._stirred = True
 
@@ -151,9 +208,31 @@ class Fleet:
         """Cut a side off from all others."""
         self.cut(side, [number for number in range(len(self.nodes)) if number not in side])
 
+    def lose_disk(self, number: int) -> None:
+        """A node that is down finds its disk empty when it comes back."""
+        self._set_back(self.nodes[number], None)
+
+    def set_back(self, number: int, image: Disk) -> None:
+        """The disk of a node that is down is set back to a backup."""
+        self._set_back(self.nodes[number], image)
+
+    def _set_back(self, node: Node, image: Disk | None) -> None:
+        assert node.machine is None, "a disk is exchanged while nobody uses it"
+        self.trace("disk lost" if image is None else "disk set back", node.number)
+        self.ledger.losing(node, image, self.nodes)
+        node.disk = image if image is not None else self.new_disk(node.number, node.place)
+        for scope in SCOPES:
+            head = node.disk.logs[scope].author(node.aid).head if scope in DURABLE else 0
+            self.checks.set_back(scope_tag(scope, node.place.zone), node.aid, head)
+        self.checks.incarnations[node.aid] = node.disk.incarnation
+
     def heal(self) -> None:
         """Let everything through again."""
-        self.net.cut.clear()
+        self.net.mend(list(self.net.cut))
+        self._stirred = True
+
+    def stir(self) -> None:
+        """Something changed that `until` is to look at."""
         self._stirred = True
 
     # --- time and questions ---
@@ -186,6 +265,14 @@ class Fleet:
         """Whether packets pass both ways."""
         return (one, other) not in self.net.cut and (other, one) not in self.net.cut
 
+    def abroad(self) -> bool:
+        """Whether everybody sees the members of other zones as alive, by the word of their gateways."""
+        return all(
+            node.near(other) or node.sees(other.aid) == State.ALIVE
+            for node in self.running()
+            for other in self.nodes
+        )
+
     def whole(self) -> bool:
         """Whether everybody awake sees everybody as they are: reachable runners alive, all others gone."""
         return all(
@@ -194,6 +281,19 @@ class Fleet:
             for other in self.nodes
             if other is not node
         )
+
+    def overdue(self, bound_s: float) -> list[int]:
+        """Nodes that went down longer ago than that, and not everybody knows."""
+        return [number for number, since in self._fallen.items() if self.world.now - since > bound_s]
+
+    def disagreement(self) -> str:
+        """The first pair that keeps the mesh from being whole."""
+        for node in self.running():
+            for other in self.nodes:
+                reachable = self.reaches(node.number, other.number)
+                if other is not node and not node.agrees(other, reachable=reachable):
+                    return f"node {node.number} sees {other.number} as {node.sees(other.aid)}"
+        return "all agree"
 
     def know_gone(self, number: int) -> bool:
         """Whether everybody awake sees one node as dead."""
@@ -213,11 +313,23 @@ class Fleet:
         self._stirred = True
         subject = self.number[action.aid]
         seen_by = tuple(self.number[aid] for aid in action.seen_by)
-        change = Change(self.world.now, viewer.number, subject, action.old, action.new, action.why, seen_by)
+        settled = self.world.now - viewer.resumed_at > AWAKE_S
+        self.checks.believes(viewer.number, action.aid, viewer.inc_of(action.aid))
+        change = Change(
+            self.world.now, viewer.number, subject, action.old, action.new, action.why, seen_by, settled
+        )
         self.changes.append(change)
-        self._trace.update(repr(change).encode())
+        self.dead_beliefs += (change.new == State.DEAD) - (change.old == State.DEAD)
+        self.trace(str(change.new), subject, f"was {change.old}, to {viewer.number}: {change.why}")
         if action.new == State.DEAD and self._healthy(viewer, self.nodes[subject]):
             self.false_dead.append(change)
+        if self.split_at is not None and self.whole():
+            self.gauges.settled_s.add(self.world.now - self.split_at)
+            self.split_at = None
+        since = self._fallen.get(subject)
+        if since is not None and action.new == State.DEAD and self.know_gone(subject):
+            self.gauges.found_s.add(self.world.now - since)
+            del self._fallen[subject]
 
     def _healthy(self, viewer: Node, subject: Node) -> bool:
         now = self.world.now
@@ -227,9 +339,20 @@ class Fleet:
             and now - subject.resumed_at > AWAKE_S
             and now - viewer.resumed_at > AWAKE_S
             and not self.net.cut
+            and now - self.net.mended_at > AWAKE_S
         )
 
+    def trace(self, what: str, number: int, more: str = "") -> None:
+        """Fold one line into the digest, and hand it to whoever keeps lines."""
+        if what in FALLS:
+            self._fallen[number] = self.world.now
+        elif what in RISES:
+            self._fallen.pop(number, None)
+        self._trace.update(f"{self.world.now!r} {what} {number} {more}\n".encode())
+        if self.lines is not None:
+            self.lines(self.world.now, what, number, more)
+
     @property
-    def trace(self) -> str:
-        """A digest of every change of mind so far."""
+    def digest(self) -> str:
+        """A digest of everything traced so far."""
         return self._trace.hexdigest()

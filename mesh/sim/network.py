@@ -1,11 +1,13 @@
 """The network between simulated hosts: datagrams, held streams, dials, loss, cuts.
 
-Hosts are numbered. A cut is a set of ordered pairs that let nothing through, so one-way and non-transitive
-cuts are plain cases. Loss is independent per packet and direction.
+Hosts are numbered. Between two of them lies a line of one of two classes, inside a zone or between zones:
+latency with jitter, loss, reordering, duplication, bandwidth. A cut is a set of ordered pairs that let
+nothing through, so one-way and non-transitive cuts are plain cases. Loss is independent per packet and way.
 
 A stream behaves as TCP does under loss where it hurts: a lost segment holds everything behind it back until
 its retransmission timer fires, the timer doubles, and while it backs off a lost acknowledgement keeps it
 backing off (the window is one segment then). A segment that goes through carries all that has queued up.
+Segments of a stream are never reordered or doubled for its ends to see; datagrams are.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from typing import Any, Protocol
+
+import msgspec
 
 from mesh.sim.world import World
 
@@ -24,31 +28,91 @@ HANDSHAKE_BYTES = 600
 DATAGRAM_OVERHEAD = 28 + 44
 FRAME_OVERHEAD = 52 + 30
 ACK_BYTES = 52
+LATE_LATENCIES = 5
+BACKLOG_S = 0.025
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A class of links.
+
+    Attributes:
+        latency_s: one way, and `jitter` as the share of it that may be added.
+        loss, reorder, duplicate: probabilities per packet.
+        bytes_per_s: what the link carries each way; 0 for no limit.
+    """
+
+    latency_s: float = 0.001
+    jitter: float = 0.5
+    loss: float = 0.0
+    reorder: float = 0.0
+    duplicate: float = 0.0
+    bytes_per_s: float = 0.0
 
 
 class Host(Protocol):
     """What the network asks of an end."""
 
     def on_datagram(self, source: int, payload: Any) -> None: ...
-    def on_pipe(self, pipe: Pipe) -> None: ...
-    def on_frame(self, pipe: Pipe, payload: Any) -> None: ...
+    def on_pipe(self, pipe: Pipe, hello: Any) -> None: ...
+    def on_frames(self, pipe: Pipe, payloads: list[Any]) -> None: ...
     def on_end(self, pipe: Pipe, graceful: bool) -> None: ...
+    def on_writable(self, pipe: Pipe) -> None: ...
+    def hello(self) -> Any: ...
 
 
 class Flow:
-    """One direction of a stream."""
+    """One direction of a stream.
+
+    Attributes:
+        wanted: the sender has more and is to be told when the stream takes it.
+    """
+
+    __slots__ = (
+        "arrival",
+        "free_at",
+        "line",
+        "net",
+        "pipe",
+        "queue",
+        "rto_s",
+        "source",
+        "stalled",
+        "target",
+        "wanted",
+    )
 
     def __init__(self, net: Network, pipe: Pipe, source: int, target: int) -> None:
         self.net, self.pipe, self.source, self.target = net, pipe, source, target
+        self.line = net.line(source, target)
         self.queue: list[tuple[str, Any]] = []
         self.rto_s = RTO_FIRST_S
         self.stalled = False
         self.arrival = 0.0
+        self.free_at = 0.0
+        self.wanted = False
+
+    def ready(self) -> bool:
+        """Whether the stream takes more now; if not, `on_writable` will tell."""
+        if not self.stalled and self.free_at <= self.net.world.now + BACKLOG_S:
+            return True
+        if not self.wanted:
+            self.wanted = True
+            if not self.stalled:
+                self.net.world.at(self.free_at - BACKLOG_S, self._writable)
+        return False
+
+    def _writable(self) -> None:
+        if self.wanted and not self.stalled:
+            self.wanted = False
+            self.net.hosts[self.source].on_writable(self.pipe)
 
     def send(self, word: str, payload: Any, size: int) -> None:
-        """Queue something; `word` is hello, frame, end or bye."""
-        self.net.bytes_sent[self.source] += size + FRAME_OVERHEAD
-        self.net.bytes_sent[self.target] += ACK_BYTES
+        """Queue something; `word` is hello, frames, end or bye."""
+        net = self.net
+        net.bytes_sent[self.source] += size + FRAME_OVERHEAD
+        net.bytes_sent[self.target] += ACK_BYTES
+        if self.line.bytes_per_s:
+            self.free_at = max(self.free_at, net.world.now) + (size + FRAME_OVERHEAD) / self.line.bytes_per_s
         self.queue.append((word, payload))
         if not self.stalled:
             self._attempt()
@@ -59,12 +123,15 @@ class Flow:
             return
         if net.passes(self.source, self.target):
             batch, self.queue = self.queue, []
-            self.arrival = max(self.arrival, net.world.now + net.latency())
+            begin = max(net.world.now, self.free_at)
+            self.arrival = max(self.arrival, begin + net.latency(self.line))
             if batch:
                 net.world.at(self.arrival, lambda: self._arrive(batch))
             backing_off = self.rto_s > RTO_FIRST_S
             if not (backing_off and not net.passes(self.target, self.source)):
                 self.stalled, self.rto_s = False, RTO_FIRST_S
+                if self.wanted:
+                    net.world.at(self.free_at - BACKLOG_S, self._writable)
                 return
         self.stalled = True
         net.world.after(self.rto_s, self._attempt)
@@ -73,10 +140,10 @@ class Flow:
     def _arrive(self, batch: list[tuple[str, Any]]) -> None:
         host = self.net.hosts[self.target]
         for word, payload in batch:
-            if word == "frame":
-                host.on_frame(self.pipe, payload)
+            if word == "frames":
+                host.on_frames(self.pipe, payload)
             elif word == "hello":
-                host.on_pipe(self.pipe)
+                host.on_pipe(self.pipe, payload)
             else:
                 host.on_end(self.pipe, word == "bye")
 
@@ -84,22 +151,28 @@ class Flow:
 class Pipe:
     """A held stream between two hosts."""
 
-    def __init__(self, net: Network, dialler: int, listener: int) -> None:
+    __slots__ = ("dialler", "flows", "listener", "open")
+
+    def __init__(self, net: Network, dialler: int, listener: int, hello: Any) -> None:
         self.open = True
         self.dialler, self.listener = dialler, listener
         self.flows = {
             dialler: Flow(net, self, dialler, listener),
             listener: Flow(net, self, listener, dialler),
         }
-        self.flows[dialler].send("hello", None, HANDSHAKE_BYTES)
+        self.flows[dialler].send("hello", hello, HANDSHAKE_BYTES)
 
     def other(self, end: int) -> int:
         """The far end."""
         return self.listener if end == self.dialler else self.dialler
 
-    def send(self, source: int, payload: Any, size: int) -> None:
-        """Send one frame of so many bytes."""
-        self.flows[source].send("frame", payload, size)
+    def ready(self, source: int) -> bool:
+        """Whether an end may send more now."""
+        return self.flows[source].ready()
+
+    def send(self, source: int, payloads: list[Any], size: int) -> None:
+        """Send frames of so many bytes together."""
+        self.flows[source].send("frames", payloads, size)
 
     def end(self, source: int, *, graceful: bool) -> None:
         """Tell the far end that it is over: with a word before, or as a kernel does for a dead process."""
@@ -109,30 +182,38 @@ class Pipe:
 class Network:
     """All hosts and what lies between them.
 
+    Args:
+        near: the line between hosts of one zone. far: between hosts of different zones.
+
     Attributes:
-        loss: probability that a packet is lost, each way.
+        loss: probability that a packet is lost on any line, each way, if its own is not larger.
+        lossy: the same for single hosts, whatever they send or receive.
         bytes_sent: per host, headers counted.
         listening: hosts whose agent runs (frozen or not). powered: hosts whose kernel answers.
         frozen: hosts whose agent stands still. dialable: hosts that can be reached from outside.
     """
 
-    def __init__(self, world: World, rng: random.Random, latency_s: float) -> None:
+    def __init__(self, world: World, rng: random.Random, near: Line, far: Line | None = None) -> None:
         self.world = world
+        self.near, self.far = near, far or near
         self.loss = 0.0
+        self.lossy: dict[int, float] = {}
         self.hosts: list[Host] = []
+        self.zones: list[str] = []
         self.bytes_sent: list[int] = []
         self.listening: list[bool] = []
         self.powered: list[bool] = []
         self.frozen: list[bool] = []
         self.dialable: list[bool] = []
         self.cut: dict[tuple[int, int], None] = {}
+        self.mended_at = float("-inf")
         self.datagrams_blocked: dict[tuple[int, int], None] = {}
-        self._rng = rng
-        self._latency_s = latency_s
+        self._random = rng.random
 
-    def add(self, host: Host) -> int:
+    def add(self, host: Host, zone: str) -> int:
         """Plug a host in; its number."""
         self.hosts.append(host)
+        self.zones.append(zone)
         for column, first in (
             (self.listening, False),
             (self.powered, True),
@@ -143,25 +224,45 @@ class Network:
         self.bytes_sent.append(0)
         return len(self.hosts) - 1
 
-    def latency(self) -> float:
-        """One way, seconds: the base and up to half of it again."""
-        return self._latency_s * (1 + self._rng.random() / 2)
+    def mend(self, pairs: list[tuple[int, int]]) -> None:
+        """Let these pairs through again."""
+        if pairs:
+            self.mended_at = self.world.now
+        for pair in pairs:
+            self.cut.pop(pair, None)
+
+    def line(self, source: int, target: int) -> Line:
+        """What lies between two hosts."""
+        return self.near if self.zones[source] == self.zones[target] else self.far
+
+    def latency(self, line: Line) -> float:
+        """One way, seconds: the base and up to `jitter` of it again."""
+        return line.latency_s * (1 + self._random() * line.jitter)
 
     def passes(self, source: int, target: int) -> bool:
         """Whether one packet gets through."""
         if self.cut and (source, target) in self.cut:
             return False
-        return not self.loss or self._rng.random() >= self.loss
+        loss = max(self.loss, self.line(source, target).loss)
+        if self.lossy:
+            loss = max(loss, self.lossy.get(source, 0.0), self.lossy.get(target, 0.0))
+        return not loss or self._random() >= loss
 
     def datagram(self, source: int, target: int, payload: Any, size: int) -> None:
         """Send a datagram."""
         self.bytes_sent[source] += size + DATAGRAM_OVERHEAD
-        if (source, target) not in self.datagrams_blocked and self.passes(source, target):
-            host = self.hosts[target]
-            self.world.after(self.latency(), lambda: host.on_datagram(source, payload))
+        if (source, target) in self.datagrams_blocked or not self.passes(source, target):
+            return
+        host, line = self.hosts[target], self.line(source, target)
+        delay_s = self.latency(line)
+        if line.reorder and self._random() < line.reorder:
+            delay_s += line.latency_s * LATE_LATENCIES * self._random()
+        self.world.after(delay_s, lambda: host.on_datagram(source, payload))
+        if line.duplicate and self._random() < line.duplicate:
+            self.world.after(delay_s + self.latency(line), lambda: host.on_datagram(source, payload))
 
-    def dial(self, source: int, target: int, deadline_s: float, done: Callable[[str], None]) -> None:
-        """Connect, handshake and hello. `done` is told ok, refused or timed_out, once."""
+    def dial(self, source: int, target: int, deadline_s: float, done: Callable[[str, Any], None]) -> None:
+        """Connect, handshake, hello. `done` is told ok (with the hello), refused or timed_out, once."""
         Dial(self, source, target, self.world.now + deadline_s, done)
 
 
@@ -169,19 +270,21 @@ class Dial:
     """One attempt to connect: SYN, then legs that only a running agent answers."""
 
     def __init__(
-        self, net: Network, source: int, target: int, deadline: float, done: Callable[[str], None]
+        self, net: Network, source: int, target: int, deadline: float, done: Callable[[str, Any], None]
     ) -> None:
         self.net, self.source, self.target, self.deadline, self.done = net, source, target, deadline, done
+        self.line = net.line(source, target)
         self.leg = 0
         self.wait_s = SYN_FIRST_S
         self.over = False
+        self.hello: Any = None
         net.world.at(deadline, lambda: self._finish("timed_out"))
         self._attempt()
 
     def _finish(self, result: str) -> None:
         if not self.over:
             self.over = True
-            self.done(result)
+            self.done(result, self.hello)
 
     def _attempt(self) -> None:
         net = self.net
@@ -197,7 +300,16 @@ class Dial:
             self.wait_s *= 2
             return
         net.bytes_sent[self.target] += 60 if self.leg == 0 else HANDSHAKE_BYTES // 2
-        net.world.after(2 * net.latency(), self._advance)
+        if self.leg == HANDSHAKE_LEGS:
+            net.world.after(net.latency(self.line), self._answer)
+        else:
+            net.world.after(2 * net.latency(self.line), self._advance)
+
+    def _answer(self) -> None:
+        """The far end says hello: what it knows at this moment."""
+        if self.net.listening[self.target]:
+            self.hello = self.net.hosts[self.target].hello()
+        self.net.world.after(self.net.latency(self.line), self._advance)
 
     def _advance(self) -> None:
         if not self.net.listening[self.target]:

@@ -1,14 +1,19 @@
-"""One simulated agent: the real liveness machine with a simulated shell, and checks that never sleep."""
+"""One simulated agent: the real machines with a simulated shell, and checks that never sleep."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mesh.core import lease as words
+from mesh.core.clock import FUTURE_MS_MAX
+from mesh.core.collect import Statement
 from mesh.core.lease import Accusation, Lease
 from mesh.core.liveness import Liveness
+from mesh.core.meshclock import MeshClock
+from mesh.core.record import LIVE, Kind, Op, Record
 from mesh.core.rings import Place
 from mesh.core.vitals import (
     GONE_FOR_NOW,
@@ -16,6 +21,9 @@ from mesh.core.vitals import (
     AccusationWithdrawn,
     Accuse,
     Action,
+    Answer,
+    AnyProbe,
+    Ask,
     CloseLink,
     DatagramHeard,
     DialNow,
@@ -35,43 +43,61 @@ from mesh.core.vitals import (
     State,
     StateChanged,
     Withdraw,
-    decode_probe,
-    encode_probe,
 )
-from mesh.sim.gossip import Gossip, Rec
 from mesh.sim.network import Pipe
+from mesh.sim.parts import Organ
+from mesh.sim.replica import Greeting, Replica
+from mesh.wire.messages import Ping, Pong
 
 if TYPE_CHECKING:
     from mesh.sim.fleet import Fleet
 
 DIAL_DEADLINE_S = 5.0
-WALL_BASE_MS = 1_760_000_000_000
+PING_S = 15.0
+ADJUST_S = 1.0
+WALL_BASE_MS = 1_800_000_000_000
 INBOX_DATAGRAMS_MAX = 200
 ACTIONS_AT_ONCE_MAX = 2_000
+PROBE_BYTES, QUESTION_BYTES, CLOCK_BYTES = 7, 25, 26
+
+
+class _Asked(NamedTuple):
+    """A question for the time that is on its way."""
+
+    nonce: int
+    sent_ms: int
+
+
+def _size(probe: AnyProbe) -> int:
+    return QUESTION_BYTES if isinstance(probe, (Ask, Answer)) else PROBE_BYTES
 
 
 class Node:
-    """An agent: it may be killed, frozen, restarted. Only `disk_inc` survives its process.
+    """An agent: it may be killed, frozen, restarted. Only its `disk` survives its process.
 
     Attributes:
-        machine: None while the process is dead.
+        machine: None while the process is dead; `replica` and `clock` likewise.
         pipes: by peer number, the held stream we send on. Two that dial each other at once make two streams,
             and each end may prefer another, so we listen on all.
         view: states as announced by StateChanged, which must agree with the machine's.
+        spoil: what a dishonest relay does to the frames it sends, or None.
     """
 
     def __init__(self, fleet: Fleet, aid: bytes, place: Place, seed: int) -> None:
         self.fleet, self.aid, self.place = fleet, aid, place
-        self.number = fleet.net.add(self)
-        self.disk_inc = 0
+        self.number = fleet.net.add(self, place.zone)
+        self.disk = fleet.new_disk(self.number, place)
         self.skew_ms = 0
         self.machine: Liveness | None = None
-        self.gossip: Gossip | None = None
+        self.replica: Replica | None = None
+        self.clock = MeshClock()
+        self.organs: list[Organ] = []
         self.pipes: dict[int, Pipe] = {}
         self._pipes: list[Pipe] = []
         self.view: dict[bytes, State] = {}
         self.frozen = False
         self.resumed_at = float("-inf")
+        self.spoil: Callable[[bytes], bytes] | None = None
         self._seed = seed
         self._lives = 0
         self._inbox: list[Callable[[], None]] = []
@@ -79,27 +105,48 @@ class Node:
         self._wake_at = float("inf")
         self._dialling: dict[int, None] = {}
         self._at_once = (0.0, 0)
+        self._asked: dict[int, _Asked] = {}
+        self._adjusted = float("-inf")
+        self._published_inc = 0
+        self.accused = 0
+        self.answer_by = float("inf")
+        self._dead: dict[bytes, tuple[float, str]] = {}
+
+    @property
+    def disk_inc(self) -> int:
+        """The incarnation on disk."""
+        return self.disk.incarnation
 
     # --- life and death ---
 
     def start(self, members: tuple[tuple[bytes, Place], ...]) -> None:
         """A new process on the same disk, knowing these cards."""
+        if self.machine is not None:
+            return
         self._lives += 1
+        if not self.fleet.parts.keeps_incarnation:
+            self.disk.incarnation = 0
+        self.fleet.checks.opens(self.number, self.aid, self.disk_inc)
         rng = random.Random(f"{self._seed}/{self.number}/{self._lives}")
+        self.clock = MeshClock()
         self.machine = self.fleet.build(self, rng)
-        self.gossip = Gossip(self.number, self._later, self._admit, self.wall_ms)
-        self.gossip.resume_after(self.wall_ms() << 16)
-        self.pipes, self._pipes, self.view, self._dialling = {}, [], {}, {}
+        self.replica = Replica(self, rng)
+        self.organs = [build(self) for build in self.fleet.parts.organs]
+        self.pipes, self._pipes, self.view, self._dialling, self._asked = {}, [], {}, {}, {}
         self.frozen, self._inbox = False, []
+        self._published_inc, self.accused, self.answer_by, self._dead = 0, 0, float("inf"), {}
         net = self.fleet.net
         net.listening[self.number], net.powered[self.number] = True, True
         net.frozen[self.number] = False
+        self.resumed_at = self.fleet.world.now
+        self.later(PING_S * rng.uniform(0.8, 1.2), self._keep_time)
         self.feed(MembersChanged(members))
 
     def stop(self, *, power_cut: bool) -> None:
         """The process dies. Its kernel ends the streams, unless the power went too."""
-        self.machine = self.gossip = None
-        self.frozen, self._inbox = False, []
+        self.machine = self.replica = None
+        self._lives += 1
+        self.frozen, self._inbox, self.organs = False, [], []
         net = self.fleet.net
         net.listening[self.number] = False
         net.frozen[self.number] = False
@@ -117,8 +164,12 @@ class Node:
 
     def resume(self) -> None:
         """The process goes on, with all that has piled up."""
+        if self.machine is None:
+            return
         self.frozen = self.fleet.net.frozen[self.number] = False
         self.resumed_at = self.fleet.world.now
+        if self.answer_by < float("inf"):
+            self.answer_by = self.resumed_at + self.fleet.answer_s
         inbox, self._inbox, self._inbox_datagrams = self._inbox, [], 0
         for call in inbox:
             call()
@@ -126,7 +177,11 @@ class Node:
 
     def wall_ms(self) -> int:
         """This node's own wall clock."""
-        return WALL_BASE_MS + int(self.fleet.world.now * 1000) + self.skew_ms
+        return WALL_BASE_MS + self.fleet.calendar_ms + int(self.fleet.world.now * 1000) + self.skew_ms
+
+    def now_ms(self) -> int:
+        """Mesh time as this node knows it."""
+        return self.clock.now_ms(self.wall_ms())
 
     def _when_awake(self, call: Callable[[], None]) -> None:
         if self.machine is None:
@@ -136,11 +191,16 @@ class Node:
         else:
             call()
 
-    def _later(self, delay_s: float, call: Callable[[], None]) -> None:
+    def later(self, delay_s: float, call: Callable[[], None]) -> None:
+        """Run a call after a while, in this life of the process only, and not while it is frozen."""
         life = self._lives
         self.fleet.world.after(delay_s, lambda: self._when_awake(call) if life == self._lives else None)
 
     # --- what the network brings ---
+
+    def hello(self) -> Greeting | None:
+        """What our hello says now."""
+        return self.replica.greeting() if self.replica is not None else None
 
     def on_datagram(self, source: int, payload: Any) -> None:
         if self.frozen:
@@ -148,21 +208,38 @@ class Node:
             if self._inbox_datagrams > INBOX_DATAGRAMS_MAX:
                 return
         aid = self.fleet.nodes[source].aid
-        self._when_awake(lambda: self.feed(DatagramHeard(aid, decode_probe(payload))))
+        self._when_awake(lambda: self.feed(DatagramHeard(aid, payload)))
 
-    def on_frame(self, pipe: Pipe, payload: Any) -> None:
-        self._when_awake(lambda: self._frame(pipe, payload))
+    def on_frames(self, pipe: Pipe, payloads: list[Any]) -> None:
+        self._when_awake(lambda: self._frames(pipe, payloads))
 
-    def _frame(self, pipe: Pipe, payload: Any) -> None:
+    def _frames(self, pipe: Pipe, payloads: list[Any]) -> None:
         peer = pipe.other(self.number)
-        if not pipe.open or peer not in self.pipes or self.gossip is None:
-            return
         aid = self.fleet.nodes[peer].aid
-        if isinstance(payload, bytes):
-            self.feed(FrameHeard(aid, decode_probe(payload)))
-        else:
-            self.feed(FrameHeard(aid))
-            self.gossip.receive(peer, payload)
+        heard = False
+        for payload in payloads:
+            if not pipe.open or peer not in self.pipes or self.replica is None:
+                return
+            if not heard and isinstance(payload, bytes | Ping | Pong):
+                self.feed(FrameHeard(aid))
+                heard = True
+            if isinstance(payload, bytes):
+                self.replica.frame(aid, payload)
+            elif isinstance(payload, Ping):
+                self.pipes[peer].send(
+                    self.number, [Pong(payload.nonce, payload.sent_ms, self.wall_ms())], CLOCK_BYTES
+                )
+            elif isinstance(payload, Pong):
+                self._ponged(peer, payload)
+            else:
+                self.feed(FrameHeard(aid, payload))
+
+    def on_writable(self, pipe: Pipe) -> None:
+        self._when_awake(lambda: self._pump(pipe))
+
+    def _pump(self, pipe: Pipe) -> None:
+        if self.replica is not None:
+            self.replica.pump(self.fleet.nodes[pipe.other(self.number)].aid)
 
     def on_end(self, pipe: Pipe, graceful: bool) -> None:
         self._when_awake(lambda: self._end(pipe, graceful))
@@ -170,41 +247,110 @@ class Node:
     def _end(self, pipe: Pipe, graceful: bool) -> None:
         peer = pipe.other(self.number)
         pipe.open = False
-        if self.pipes.get(peer) is not pipe:
-            return
+        if self.pipes.get(peer) is pipe:
+            self._drop(peer, eof=not graceful)
+
+    def _drop(self, peer: int, *, eof: bool) -> None:
         del self.pipes[peer]
-        if self.gossip is not None:
-            self.gossip.link_down(peer)
-        self.feed(LinkDown(self.fleet.nodes[peer].aid, eof=not graceful))
+        self._asked.pop(peer, None)
+        aid = self.fleet.nodes[peer].aid
+        if self.replica is not None:
+            self.replica.link_down(aid)
+        self.feed(LinkDown(aid, eof=eof))
 
-    def on_pipe(self, pipe: Pipe) -> None:
+    def on_pipe(self, pipe: Pipe, hello: Any) -> None:
         """A handshake is through; the pipe takes the place of any other."""
-        self._when_awake(lambda: self._pipe_up(pipe))
+        self._when_awake(lambda: self._pipe_up(pipe, hello))
 
-    def _pipe_up(self, pipe: Pipe) -> None:
+    def _pipe_up(self, pipe: Pipe, hello: Greeting) -> None:
         peer = pipe.other(self.number)
-        if not pipe.open or self.gossip is None:
+        if not pipe.open or self.replica is None:
             return
         self.pipes[peer] = pipe
         self._pipes = [held for held in self._pipes if held.open]
         self._pipes.append(pipe)
-        if self.near(self.fleet.nodes[peer]):
-            self.gossip.link_up(pipe)
-        self.feed(LinkUp(self.fleet.nodes[peer].aid))
+        aid = self.fleet.nodes[peer].aid
+        self.replica.link_up(aid, peer, hello)
+        self.feed(LinkUp(aid))
+        self._ask_time(peer)
 
-    def _admit(self, rec: Rec) -> None:
-        if rec.value is None:
-            self.feed(AccusationWithdrawn(rec.subject, rec.author))
-        elif isinstance(rec.value, Lease):
-            self.feed(LeaseArrived(rec.subject, rec.value, rec.hlc))
+    # --- time ---
+
+    def _keep_time(self) -> None:
+        """Now and then: ask the neighbours for the time, and drop what is past its ttl."""
+        for peer in list(self.pipes):
+            self._ask_time(peer)
+        self._adjust()
+        if self.replica is not None:
+            self.replica.sweep()
+        self.later(PING_S, self._keep_time)
+
+    def _ask_time(self, peer: int) -> None:
+        asked = self._asked[peer] = _Asked(self._lives, self.wall_ms())
+        self.pipes[peer].send(self.number, [Ping(asked.nonce, asked.sent_ms)], CLOCK_BYTES)
+
+    def _ponged(self, peer: int, pong: Pong) -> None:
+        asked = self._asked.pop(peer, None)
+        aid = self.fleet.nodes[peer].aid
+        if asked is not None and asked.sent_ms == pong.sent_ms:
+            self.clock.sample(aid, pong.sent_ms, pong.clock_ms, self.wall_ms(), self.fleet.world.now)
+            if self.fleet.world.now >= self._adjusted + ADJUST_S:
+                self._adjust()
+
+    def _adjust(self) -> None:
+        now = self.fleet.world.now
+        before_ms, self._adjusted = self.clock.offset_ms, now
+        self.clock.adjust(self.wall_ms(), now)
+        ahead = self.clock.offset_ms < before_ms - FUTURE_MS_MAX
+        if ahead and self.fleet.parts.takes_back and self.replica is not None:
+            self.fleet.trace("clock", self.number, "takes back the future")
+            self.replica.take_back_the_future()
+
+    # --- records ---
+
+    def is_urgent(self, rec: Record) -> bool:
+        """Whether a live record is flooded: an accusation, or a lease that refutes one."""
+        if not rec.path.startswith(words.PATH_PREFIX):
+            return False
+        if rec.path != words.path_of(rec.aid):
+            return True
+        member = self.machine.board.members.get(rec.aid) if self.machine is not None else None
+        inc = rec.val.get("inc") if isinstance(rec.val, dict) else None
+        return member is not None and isinstance(inc, int) and inc > member.inc
+
+    def stored(self, scope: str, records: list[Record], link: bytes | None) -> None:
+        """Records were stored."""
+        if scope == LIVE:
+            for rec in records:
+                if rec.path.startswith(words.PATH_PREFIX):
+                    self._vital(rec)
         else:
-            self.feed(AccusationArrived(rec.subject, rec.author, rec.value.inc, rec.value.evidence))
-            self._later(rec.ttl_ms / 1000, lambda: self._expire(rec))
+            self.fleet.gauges.arrived(self, scope, records, link)
+        for organ in self.organs:
+            organ.stored(scope, records)
+        if self.organs:
+            self._arm()
 
-    def _expire(self, rec: Rec) -> None:
-        if self.gossip is not None and self.gossip.slots.get((rec.subject, rec.author)) == rec:
-            del self.gossip.slots[rec.subject, rec.author]
-            self.feed(AccusationWithdrawn(rec.subject, rec.author))
+    def _vital(self, rec: Record) -> None:
+        subject = words.subject_of(rec.path)
+        if rec.op != Op.PUT:
+            self.feed(AccusationWithdrawn(subject, rec.aid))
+        elif subject == rec.aid:
+            lease = words.decode_lease(rec.val)
+            self.fleet.checks.believes(self.number, subject, lease.inc)
+            self.feed(LeaseArrived(subject, lease, rec.hlc))
+        else:
+            charge = words.decode_accusation(rec.val)
+            if subject == self.aid and charge.inc >= self.disk_inc:
+                self.accused = max(self.accused, charge.inc)
+                self.answer_by = min(self.answer_by, self.fleet.world.now + self.fleet.answer_s)
+            self.feed(AccusationArrived(subject, rec.aid, charge.inc, charge.evidence))
+            assert rec.ttl is not None
+            self.later(rec.ttl / 1000, lambda: self._expire(rec))
+
+    def _expire(self, rec: Record) -> None:
+        if self.replica is not None and self.replica.live.get(rec.slot) == rec:
+            self.feed(AccusationWithdrawn(words.subject_of(rec.path), rec.aid))
 
     # --- the loop ---
 
@@ -217,8 +363,12 @@ class Node:
         self._wake_at = float("inf")
         if self.machine is None or self.frozen:
             return
-        if self.machine.deadline() <= self.fleet.world.now:
-            self._perform(self.machine.tick(self.fleet.world.now))
+        now = self.fleet.world.now
+        for organ in self.organs:
+            if organ.deadline() <= now:
+                organ.tick(now)
+        if self.machine is not None and self.machine.deadline() <= now:
+            self._perform(self.machine.tick(now))
         else:
             self._arm()
 
@@ -226,6 +376,8 @@ class Node:
         if self.machine is None:
             return
         due = self.machine.deadline()
+        for organ in self.organs:
+            due = min(due, organ.deadline())
         if due < self._wake_at:
             self._wake_at = due
             self.fleet.world.at(due, self._wake)
@@ -240,13 +392,11 @@ class Node:
     def _do(self, action: Action) -> None:
         match action:
             case SendDatagram(aid, probe):
-                payload = encode_probe(probe)
-                self.fleet.net.datagram(self.number, self.fleet.number[aid], payload, len(payload))
+                self.fleet.net.datagram(self.number, self.fleet.number[aid], probe, _size(probe))
             case SendFrame(aid, probe):
                 pipe = self.pipes.get(self.fleet.number[aid])
                 if pipe is not None:
-                    payload = encode_probe(probe)
-                    pipe.send(self.number, payload, len(payload))
+                    pipe.send(self.number, [probe], _size(probe))
             case Redial(aid, deadline_s):
                 self._dial(self.fleet.number[aid], deadline_s, aid, replace=True)
             case DialNow(aid, replace):
@@ -254,26 +404,37 @@ class Node:
             case CloseLink(aid, _):
                 self._close(self.fleet.number[aid])
             case PersistIncarnation(inc):
-                assert inc > self.disk_inc, (inc, self.disk_inc)
-                self.disk_inc = inc
+                self.fleet.checks.persists(self.number, self.disk_inc, inc)
+                self.disk.incarnation = inc
             case StateChanged():
                 self._note(action)
             case _:
                 self._write(action)
 
     def _write(self, action: Action) -> None:
-        assert self.gossip is not None
         match action:
-            case PublishLease(lease, urgent, ttl_s):
-                assert lease.inc == self.disk_inc, (lease.inc, self.disk_inc)
-                self.gossip.write(self.aid, self.aid, lease, int(ttl_s * 1000), urgent=urgent)
+            case PublishLease(lease, _, ttl_s):
+                self._publish(lease, ttl_s)
             case Accuse(subject, inc, evidence, ttl_s):
-                charge, ttl_ms = Accusation(inc, evidence), int(ttl_s * 1000)
-                self.gossip.write(subject, self.aid, charge, ttl_ms, urgent=self.fleet.flood)
+                value = words.encode_accusation(Accusation(inc, evidence))
+                self._say(subject, Op.PUT, value, ttl_s, urgent=True)
             case Withdraw(subject, ttl_s):
-                self.gossip.write(subject, self.aid, None, int(ttl_s * 1000), urgent=self.fleet.flood)
+                self._say(subject, Op.VOID, None, ttl_s, urgent=True)
             case _:
                 raise AssertionError(action)
+
+    def _publish(self, lease: Lease, ttl_s: float) -> None:
+        self.fleet.checks.uses(self.number, self.aid, self.disk_inc, lease.inc)
+        urgent, self._published_inc = lease.inc != self._published_inc, lease.inc
+        if lease.inc > self.accused:
+            self.answer_by = float("inf")
+        value = words.encode_lease(lease)
+        self._say(self.aid, Op.PUT, value, ttl_s, urgent=urgent)
+
+    def _say(self, subject: bytes, op: Op, value: Any, ttl_s: float, *, urgent: bool) -> None:
+        assert self.replica is not None
+        ttl_ms = int(ttl_s * 1000)
+        self.replica.say_live(Statement(words.path_of(subject), Kind.ALL, value, op, ttl_ms), urgent=urgent)
 
     def _dial(self, peer: int, deadline_s: float, report_to: bytes | None, *, replace: bool) -> None:
         if report_to is None:
@@ -282,27 +443,32 @@ class Node:
             self._dialling[peer] = None
         life = self._lives
 
-        def done(result: str) -> None:
+        def done(result: str, hello: Any) -> None:
             if life == self._lives:
-                self._when_awake(lambda: self._dialled(peer, result, report_to, replace))
+                self._when_awake(lambda: self._dialled(peer, result, hello, report_to, replace))
 
         self.fleet.net.dial(self.number, peer, deadline_s, done)
 
-    def _dialled(self, peer: int, result: str, report_to: bytes | None, replace: bool) -> None:
+    def _dialled(
+        self, peer: int, result: str, hello: Greeting | None, report_to: bytes | None, replace: bool
+    ) -> None:
         if report_to is None:
             self._dialling.pop(peer, None)
-        if result == "ok" and (replace or peer not in self.pipes):
-            self._pipe_up(Pipe(self.fleet.net, self.number, peer))
+        if hello is not None and self.replica is not None and (replace or peer not in self.pipes):
+            self._pipe_up(Pipe(self.fleet.net, self.number, peer, self.replica.greeting()), hello)
         if report_to is not None:
             self.feed(RedialFinished(report_to, DialResult(result)))
 
     def _close(self, peer: int) -> None:
-        pipe = self.pipes.pop(peer, None)
+        pipe = self.pipes.get(peer)
         if pipe is not None:
             pipe.end(self.number, graceful=True)
-            if self.gossip is not None:
-                self.gossip.link_down(peer)
-            self.feed(LinkDown(self.fleet.nodes[peer].aid, eof=False))
+            self._drop(peer, eof=False)
+
+    def close_all(self) -> None:
+        """End every link; those that are wanted are dialled again."""
+        for peer in list(self.pipes):
+            self._close(peer)
 
     # --- checks ---
 
@@ -313,7 +479,28 @@ class Node:
         assert action.aid != self.aid, action
         assert action.new != State.REGISTERING, action
         self.view[action.aid] = action.new
+        self._check_revival(action)
         self.fleet.note(self, action)
+        for organ in self.organs:
+            organ.changed(action)
+
+    def _check_revival(self, action: StateChanged) -> None:
+        """A verdict ends by the member's own newer word only."""
+        assert self.machine is not None
+        now, member = self.fleet.world.now, self.machine.board.members[action.aid]
+        if action.new == State.DEAD:
+            self._dead[action.aid] = (now, action.why)
+        elif action.old == State.DEAD and not self.machine.board.remote(member):
+            since, why = self._dead.pop(action.aid, (0.0, "lease"))
+            old_enough = now - since >= self.fleet.config.lease_factor * self.machine.board.lease_s()
+            if (
+                action.new == State.ALIVE
+                and why != "lease"
+                and not old_enough
+                and member.inc <= member.dead_inc
+            ):
+                text = f"node {self.number} revives {self.fleet.number[action.aid]} at {member.inc}"
+                self.fleet.checks.fail("refutation", f"{text}, dead at {member.dead_inc}")
 
     def _check(self, actions: list[Action]) -> None:
         machine, now = self.machine, self.fleet.world.now
@@ -325,6 +512,8 @@ class Node:
         assert machine.deadline() >= now, (machine.deadline(), now)
         assert machine.deadline() <= now + 1.001
         assert len(machine.prober.links) <= 64 + len(self.pipes)
+        if now > self.answer_by:
+            self.fleet.checks.fail("refutation", f"node {self.number} lets {self.accused} be accused")
         for earlier, later in pairwise(actions):
             if isinstance(later, PublishLease) and later.lease.inc != self.disk_inc:
                 assert earlier == PersistIncarnation(later.lease.inc), actions
@@ -335,6 +524,11 @@ class Node:
         state = self.machine.state(aid)
         assert state is not None
         return state
+
+    def inc_of(self, aid: bytes) -> int:
+        """The incarnation of a member as this node holds it."""
+        assert self.machine is not None
+        return self.machine.board.members[aid].inc
 
     def near(self, other: Node) -> bool:
         """Whether another lives in the same zone, so that live records are shared with it."""

@@ -15,8 +15,9 @@ from mesh.core.prober import Prober
 from mesh.core.rings import Place
 from mesh.core.verdict import Board
 from mesh.core.vitals import PROFILES, Action
+from mesh.sim.checks import Violation
 from mesh.sim.fleet import Fleet
-from mesh.sim.scenarios import Measures, flap, freeze, kill, loss, split
+from mesh.sim.trials import Measures, flap, freeze, loss, split
 
 
 def machine(prober: type[Prober] = Prober, board: type[Board] = Board) -> type[Liveness]:
@@ -96,7 +97,7 @@ def test_two_accusers_always_needed_never_resolves_two_dead_of_three() -> None:
 
 def test_leases_that_run_out_after_one_renewal_kill_the_living_under_loss() -> None:
     config = msgspec.structs.replace(PROFILES["lan"], lease_factor=1.0)
-    assert loss(32, 1, rate=0.3, minutes=2, config=config)["false_dead"] > 100
+    assert loss(32, 1, rate=0.3, minutes=0.5, config=config)["false_dead"] > 100
 
 
 class NeverSearches(Prober):
@@ -115,10 +116,6 @@ def test_without_finding_back_the_sides_of_a_long_split_never_meet() -> None:
 
     assert measure(Liveness)["whole_s"] <= 5
     assert measure(machine(NeverSearches, ForgetsTheLost))["whole_s"] == float("inf")
-
-
-def test_accusations_held_back_by_quiet_links_come_too_late() -> None:
-    assert kill(32, 0, rounds=8, flood=False)["worst_s"] > 0.5
 
 
 class BelievesTheUnsteady(Board):
@@ -172,6 +169,7 @@ class RefutesNothing(Liveness):
         return
 
 
-def test_who_does_not_refute_stays_dead_long_after_it_woke() -> None:
+def test_who_does_not_refute_is_noticed_before_anybody_asks() -> None:
     assert freeze(16, 1)["back_s"] <= 3
-    assert freeze(16, 1, liveness=RefutesNothing)["back_s"] > 10
+    with pytest.raises(Violation, match="refutation"):
+        freeze(16, 1, liveness=RefutesNothing)

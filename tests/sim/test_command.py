@@ -1,28 +1,114 @@
-"""The simulator as a command."""
+"""`meshctl sim` from the outside."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from mesh.sim.__main__ import main
+from mesh.sim import scenario
+from meshctl.__main__ import main
+
+SMALL = """
+summary = "two of four, once"
+[mesh]
+nodes = 4
+duration_s = 12
+quiet_s = 1
+[load]
+writes_per_s = 5
+keys = 5
+[[fault]]
+what = "kill"
+at_s = 2
+for_s = 3
+count = 2
+"""
 
 
-def test_a_scenario_prints_a_line_per_seed_and_the_worst(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["kill", "--nodes", "3", "--seeds", "4..6", "--set", "rounds=1"]) == 0
-    *lines, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["seed"] for line in lines] == [4, 5]
-    assert last["worst"]["worst_s"] == max(line["worst_s"] for line in lines)
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return str(path)
 
 
-def test_one_seed_may_be_named_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["idle", "--nodes", "2", "--seeds", "7", "--profile", "local"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[0])["seed"] == 7
+def test_the_list_names_every_scenario(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sim", "list", "-o", "name"]) == 0
+    assert capsys.readouterr().out.split() == scenario.names()
 
 
-def test_an_unknown_scenario_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["earthquake"])
-    assert ended.value.code == 2
-    assert "kill" in capsys.readouterr().err
+def test_every_scenario_that_comes_with_mesh_is_one() -> None:
+    for name in scenario.names():
+        assert scenario.load(name).summary
+
+
+def test_a_run_prints_a_line_per_seed_and_writes_what_was_asked_for(
+    small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report, picture, trace = tmp_path / "r.json", tmp_path / "p.svg", tmp_path / "t.json"
+    words = ["--runs", "2", "--json", str(report), "--picture", str(picture), "--trace", str(trace)]
+    assert main(["sim", "run", small, *words]) == 0
+    assert capsys.readouterr().out.count(" ok ") == 2
+    runs = json.loads(report.read_text())["runs"]
+    assert [run["seed"] for run in runs] == [1, 2]
+    assert runs[0]["figures"]["reach"]["count"] > 0
+    assert picture.read_text().startswith("<svg")
+    assert main(["sim", "replay", str(trace)]) == 0
+    assert "kill" in capsys.readouterr().out
+
+
+def test_a_failure_says_which_check_and_leaves_a_small_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "t.json"
+    words = ["--mutant", "forgets-incarnation", "--trace", str(trace)]
+    assert main(["sim", "run", "quick", *words]) == 1
+    assert "incarnation broken" in capsys.readouterr().err
+    found = json.loads(trace.read_text())
+    assert found["failure"]["check"] == "incarnation"
+    assert len(found["plan"]) <= 2
+    assert main(["sim", "replay", str(trace), "--begin", "5"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("summary = 1", "summary: Expected `str`"),
+        ("summary = 'x'\n[mesh]\nnodez = 3", "mesh: nothing is called 'nodez' here; perhaps nodes"),
+        ("summary = 'x'\n[mesh]\nnodes = 1", "mesh.nodes: 1 is not between 2 and 20000"),
+        ("summary = 'x'\n[[fault]]\nwhat = 'kil'", "fault[0].what: 'kil' is not known"),
+        ("summary = 'x'\n[[fault]]\nwhat = 'loss'", "fault[0]: loss needs rate"),
+        ("summary = 'x'\n[[fault]]\nwhat = 'kill'\ntimes = 2", "needs every_s"),
+        ("summary = 'x'\n[[fault]]\nwhat = 'kill'\ncount = 1\nzone = 0", "give one of count, zone"),
+        ("summary = ", "not TOML"),
+    ],
+)
+def test_a_bad_scenario_is_refused_with_its_place(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    assert main(["sim", "run", str(path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_scenario_by_a_wrong_name_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sim", "run", "split-write"]) == 2
+    assert "split-writes" in capsys.readouterr().err
+
+
+def test_what_is_not_a_trace_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "t.json"
+    path.write_text("{}")
+    assert main(["sim", "replay", str(path)]) == 2
+    assert "is not a trace" in capsys.readouterr().err
+
+
+def test_nothing_of_the_simulator_is_loaded_before_it_is_wanted() -> None:
+    code = "import sys; import meshctl.sim; print([m for m in sys.modules if m.startswith('mesh.sim')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -25,7 +25,7 @@ from mesh.core.vitals import (
 )
 from mesh.sim.fleet import MESH_ID, Fleet
 from mesh.sim.node import Node
-from mesh.sim.scenarios import busy, flap, freeze, idle, kill, loss, one_way, restart, split
+from mesh.sim.trials import busy, flap, freeze, idle, kill, loss, one_way, restart, split
 
 
 @pytest.mark.parametrize("nodes", [2, 3, 8, 32])
@@ -354,7 +354,7 @@ from mesh.sim.fleet import Fleet
 fleet = Fleet(12, seed=5, loss=0.1)
 fleet.start(); fleet.run(30); fleet.freeze(3, for_s=9); fleet.run(20)
 fleet.split(range(6)); fleet.run(30); fleet.heal(); fleet.kill(2); fleet.run(30)
-print(fleet.trace, len(fleet.changes), fleet.world.calls)
+print(fleet.digest, len(fleet.changes), fleet.world.calls)
 """
 
 

@@ -1,0 +1,68 @@
+"""What a simulated agent is made of, so that a broken part can be switched in by name.
+
+Every field is a machine or a rule of the real code; `mutants.py` replaces one and demands to be caught.
+`organs` are further machines (placement, rollouts, quorum ...) that stand on records and states: each gets a
+new instance with every life of a node. An organ sees what is stored and whose state changed, is ticked at its
+own deadline, and speaks through `node.replica.say`; the zone summary (`summary.py`) is the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import msgspec
+
+from mesh.core.collect import Collector
+from mesh.core.dissemination import Dissemination
+from mesh.core.liveness import Liveness
+from mesh.core.receive import Judge
+from mesh.core.record import Record
+from mesh.core.vitals import StateChanged
+
+if TYPE_CHECKING:
+    from mesh.sim.node import Node
+
+
+class Organ(Protocol):
+    """One further machine of a node, with its small shell."""
+
+    def stored(self, scope: str, records: list[Record]) -> None:
+        """Records were committed here, our own included."""
+
+    def changed(self, change: StateChanged) -> None:
+        """A member's state changed in our view."""
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+
+    def deadline(self) -> float:
+        """When `tick` is next wanted."""
+
+
+OrganBuilder: TypeAlias = Callable[["Node"], Organ]
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """The rules a simulated mesh plays by; all true as they stand.
+
+    Attributes:
+        judge: how deltas are received; None for the real one of each scope.
+        fenced: a store that was set back asks for its own log before it is trusted.
+        answers_strays: an author voids what it had collected and a peer still offers.
+        commits_first: a write is acknowledged after its commit.
+        keeps_incarnation, keeps_ceiling: what a restart finds on its disk.
+        takes_back: a clock found ahead takes its future back (`core/rewind.py`).
+    """
+
+    liveness: type[Liveness] = Liveness
+    dissemination: type[Dissemination] = Dissemination
+    judge: Judge | None = None
+    collector: type[Collector] = Collector
+    organs: tuple[OrganBuilder, ...] = ()
+    fenced: bool = True
+    answers_strays: bool = True
+    commits_first: bool = True
+    keeps_incarnation: bool = True
+    keeps_ceiling: bool = True
+    takes_back: bool = True

@@ -1,0 +1,51 @@
+"""Frames and records of one run: signed, verified and decoded once for all who get the same bytes.
+
+What a thousand nodes forward unchanged is the same bytes, so it is decoded once and the result is shared:
+messages and records are frozen.
+"""
+
+from __future__ import annotations
+
+from mesh.core.collect import Statement
+from mesh.core.record import Record
+from mesh.sim.model.wire import Notary
+from mesh.wire import messages
+from mesh.wire.messages import AnyMessage, Delta
+
+KEPT_MAX = 50_000
+
+
+class Post:
+    """Knows every key of the run, and remembers what it has read."""
+
+    def __init__(self) -> None:
+        self._notary = Notary()
+        self._messages: dict[bytes, AnyMessage | None] = {}
+        self._records: dict[bytes, list[Record]] = {}
+
+    def sign(self, aid: bytes, tag: bytes, hlc: int, statement: Statement) -> Record:
+        """The record of a statement."""
+        return self._notary.sign(aid, tag, hlc, statement)
+
+    def decode(self, body: bytes) -> AnyMessage | None:
+        """The message in a frame."""
+        if body in self._messages:
+            return self._messages[body]
+        if len(self._messages) >= KEPT_MAX:
+            self._messages.clear()
+        message = self._messages[body] = messages.decode(body)
+        return message
+
+    def records(self, tag: bytes, delta: Delta, body: bytes) -> list[Record]:
+        """The records of a delta, verified.
+
+        Raises:
+            PeerError: a signature is bad.
+        """
+        found = self._records.get(body)
+        if found is None:
+            if len(self._records) >= KEPT_MAX:
+                self._records.clear()
+            found = [self._notary.open(delta.aid, tag, one, sig) for one, sig in delta.records]
+            self._records[body] = found
+        return found

@@ -1,0 +1,362 @@
+"""The replicated state of one simulated agent: the real machines, and a shell as thin as it can be.
+
+`core/dissemination.py` decides what goes where, `core/sync.py` judges what comes, `core/fence.py`,
+`core/collect.py` and `core/rewind.py` look after the own log; here is what a real agent does around them with
+streams, LMDB and tasks (`agent/dissemination.py`, `agent/author.py`). Frames are the real bytes. Signatures
+are keyed hashes of the same length, made and verified for every record, because Ed25519 would cost more than
+all the rest and decides nothing. Every member is admitted and no quota is set: admission, removal and quotas
+are the business of the random model (`sim/model`).
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mesh.core import sync, tidings
+from mesh.core.clock import HybridClock, hlc_of
+from mesh.core.collect import Statement, answer_strays
+from mesh.core.fence import Fence
+from mesh.core.floors import gc_floor, is_gc
+from mesh.core.log import Log
+from mesh.core.record import LIVE, MESH, SCOPES, Record, scope_tag
+from mesh.core.rewind import rewind
+from mesh.errors import PeerError
+from mesh.sim.disk import DURABLE, CheckedLog, Writer
+from mesh.wire.messages import Delta
+
+if TYPE_CHECKING:
+    from mesh.sim.node import Node
+
+FLUSH_S = 0.025
+CEILING_AHEAD_MS = 10_000
+FRAME_HEAD = 4
+Build = Callable[[Log], Sequence[Statement]]
+Said = Callable[[list[Record]], None]
+
+
+class Greeting(msgspec.Struct, frozen=True):
+    """The part of a hello that matters here."""
+
+    zone: str
+    roots: dict[str, bytes]
+
+
+class _Link(msgspec.Struct):
+    """One neighbour: when frames last left, and whether they are about to."""
+
+    number: int
+    flushed_at: float = -1.0
+    flushing: bool = False
+
+
+class Replica:
+    """Logs, dissemination and the own pen of one life of a node."""
+
+    def __init__(self, node: Node, rng: random.Random) -> None:
+        self.node, self.fleet = node, node.fleet
+        self.me = node.aid
+        self._parts = node.fleet.parts
+        disk = self.disk = node.disk
+        self.tags = {scope: scope_tag(scope, node.place.zone) for scope in SCOPES}
+        self.live = CheckedLog(self.fleet.checks, node.number, LIVE, self.tags[LIVE])
+        self.logs: dict[str, CheckedLog] = {**disk.logs, LIVE: self.live}
+        self._snapshots = {scope: nullcontext[Log](log) for scope, log in self.logs.items()}
+        self.writer = Writer(node.later)
+        ceiling = disk.ceiling if self._parts.keeps_ceiling else 0
+        self.clock, self.live_clock = HybridClock(ceiling), HybridClock(ceiling)
+        disk.fences = {
+            scope: Fence.opened(log, self.me, disk.fences.get(scope), node.wall_ms(), rng.getrandbits(16))
+            for scope, log in disk.logs.items()
+        }
+        fences = {scope: fence.hlc for scope, fence in disk.fences.items()} if self._parts.fenced else {}
+        self.machine = self._parts.dissemination(
+            self.me, SCOPES, self._read, rng, self.fleet.spread_config, fences
+        )
+        self._links: dict[bytes, _Link] = {}
+        self._resets: dict[tuple[bytes, str, bytes], sync.ResetParts] = {}
+        self._own_parts: dict[tuple[bytes, str], list[Record]] = {}
+        self._wake_at = float("inf")
+        self._depth = 0
+
+    def _read(self, scope: str) -> AbstractContextManager[Log]:
+        return self._snapshots[scope]
+
+    # -- links ------------------------------------------------------------------------------------------
+
+    def greeting(self) -> Greeting:
+        """What our hello says now."""
+        return Greeting(self.node.place.zone, {scope: self.machine.root(scope) for scope in SCOPES})
+
+    def link_up(self, peer: bytes, number: int, hello: Greeting) -> None:
+        """A stream stands."""
+        self.link_down(peer)
+        self._links[peer] = _Link(number)
+        shared = SCOPES if hello.zone == self.node.place.zone else (MESH,)
+        self.handle(tidings.LinkUp(peer, {scope: hello.roots[scope] for scope in shared}))
+
+    def link_down(self, peer: bytes) -> None:
+        """A stream is over."""
+        if self._links.pop(peer, None) is not None:
+            self._resets = {key: parts for key, parts in self._resets.items() if key[0] != peer}
+            self._own_parts = {key: recs for key, recs in self._own_parts.items() if key[0] != peer}
+            self.handle(tidings.LinkDown(peer))
+
+    def frame(self, peer: bytes, body: bytes) -> None:
+        """A frame of a neighbour."""
+        if peer not in self._links:
+            return
+        message = self.fleet.post.decode(body)
+        if isinstance(message, Delta):
+            self._delta(peer, message, body)
+        elif message is not None:
+            self.handle(tidings.Received(peer, message))
+
+    def _delta(self, peer: bytes, delta: Delta, body: bytes) -> None:
+        try:
+            records = self.fleet.post.records(self.tags[delta.scope], delta, body)
+        except PeerError:
+            self.handle(tidings.DeltaRefused(peer, delta.scope, delta.aid))
+            return
+        urgent = delta.scope == LIVE and any(self.node.is_urgent(rec) for rec in records)
+        self.handle(tidings.DeltaVerified(peer, delta, records, body, urgent))
+
+    def pump(self, peer: bytes) -> None:
+        """Send what the machine has for a neighbour, if the stream takes it."""
+        link = self._links.get(peer)
+        pipe = self.node.pipes.get(link.number) if link is not None else None
+        if link is None or pipe is None or link.flushing or not self.machine.has_work(peer):
+            return
+        now = self.fleet.world.now
+        if now < link.flushed_at + FLUSH_S:
+            link.flushing = True
+            self.node.later(link.flushed_at + FLUSH_S - now, lambda: self._flush(peer, link))
+            return
+        while pipe.ready(self.node.number):
+            bodies = self.machine.pull(peer)
+            if not bodies:
+                return
+            link.flushed_at = now
+            self.fleet.gauges.frames += len(bodies)
+            spoil = self.node.spoil
+            if spoil is not None:
+                bodies = [spoil(body) for body in bodies]
+            pipe.send(self.node.number, bodies, sum(map(len, bodies)) + FRAME_HEAD * len(bodies))
+
+    def _flush(self, peer: bytes, link: _Link) -> None:
+        link.flushing = False
+        if self._links.get(peer) is link:
+            self.pump(peer)
+
+    # -- the machine ------------------------------------------------------------------------------------
+
+    def handle(self, event: tidings.Event) -> None:
+        """Give the machine an event and do what it says."""
+        self._perform(self.machine.handle(event, self.fleet.world.now))
+
+    def _perform(self, actions: list[tidings.Action]) -> None:
+        self._depth += 1
+        for action in actions:
+            if isinstance(action, tidings.Apply):
+                self._apply(action)
+        for peer in dict.fromkeys(action.link for action in actions if isinstance(action, tidings.Wakeup)):
+            self.pump(peer)
+        for action in actions:
+            if isinstance(action, tidings.Remembered) and not self.disk.fences[action.scope].checked:
+                self.writer.submit(lambda scope=action.scope: self._confirm(scope), linger=True)  # type: ignore[misc]
+        self._depth -= 1
+        if not self._depth:
+            self._arm()
+
+    def _arm(self) -> None:
+        due = self.machine.deadline()
+        if due < self._wake_at:
+            self._wake_at = due
+            self.node.later(max(0.0, due - self.fleet.world.now), lambda: self._wake(due))
+
+    def _wake(self, due: float) -> None:
+        if due != self._wake_at:
+            return  # an earlier one has taken its place
+        self._wake_at = float("inf")
+        if self.machine.deadline() <= self.fleet.world.now:
+            self._perform(self.machine.tick(self.fleet.world.now))
+        else:
+            self._arm()
+
+    # -- applying ---------------------------------------------------------------------------------------
+
+    def _apply(self, action: tidings.Apply) -> None:
+        delta = action.delta
+        if delta.scope == LIVE:
+            self._report(action, self._receive(action))
+        elif delta.aid == self.me and not delta.pull:
+            key = (action.link, delta.scope)
+            parts = self._own_parts.setdefault(key, [])
+            parts += action.records
+            if not delta.more:
+                records = self._own_parts.pop(key)
+                self.writer.submit(lambda: self._recover(delta.scope, records, delta.reset))
+        else:
+            self.writer.submit(lambda: self._store(action), linger=True)
+
+    def _store(self, action: tidings.Apply) -> Callable[[], None]:
+        outcome = self._receive(action)
+        return lambda: self._report(action, outcome)
+
+    def _receive(self, action: tidings.Apply) -> sync.Outcome:
+        delta = action.delta
+        key = (action.link, delta.scope, delta.aid)
+        parts = self._resets.setdefault(key, sync.ResetParts()) if delta.reset else None
+        outcome = sync.receive(
+            self.logs[delta.scope],
+            delta,
+            action.records,
+            now_ms=self.node.now_ms(),
+            reset_part=parts,
+            me=self.me,
+            judge=self._parts.judge if delta.scope != LIVE else None,
+        )
+        if not delta.more:
+            self._resets.pop(key, None)
+        return outcome
+
+    def _report(self, action: tidings.Apply, outcome: sync.Outcome) -> None:
+        delta = action.delta
+        if outcome.own is not None and outcome.own.strays and self._parts.answers_strays:
+            strays = sync.Own([], outcome.own.strays)
+            self.say(delta.scope, lambda _: answer_strays(strays), again=True)
+        clock = self.live_clock if delta.scope == LIVE else self.clock
+        for rec in outcome.stored:
+            clock.receive(rec.hlc)
+        urgent = delta.scope == LIVE and any(self.node.is_urgent(rec) for rec in outcome.stored)
+        self.handle(
+            tidings.Applied(
+                action.link, delta.scope, delta.aid, outcome.state, outcome.want, urgent, outcome.mark_dirty
+            )
+        )
+        if outcome.stored:
+            self.node.stored(delta.scope, outcome.stored, action.link)
+
+    def _confirm(self, scope: str) -> None:
+        self.disk.fences[scope].checked = True
+
+    def _recover(self, scope: str, records: list[Record], reset: bool) -> Callable[[], None]:
+        """A peer has told us all it knows of ourselves."""
+        log, fence = self.logs[scope], copy.copy(self.disk.fences[scope])
+        self.clock.receive(max((rec.hlc for rec in records), default=0))
+        statements = fence.recover(log, self.me, records, reset=reset, now_ms=self.node.now_ms())
+        self.disk.fences[scope] = fence
+        self.machine.fences[scope] = fence.hlc
+        said = self._write(scope, statements, again=True)
+        return lambda: self._spoke(scope, said)
+
+    # -- saying -----------------------------------------------------------------------------------------
+
+    def say(self, scope: str, build: Build, said: Said | None = None, *, again: bool = False) -> None:
+        """Write durable statements; `said` is called with the records once they are committed.
+
+        Args:
+            again: they repeat or withdraw what was said before, so nothing new is acknowledged.
+        """
+
+        def job() -> Callable[[], None]:
+            records = self._write(scope, self._counted(scope, build), again=again)
+            return lambda: self._spoke(scope, records, said)
+
+        if self._parts.commits_first or said is None:
+            self.writer.submit(job)
+        else:
+            self._say_first(scope, build, said)
+
+    def _counted(self, scope: str, build: Build) -> list[Statement]:
+        log, fence = self.logs[scope], self.disk.fences[scope]
+        return [fence.counted(log, self.me, statement) for statement in build(log)]
+
+    def _say_first(self, scope: str, build: Build, said: Said) -> None:
+        """The broken way: the caller is answered, and the disk follows in its own time."""
+        records = [self._sign(scope, statement, self.clock) for statement in self._counted(scope, build)]
+        for rec in records:
+            self.fleet.ledger.said(self.node, scope, rec, again=False)
+        said(records)
+        self.writer.submit(lambda: self._follow(scope, records), linger=True)
+
+    def _follow(self, scope: str, records: list[Record]) -> Callable[[], None]:
+        for rec in records:
+            if rec.hlc > self.logs[scope].author(self.me).head:
+                sync.write(self.logs[scope], rec)
+        return lambda: self._spoke(scope, records)
+
+    def _write(self, scope: str, statements: Sequence[Statement], *, again: bool) -> list[Record]:
+        log, out = self.logs[scope], []
+        for statement in statements:
+            rec = self._sign(scope, statement, self.clock)
+            self.fleet.ledger.said(self.node, scope, rec, again=again)
+            sync.write(log, rec)
+            out.append(rec)
+        if self.clock.last > self.disk.ceiling:
+            self.disk.ceiling = self.clock.last + hlc_of(CEILING_AHEAD_MS)
+        return out
+
+    def _spoke(self, scope: str, records: list[Record], said: Said | None = None) -> None:
+        self.handle(tidings.Applied(None, scope, self.me, self.logs[scope].author(self.me)))
+        if records:
+            self.node.stored(scope, records, None)
+        if said is not None:
+            said(records)
+
+    def say_live(self, statement: Statement, *, urgent: bool) -> None:
+        """Write one statement of the live scope, at once and in RAM only."""
+        rec = self._sign(LIVE, statement, self.live_clock)
+        sync.write(self.live, rec)
+        self.handle(tidings.Applied(None, LIVE, self.me, self.live.author(self.me), urgent=urgent))
+
+    def _sign(self, scope: str, statement: Statement, clock: HybridClock) -> Record:
+        rec = self.fleet.post.sign(self.me, self.tags[scope], clock.send(self.node.now_ms()), statement)
+        self.fleet.checks.signed(self.tags[scope], rec, gc_floor(rec) if is_gc(rec) else 0)
+        return rec
+
+    # -- duties -----------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Drop what is past its ttl for good."""
+        for scope, log in self.logs.items():
+            if len(log):
+                sync.sweep(log, self.node.now_ms(), live=scope == LIVE)
+
+    def collect(self) -> None:
+        """The daily duty of an author."""
+        collector = self._parts.collector()
+        for scope in DURABLE:
+            fence = self.disk.fences[scope]
+            if not self.fleet.company(self.node, scope):
+                fence.alone()
+            if not self._parts.fenced or fence.passed(self.node.now_ms()):
+                self.say(scope, lambda log: collector.plan(log, self.me, self.node.now_ms()), again=True)
+
+    def take_back_the_future(self) -> None:
+        """Our clock was ahead beyond what others accept."""
+
+        def job() -> Callable[[], None]:
+            now_ms = self.node.now_ms()
+            said = {scope: rewind(self.logs[scope], self.me, now_ms) for scope in DURABLE}
+            self.clock.last = max(self.logs[scope].author(self.me).head for scope in DURABLE)
+            for scope, statements in said.items():
+                self.fleet.checks.set_back(self.tags[scope], self.me, self.logs[scope].author(self.me).head)
+                self.disk.fences[scope].rewound(self.logs[scope], self.me, now_ms)
+                self._write(scope, statements, again=True)
+            for aid, _ in list(self.live.authors()):
+                self.live.drop_author(aid)
+            self.fleet.checks.set_back(self.tags[LIVE], self.me, 0)
+            self.live_clock.last = 0
+            return self._restart_links
+
+        self.writer.submit(job)
+
+    def _restart_links(self) -> None:
+        self.machine.reload()
+        self.node.close_all()
