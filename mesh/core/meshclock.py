@@ -7,7 +7,9 @@
 Per neighbour the sample with the smallest round trip of the last 8 counts: it bounds the error by half
 its round trip (Cristian 1989; NTP's clock filter, RFC 5905 section 10). The offset in use is slewed towards
 the median, so that time never jumps under a running node; before the first agreement, or beyond STEP_MS,
-it steps. A wall clock that stands before this software was built is unset and does not vote.
+it steps. A wall clock that stands before this software was built is unset and does not vote. When the wall
+clock itself is set, the samples taken against it are dropped: else their small round trips would outvote new
+ones for minutes, and a clock set right would be wrong by what it was set.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class MeshClock:
         self._samples: dict[bytes, deque[_Sample]] = {}
         self._offset_ms = 0.0
         self._moved_at: float | None = None
+        self._seen: tuple[int, float] | None = None
 
     def sample(self, aid: bytes, sent_ms: int, clock_ms: int, received_ms: int, now: float) -> None:
         """A ping of `sent_ms` came back at `received_ms` (own wall clock) with the peer's `clock_ms`."""
@@ -81,6 +84,7 @@ class MeshClock:
 
     def adjust(self, wall_ms: int, now: float) -> None:
         """Move the offset in use towards the target; call about once a second."""
+        self._notice_step(wall_ms, now)
         gap = self.target_ms(wall_ms, now) - self._offset_ms
         if self._moved_at is None or abs(gap) > STEP_MS:
             self._offset_ms += gap
@@ -89,6 +93,17 @@ class MeshClock:
             self._offset_ms += max(-most, min(most, gap))
         if self._samples:
             self._moved_at = now
+
+    def _notice_step(self, wall_ms: int, now: float) -> None:
+        """Somebody set the wall clock: what was measured against it before says nothing any more.
+
+        A suspend looks the same, so the offset in use stays until the next answers come.
+        """
+        if self._seen is not None:
+            wall_before_ms, before = self._seen
+            if abs((wall_ms - wall_before_ms) - (now - before) * 1000) > STEP_MS:
+                self._samples.clear()
+        self._seen = (wall_ms, now)
 
     def now_ms(self, wall_ms: int) -> int:
         """Mesh time, unix milliseconds, for a reading of the own wall clock."""

@@ -67,3 +67,15 @@ def test_absurd_samples_are_ignored() -> None:
     clock.sample(A, WALL, WALL, WALL - 1, now=0.0)
     clock.sample(A, WALL, 5, WALL + 1, now=0.0)
     assert clock.offsets(0.0) == {}
+
+
+def test_setting_the_wall_clock_drops_what_was_measured_against_it() -> None:
+    ahead_ms = 3_600_000
+    clock = settled(-ahead_ms, -ahead_ms)
+    assert clock.now_ms(WALL) == WALL - ahead_ms
+    for second in range(1, 4):  # set right: the neighbours agree with it now, by slower answers
+        now_ms = WALL - ahead_ms + second * 1000
+        for name in (A, B):
+            clock.sample(name, now_ms - 50, now_ms - 25, now_ms, now=float(second))
+        clock.adjust(now_ms, float(second))
+    assert abs(clock.now_ms(now_ms) - now_ms) < 100
