@@ -24,7 +24,7 @@ from mesh.core.collect import Statement, answer_strays
 from mesh.core.fence import Fence
 from mesh.core.floors import gc_floor, is_gc
 from mesh.core.log import Log
-from mesh.core.record import LIVE, MESH, SCOPES, Record, scope_tag
+from mesh.core.record import LIVE, MESH, SCOPES, Kind, Record, scope_tag
 from mesh.core.rewind import rewind
 from mesh.errors import PeerError
 from mesh.sim.disk import DURABLE, CheckedLog, Writer
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 FLUSH_S = 0.025
 CEILING_AHEAD_MS = 10_000
+APART_MS = 200
 FRAME_HEAD = 4
 Build = Callable[[Log], Sequence[Statement]]
 Said = Callable[[list[Record]], None]
@@ -68,7 +69,7 @@ class Replica:
         self.logs: dict[str, CheckedLog] = {**disk.logs, LIVE: self.live}
         self._snapshots = {scope: nullcontext[Log](log) for scope, log in self.logs.items()}
         self.writer = Writer(node.later)
-        ceiling = disk.ceiling if self._parts.keeps_ceiling else 0
+        ceiling = disk.ceiling + rng.randrange(hlc_of(APART_MS)) if self._parts.keeps_ceiling else 0
         self.clock, self.live_clock = HybridClock(ceiling), HybridClock(ceiling)
         disk.fences = {
             scope: Fence.opened(log, self.me, disk.fences.get(scope), node.wall_ms(), rng.getrandbits(16))
@@ -227,20 +228,44 @@ class Replica:
 
     def _report(self, action: tidings.Apply, outcome: sync.Outcome) -> None:
         delta = action.delta
-        if outcome.own is not None and outcome.own.strays and self._parts.answers_strays:
-            strays = sync.Own([], outcome.own.strays)
-            self.say(delta.scope, lambda _: answer_strays(strays), again=True)
+        want = outcome.want if outcome.own is None else self._own_offered(delta.scope, outcome.own)
         clock = self.live_clock if delta.scope == LIVE else self.clock
         for rec in outcome.stored:
             clock.receive(rec.hlc)
         urgent = delta.scope == LIVE and any(self.node.is_urgent(rec) for rec in outcome.stored)
         self.handle(
             tidings.Applied(
-                action.link, delta.scope, delta.aid, outcome.state, outcome.want, urgent, outcome.mark_dirty
+                action.link,
+                delta.scope,
+                delta.aid,
+                outcome.state,
+                delta.upto,
+                want,
+                urgent,
+                outcome.mark_dirty,
+                sync.correction(delta.scope, outcome),
             )
         )
         if outcome.stored:
             self.node.stored(delta.scope, outcome.stored, action.link)
+
+    def _own_offered(self, scope: str, own: sync.Own) -> int | None:
+        """A neighbour holds records of ours that we do not; returns from where to ask it for our own log."""
+        if scope == LIVE:
+            for rec in own.unknown:
+                self.live_clock.receive(rec.hlc)
+            for rec in [rec for rec in self.live.since(self.me, 0) if rec.kind != Kind.LOG]:
+                again = Statement(rec.path, rec.kind, rec.val, rec.op, rec.ttl)
+                self.say_live(again, urgent=False)
+            return None
+        trusted = self.disk.fences[scope].trusts_strays(self.node.now_ms())
+        if own.strays and not trusted and self._parts.answers_strays:
+            strays = sync.Own([], own.strays)
+            self.say(scope, lambda log: answer_strays(log, strays, self.node.now_ms()), again=True)
+        if not own.unknown and not trusted:
+            return None
+        floor = self.logs[scope].author(self.me).floor
+        return 0 if own.strays and trusted else own.since(floor)
 
     def _confirm(self, scope: str) -> None:
         self.disk.fences[scope].checked = True
@@ -299,7 +324,8 @@ class Replica:
             sync.write(log, rec)
             out.append(rec)
         if self.clock.last > self.disk.ceiling:
-            self.disk.ceiling = self.clock.last + hlc_of(CEILING_AHEAD_MS)
+            ahead = hlc_of(self.node.now_ms() + CEILING_AHEAD_MS)
+            self.disk.ceiling = max(self.clock.last + hlc_of(1), ahead)
         return out
 
     def _spoke(self, scope: str, records: list[Record], said: Said | None = None) -> None:
