@@ -314,7 +314,8 @@ class Fleet:
         subject = self.number[action.aid]
         seen_by = tuple(self.number[aid] for aid in action.seen_by)
         settled = self.world.now - viewer.resumed_at > AWAKE_S
-        self.checks.believes(viewer.number, action.aid, viewer.inc_of(action.aid))
+        assert viewer.machine is not None
+        self.checks.believes(viewer.number, action.aid, viewer.machine.board.members[action.aid].inc)
         change = Change(
             self.world.now, viewer.number, subject, action.old, action.new, action.why, seen_by, settled
         )

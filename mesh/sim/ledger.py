@@ -85,6 +85,16 @@ class Ledger:
                     key = (node.number, place)
                     self._forgotten[key] = self._forgotten.get(key, 0) | (own & mine & ~back)
 
+    def rewound(self, node: Node, scope: str, top: int) -> None:
+        """A node takes back stamps above `top`: what its own later writes had replaced is not said again."""
+        place = place_of(node, scope)
+        for key, events in self.truth.places.items():
+            if key[0] == place:
+                for event in events:
+                    seen = any(later.seen & event.bit for later in events)
+                    if event.aid == node.aid and event.stamp > top and seen:
+                        event.optional = event.exempt = True
+
     def problems(self, node: Node, scope: str) -> list[str]:
         """What is wrong with what a node shows."""
         log = node.disk.logs[scope]

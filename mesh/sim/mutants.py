@@ -184,7 +184,8 @@ class Mutant(msgspec.Struct, frozen=True):
     quick: bool = False
 
 
-def _own() -> list[Mutant]:
+def _probing() -> list[Mutant]:
+    """Of who accuses whom, and when."""
     make = Mutant
     return [
         make("slow-redial", "a redial may take five seconds", "freeze", machine(SlowRedial)),
@@ -224,6 +225,13 @@ def _own() -> list[Mutant]:
             "never-late", "accuses though it slept itself", "suspend", Parts(liveness=NeverLate), quick=True
         ),
         make("never-asks", "accuses without asking others", "one-way", machine(NeverAsks), quick=True),
+    ]
+
+
+def _memory() -> list[Mutant]:
+    """Of what is said about oneself, and what a restart remembers."""
+    make = Mutant
+    return [
         make("no-refutation", "does not refute", "freeze", Parts(liveness=RefutesNothing), quick=True),
         make(
             "raises-others",
@@ -249,6 +257,13 @@ def _own() -> list[Mutant]:
         ),
         make("no-rewind", "keeps what a wrong clock wrote", "clocks", Parts(takes_back=False)),
         make("no-fence", "trusts a store that was set back", "set-back", Parts(fenced=False), allowed=10),
+    ]
+
+
+def _spreading() -> list[Mutant]:
+    """Of how records travel."""
+    make = Mutant
+    return [
         make(
             "skips-holes",
             "takes every delta as complete",
@@ -287,7 +302,7 @@ def yard() -> list[Mutant]:
         )
         for name, variant in VARIANTS.items()
     ]
-    return [*_own(), *model]
+    return [*_probing(), *_memory(), *_spreading(), *model]
 
 
 def chosen(names: Sequence[str], *, quick: bool = False) -> list[Mutant]:

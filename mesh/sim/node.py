@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mesh.core import lease as words
-from mesh.core.clock import FUTURE_MS_MAX
 from mesh.core.collect import Statement
 from mesh.core.lease import Accusation, Lease
 from mesh.core.liveness import Liveness
-from mesh.core.meshclock import MeshClock
 from mesh.core.record import LIVE, Kind, Op, Record
 from mesh.core.rings import Place
 from mesh.core.vitals import (
@@ -47,25 +44,17 @@ from mesh.core.vitals import (
 from mesh.sim.network import Pipe
 from mesh.sim.parts import Organ
 from mesh.sim.replica import Greeting, Replica
+from mesh.sim.timekeeper import PING_S, Timekeeper
+from mesh.sim.witness import Witness
 from mesh.wire.messages import Ping, Pong
 
 if TYPE_CHECKING:
     from mesh.sim.fleet import Fleet
 
 DIAL_DEADLINE_S = 5.0
-PING_S = 15.0
-ADJUST_S = 1.0
 WALL_BASE_MS = 1_800_000_000_000
 INBOX_DATAGRAMS_MAX = 200
-ACTIONS_AT_ONCE_MAX = 2_000
-PROBE_BYTES, QUESTION_BYTES, CLOCK_BYTES = 7, 25, 26
-
-
-class _Asked(NamedTuple):
-    """A question for the time that is on its way."""
-
-    nonce: int
-    sent_ms: int
+PROBE_BYTES, QUESTION_BYTES = 7, 25
 
 
 def _size(probe: AnyProbe) -> int:
@@ -76,10 +65,10 @@ class Node:
     """An agent: it may be killed, frozen, restarted. Only its `disk` survives its process.
 
     Attributes:
-        machine: None while the process is dead; `replica` and `clock` likewise.
+        machine: None while the process is dead; `replica` likewise.
         pipes: by peer number, the held stream we send on. Two that dial each other at once make two streams,
             and each end may prefer another, so we listen on all.
-        view: states as announced by StateChanged, which must agree with the machine's.
+        time, witness: of this life.
         spoil: what a dishonest relay does to the frames it sends, or None.
     """
 
@@ -90,11 +79,11 @@ class Node:
         self.skew_ms = 0
         self.machine: Liveness | None = None
         self.replica: Replica | None = None
-        self.clock = MeshClock()
+        self.time = Timekeeper(self)
+        self.witness = Witness(self)
         self.organs: list[Organ] = []
         self.pipes: dict[int, Pipe] = {}
         self._pipes: list[Pipe] = []
-        self.view: dict[bytes, State] = {}
         self.frozen = False
         self.resumed_at = float("-inf")
         self.spoil: Callable[[bytes], bytes] | None = None
@@ -104,13 +93,7 @@ class Node:
         self._inbox_datagrams = 0
         self._wake_at = float("inf")
         self._dialling: dict[int, None] = {}
-        self._at_once = (0.0, 0)
-        self._asked: dict[int, _Asked] = {}
-        self._adjusted = float("-inf")
         self._published_inc = 0
-        self.accused = 0
-        self.answer_by = float("inf")
-        self._dead: dict[bytes, tuple[float, str]] = {}
 
     @property
     def disk_inc(self) -> int:
@@ -128,18 +111,18 @@ class Node:
             self.disk.incarnation = 0
         self.fleet.checks.opens(self.number, self.aid, self.disk_inc)
         rng = random.Random(f"{self._seed}/{self.number}/{self._lives}")
-        self.clock = MeshClock()
+        self.time, self.witness = Timekeeper(self), Witness(self)
         self.machine = self.fleet.build(self, rng)
         self.replica = Replica(self, rng)
         self.organs = [build(self) for build in self.fleet.parts.organs]
-        self.pipes, self._pipes, self.view, self._dialling, self._asked = {}, [], {}, {}, {}
+        self.pipes, self._pipes, self._dialling = {}, [], {}
         self.frozen, self._inbox = False, []
-        self._published_inc, self.accused, self.answer_by, self._dead = 0, 0, float("inf"), {}
+        self._published_inc = 0
         net = self.fleet.net
         net.listening[self.number], net.powered[self.number] = True, True
         net.frozen[self.number] = False
         self.resumed_at = self.fleet.world.now
-        self.later(PING_S * rng.uniform(0.8, 1.2), self._keep_time)
+        self.time.start(PING_S * rng.uniform(0.8, 1.2))
         self.feed(MembersChanged(members))
 
     def stop(self, *, power_cut: bool) -> None:
@@ -168,8 +151,7 @@ class Node:
             return
         self.frozen = self.fleet.net.frozen[self.number] = False
         self.resumed_at = self.fleet.world.now
-        if self.answer_by < float("inf"):
-            self.answer_by = self.resumed_at + self.fleet.answer_s
+        self.witness.woken()
         inbox, self._inbox, self._inbox_datagrams = self._inbox, [], 0
         for call in inbox:
             call()
@@ -181,7 +163,7 @@ class Node:
 
     def now_ms(self) -> int:
         """Mesh time as this node knows it."""
-        return self.clock.now_ms(self.wall_ms())
+        return self.time.clock.now_ms(self.wall_ms())
 
     def _when_awake(self, call: Callable[[], None]) -> None:
         if self.machine is None:
@@ -226,20 +208,15 @@ class Node:
             if isinstance(payload, bytes):
                 self.replica.frame(aid, payload)
             elif isinstance(payload, Ping):
-                self.pipes[peer].send(
-                    self.number, [Pong(payload.nonce, payload.sent_ms, self.wall_ms())], CLOCK_BYTES
-                )
+                self.time.asked(peer, payload)
             elif isinstance(payload, Pong):
-                self._ponged(peer, payload)
+                self.time.answered(peer, aid, payload)
             else:
                 self.feed(FrameHeard(aid, payload))
 
     def on_writable(self, pipe: Pipe) -> None:
-        self._when_awake(lambda: self._pump(pipe))
-
-    def _pump(self, pipe: Pipe) -> None:
-        if self.replica is not None:
-            self.replica.pump(self.fleet.nodes[pipe.other(self.number)].aid)
+        aid = self.fleet.nodes[pipe.other(self.number)].aid
+        self._when_awake(lambda: self.replica.pump(aid) if self.replica is not None else None)
 
     def on_end(self, pipe: Pipe, graceful: bool) -> None:
         self._when_awake(lambda: self._end(pipe, graceful))
@@ -252,7 +229,7 @@ class Node:
 
     def _drop(self, peer: int, *, eof: bool) -> None:
         del self.pipes[peer]
-        self._asked.pop(peer, None)
+        self.time.forget(peer)
         aid = self.fleet.nodes[peer].aid
         if self.replica is not None:
             self.replica.link_down(aid)
@@ -272,39 +249,7 @@ class Node:
         aid = self.fleet.nodes[peer].aid
         self.replica.link_up(aid, peer, hello)
         self.feed(LinkUp(aid))
-        self._ask_time(peer)
-
-    # --- time ---
-
-    def _keep_time(self) -> None:
-        """Now and then: ask the neighbours for the time, and drop what is past its ttl."""
-        for peer in list(self.pipes):
-            self._ask_time(peer)
-        self._adjust()
-        if self.replica is not None:
-            self.replica.sweep()
-        self.later(PING_S, self._keep_time)
-
-    def _ask_time(self, peer: int) -> None:
-        asked = self._asked[peer] = _Asked(self._lives, self.wall_ms())
-        self.pipes[peer].send(self.number, [Ping(asked.nonce, asked.sent_ms)], CLOCK_BYTES)
-
-    def _ponged(self, peer: int, pong: Pong) -> None:
-        asked = self._asked.pop(peer, None)
-        aid = self.fleet.nodes[peer].aid
-        if asked is not None and asked.sent_ms == pong.sent_ms:
-            self.clock.sample(aid, pong.sent_ms, pong.clock_ms, self.wall_ms(), self.fleet.world.now)
-            if self.fleet.world.now >= self._adjusted + ADJUST_S:
-                self._adjust()
-
-    def _adjust(self) -> None:
-        now = self.fleet.world.now
-        before_ms, self._adjusted = self.clock.offset_ms, now
-        self.clock.adjust(self.wall_ms(), now)
-        ahead = self.clock.offset_ms < before_ms - FUTURE_MS_MAX
-        if ahead and self.fleet.parts.takes_back and self.replica is not None:
-            self.fleet.trace("clock", self.number, "takes back the future")
-            self.replica.take_back_the_future()
+        self.time.ask(peer)
 
     # --- records ---
 
@@ -341,9 +286,8 @@ class Node:
             self.feed(LeaseArrived(subject, lease, rec.hlc))
         else:
             charge = words.decode_accusation(rec.val)
-            if subject == self.aid and charge.inc >= self.disk_inc:
-                self.accused = max(self.accused, charge.inc)
-                self.answer_by = min(self.answer_by, self.fleet.world.now + self.fleet.answer_s)
+            if subject == self.aid:
+                self.witness.accusation(charge.inc)
             self.feed(AccusationArrived(subject, rec.aid, charge.inc, charge.evidence))
             assert rec.ttl is not None
             self.later(rec.ttl / 1000, lambda: self._expire(rec))
@@ -383,7 +327,7 @@ class Node:
             self.fleet.world.at(due, self._wake)
 
     def _perform(self, actions: list[Action]) -> None:
-        self._check(actions)
+        self.witness.acts(actions)
         for action in actions:
             if self.machine is not None:
                 self._do(action)
@@ -407,7 +351,10 @@ class Node:
                 self.fleet.checks.persists(self.number, self.disk_inc, inc)
                 self.disk.incarnation = inc
             case StateChanged():
-                self._note(action)
+                self.witness.changed(action)
+                self.fleet.note(self, action)
+                for organ in self.organs:
+                    organ.changed(action)
             case _:
                 self._write(action)
 
@@ -424,10 +371,8 @@ class Node:
                 raise AssertionError(action)
 
     def _publish(self, lease: Lease, ttl_s: float) -> None:
-        self.fleet.checks.uses(self.number, self.aid, self.disk_inc, lease.inc)
+        self.witness.published(lease.inc)
         urgent, self._published_inc = lease.inc != self._published_inc, lease.inc
-        if lease.inc > self.accused:
-            self.answer_by = float("inf")
         value = words.encode_lease(lease)
         self._say(self.aid, Op.PUT, value, ttl_s, urgent=urgent)
 
@@ -470,53 +415,7 @@ class Node:
         for peer in list(self.pipes):
             self._close(peer)
 
-    # --- checks ---
-
-    def _note(self, action: StateChanged) -> None:
-        old = self.view.get(action.aid, State.REGISTERING)
-        assert old == action.old, (old, action)
-        assert action.new != action.old, action
-        assert action.aid != self.aid, action
-        assert action.new != State.REGISTERING, action
-        self.view[action.aid] = action.new
-        self._check_revival(action)
-        self.fleet.note(self, action)
-        for organ in self.organs:
-            organ.changed(action)
-
-    def _check_revival(self, action: StateChanged) -> None:
-        """A verdict ends by the member's own newer word only."""
-        assert self.machine is not None
-        now, member = self.fleet.world.now, self.machine.board.members[action.aid]
-        if action.new == State.DEAD:
-            self._dead[action.aid] = (now, action.why)
-        elif action.old == State.DEAD and not self.machine.board.remote(member):
-            since, why = self._dead.pop(action.aid, (0.0, "lease"))
-            old_enough = now - since >= self.fleet.config.lease_factor * self.machine.board.lease_s()
-            if (
-                action.new == State.ALIVE
-                and why != "lease"
-                and not old_enough
-                and member.inc <= member.dead_inc
-            ):
-                text = f"node {self.number} revives {self.fleet.number[action.aid]} at {member.inc}"
-                self.fleet.checks.fail("refutation", f"{text}, dead at {member.dead_inc}")
-
-    def _check(self, actions: list[Action]) -> None:
-        machine, now = self.machine, self.fleet.world.now
-        assert machine is not None
-        at, count = self._at_once
-        count = count + len(actions) + 1 if at == now else 0
-        self._at_once = now, count
-        assert count < ACTIONS_AT_ONCE_MAX * max(1, len(self.fleet.nodes) / 32), "the machine spins"
-        assert machine.deadline() >= now, (machine.deadline(), now)
-        assert machine.deadline() <= now + 1.001
-        assert len(machine.prober.links) <= 64 + len(self.pipes)
-        if now > self.answer_by:
-            self.fleet.checks.fail("refutation", f"node {self.number} lets {self.accused} be accused")
-        for earlier, later in pairwise(actions):
-            if isinstance(later, PublishLease) and later.lease.inc != self.disk_inc:
-                assert earlier == PersistIncarnation(later.lease.inc), actions
+    # --- questions ---
 
     def sees(self, aid: bytes) -> State:
         """The state of a member as this node sees it."""
@@ -524,11 +423,6 @@ class Node:
         state = self.machine.state(aid)
         assert state is not None
         return state
-
-    def inc_of(self, aid: bytes) -> int:
-        """The incarnation of a member as this node holds it."""
-        assert self.machine is not None
-        return self.machine.board.members[aid].inc
 
     def near(self, other: Node) -> bool:
         """Whether another lives in the same zone, so that live records are shared with it."""

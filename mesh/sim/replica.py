@@ -369,6 +369,8 @@ class Replica:
 
         def job() -> Callable[[], None]:
             now_ms = self.node.now_ms()
+            for scope in DURABLE:
+                self.fleet.ledger.rewound(self.node, scope, hlc_of(now_ms))
             said = {scope: rewind(self.logs[scope], self.me, now_ms) for scope in DURABLE}
             self.clock.last = max(self.logs[scope].author(self.me).head for scope in DURABLE)
             for scope, statements in said.items():

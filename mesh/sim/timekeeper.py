@@ -1,0 +1,69 @@
+"""The mesh clock of a simulated node: its own wall clock, and what its neighbours say when asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh.core.clock import FUTURE_MS_MAX
+from mesh.core.meshclock import MeshClock
+from mesh.wire.messages import Ping, Pong
+
+if TYPE_CHECKING:
+    from mesh.sim.node import Node
+
+PING_S = 15.0
+ADJUST_S = 1.0
+CLOCK_BYTES = 26
+
+
+class Timekeeper:
+    """One life of the clock; also drops what is past its ttl."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.clock = MeshClock()
+        self._asked: dict[int, int] = {}
+        self._adjusted = float("-inf")
+
+    def start(self, first_s: float) -> None:
+        """Ask now and then."""
+        self._node.later(first_s, self._turn)
+
+    def _turn(self) -> None:
+        for peer in list(self._node.pipes):
+            self.ask(peer)
+        self._adjust()
+        if self._node.replica is not None:
+            self._node.replica.sweep()
+        self._node.later(PING_S, self._turn)
+
+    def ask(self, peer: int) -> None:
+        """Ask a neighbour for the time."""
+        sent_ms = self._asked[peer] = self._node.wall_ms()
+        self._node.pipes[peer].send(self._node.number, [Ping(0, sent_ms)], CLOCK_BYTES)
+
+    def asked(self, peer: int, ping: Ping) -> None:
+        """Answer a neighbour."""
+        pong = Pong(ping.nonce, ping.sent_ms, self._node.wall_ms())
+        self._node.pipes[peer].send(self._node.number, [pong], CLOCK_BYTES)
+
+    def forget(self, peer: int) -> None:
+        """A link is over."""
+        self._asked.pop(peer, None)
+
+    def answered(self, peer: int, aid: bytes, pong: Pong) -> None:
+        """A neighbour has answered."""
+        now = self._node.fleet.world.now
+        if self._asked.pop(peer, None) == pong.sent_ms:
+            self.clock.sample(aid, pong.sent_ms, pong.clock_ms, self._node.wall_ms(), now)
+            if now >= self._adjusted + ADJUST_S:
+                self._adjust()
+
+    def _adjust(self) -> None:
+        node = self._node
+        before_ms, self._adjusted = self.clock.offset_ms, node.fleet.world.now
+        self.clock.adjust(node.wall_ms(), node.fleet.world.now)
+        ahead = self.clock.offset_ms < before_ms - FUTURE_MS_MAX
+        if ahead and node.fleet.parts.takes_back and node.replica is not None:
+            node.fleet.trace("clock", node.number, "takes back the future")
+            node.replica.take_back_the_future()

@@ -1,0 +1,93 @@
+"""What holds of one simulated node at every moment; it goes with one life of the node."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from mesh.core.vitals import Action, PersistIncarnation, PublishLease, State, StateChanged
+
+if TYPE_CHECKING:
+    from mesh.sim.node import Node
+
+ACTIONS_AT_ONCE_MAX = 2_000
+LINKS_MAX = 64
+
+
+class Witness:
+    """Watches what a node's liveness does.
+
+    Attributes:
+        view: states as announced by StateChanged, which must agree with the machine's.
+        accused: the largest incarnation the node was accused under; `answer_by`: until when it must answer.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.view: dict[bytes, State] = {}
+        self._dead: dict[bytes, tuple[float, str]] = {}
+        self.accused = 0
+        self.answer_by = float("inf")
+        self._at_once = (0.0, 0)
+
+    def accusation(self, inc: int) -> None:
+        """An accusation of the node itself has reached it."""
+        if inc >= self._node.disk_inc:
+            self.accused = max(self.accused, inc)
+            self.answer_by = min(self.answer_by, self._node.fleet.world.now + self._node.fleet.answer_s)
+
+    def woken(self) -> None:
+        """The node stood still: it has the whole time again."""
+        if self.answer_by < float("inf"):
+            self.answer_by = self._node.fleet.world.now + self._node.fleet.answer_s
+
+    def published(self, inc: int) -> None:
+        """The node says its incarnation."""
+        node = self._node
+        node.fleet.checks.uses(node.number, node.aid, node.disk_inc, inc)
+        if inc > self.accused:
+            self.answer_by = float("inf")
+
+    def changed(self, action: StateChanged) -> None:
+        """The machine announces another state of a member."""
+        old = self.view.get(action.aid, State.REGISTERING)
+        assert old == action.old, (old, action)
+        assert action.new != action.old, action
+        assert action.aid != self._node.aid, action
+        assert action.new != State.REGISTERING, action
+        self.view[action.aid] = action.new
+        self._revival(action)
+
+    def _revival(self, action: StateChanged) -> None:
+        """A verdict ends by the member's own newer word only."""
+        node = self._node
+        assert node.machine is not None
+        now, board = node.fleet.world.now, node.machine.board
+        member = board.members[action.aid]
+        if action.new == State.DEAD:
+            self._dead[action.aid] = (now, action.why)
+        elif action.old == State.DEAD and not board.remote(member):
+            since, why = self._dead.pop(action.aid, (0.0, "lease"))
+            old_enough = now - since >= node.fleet.config.lease_factor * board.lease_s()
+            enough = why == "lease" or old_enough or member.inc > member.dead_inc
+            if action.new == State.ALIVE and not enough:
+                text = f"node {node.number} revives {node.fleet.number[action.aid]} at {member.inc}"
+                node.fleet.checks.fail("refutation", f"{text}, dead at {member.dead_inc}")
+
+    def acts(self, actions: list[Action]) -> None:
+        """The machine has decided something."""
+        node = self._node
+        machine, now = node.machine, node.fleet.world.now
+        assert machine is not None
+        at, count = self._at_once
+        count = count + len(actions) + 1 if at == now else 0
+        self._at_once = now, count
+        assert count < ACTIONS_AT_ONCE_MAX * max(1, len(node.fleet.nodes) / 32), "the machine spins"
+        assert machine.deadline() >= now, (machine.deadline(), now)
+        assert machine.deadline() <= now + 1.001
+        assert len(machine.prober.links) <= LINKS_MAX + len(node.pipes)
+        if now > self.answer_by:
+            node.fleet.checks.fail("refutation", f"node {node.number} lets {self.accused} be accused")
+        for earlier, later in pairwise(actions):
+            if isinstance(later, PublishLease) and later.lease.inc != node.disk_inc:
+                assert earlier == PersistIncarnation(later.lease.inc), actions
