@@ -98,6 +98,7 @@ class Fleet:
         self.orphans: list[tuple[int, Pipe]] = []
         self.changes: list[Change] = []
         self.false_dead: list[Change] = []
+        self.flickers: list[Change] = []
         self.dead_beliefs = 0
         self.split_at: float | None = None
         self._fallen: dict[int, float] = {}
@@ -323,7 +324,9 @@ class Fleet:
         self.dead_beliefs += (change.new == State.DEAD) - (change.old == State.DEAD)
         self.trace(str(change.new), subject, f"was {change.old}, to {viewer.number}: {change.why}")
         if action.new == State.DEAD and self._healthy(viewer, self.nodes[subject]):
-            self.false_dead.append(change)
+            # Who has heard nothing of a member itself yet may believe old accusations for a moment.
+            known = viewer.machine.board.members[action.aid].hlc > 0
+            (self.false_dead if known else self.flickers).append(change)
         if self.split_at is not None and self.whole():
             self.gauges.settled_s.add(self.world.now - self.split_at)
             self.split_at = None

@@ -198,13 +198,11 @@ class Node:
     def _frames(self, pipe: Pipe, payloads: list[Any]) -> None:
         peer = pipe.other(self.number)
         aid = self.fleet.nodes[peer].aid
-        heard = False
+        if any(isinstance(payload, bytes | Ping | Pong) for payload in payloads):
+            self.feed(FrameHeard(aid))
         for payload in payloads:
             if not pipe.open or peer not in self.pipes or self.replica is None:
                 return
-            if not heard and isinstance(payload, bytes | Ping | Pong):
-                self.feed(FrameHeard(aid))
-                heard = True
             if isinstance(payload, bytes):
                 self.replica.frame(aid, payload)
             elif isinstance(payload, Ping):

@@ -278,6 +278,7 @@ class Run:
         touched = self._hand.touched if self._hand is not None else set()
         fleet = self.fleet
         self._figures["false_dead"] = len(fleet.false_dead)
+        self._figures["flickers"] = len(fleet.flickers)
         self._figures["changes"] = len(fleet.changes) - self._since
         self._figures["others"] = sum(
             change.subject not in touched and change.settled and change.new in (State.SUSPECT, State.DEAD)

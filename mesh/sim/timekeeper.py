@@ -24,6 +24,7 @@ class Timekeeper:
         self.clock = MeshClock()
         self._asked: dict[int, int] = {}
         self._adjusted = float("-inf")
+        self._due = False
 
     def start(self, first_s: float) -> None:
         """Ask now and then."""
@@ -58,9 +59,12 @@ class Timekeeper:
             self.clock.sample(aid, pong.sent_ms, pong.clock_ms, self._node.wall_ms(), now)
             if now >= self._adjusted + ADJUST_S:
                 self._adjust()
+            elif not self._due:
+                self._due = True
+                self._node.later(ADJUST_S, self._adjust)
 
     def _adjust(self) -> None:
-        node = self._node
+        node, self._due = self._node, False
         before_ms, self._adjusted = self.clock.offset_ms, node.fleet.world.now
         self.clock.adjust(node.wall_ms(), node.fleet.world.now)
         ahead = self.clock.offset_ms < before_ms - FUTURE_MS_MAX
