@@ -139,19 +139,30 @@ class Gateway:
         self._map: tuple[Settings, Map] | None = None
         self.listening: tuple[str, int] | None = None
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen until cancelled.
+    def check(self) -> None:
+        """Refuse settings that make no sense.
 
         Raises:
-            ConfigError, Failed: the address or a route cannot be had.
+            ConfigError: naming the one.
+        """
+        self.map()
+        address_of(self.settings().listen, "gateway.listen", anyone=True)
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Listen until cancelled.
+
+        Args:
+            ready: told when the port is open.
+
+        Raises:
+            Failed: the address cannot be had.
         """
         settings = self.settings()
-        self.map()
         host, port = address_of(settings.listen, "gateway.listen", anyone=True)
         listener = pipes.listen(host, port)
         self.listening = listener.getsockname()[:2]
         log.info("gateway: http://%s:%d", *self.listening)
-        task_status.started()
+        ready()
         await pipes.serve(listener, self._client, settings.connections_max)
 
     async def _client(self, near: TcpPipe) -> None:

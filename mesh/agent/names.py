@@ -11,7 +11,6 @@ addresses stay, but whether a name is there at all may change. Unknown names are
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 from hashlib import blake2b
@@ -151,9 +150,11 @@ class Names:
 
     def _make(self, name: str, port: int) -> tuple[str, int] | None:
         """Open a listener for a service that is asked for the first time."""
+        from mesh.agent.proxy import network_of
+
         if not self._settings.dns_network or len(self._made) >= LISTENERS_MAX:
             return None
-        network = ipaddress.IPv4Network(self._settings.dns_network, strict=False)
+        network = network_of(self._settings.dns_network)
         for attempt in range(_TRIES):
             digest = blake2b(name.encode(), key=bytes([attempt]), digest_size=8).digest()
             host = str(network[1 + int.from_bytes(digest, "big") % max(1, network.num_addresses - 2)])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import h11
@@ -72,6 +72,21 @@ def address_of(text: str, what: str, *, anyone: bool) -> tuple[str, int]:
             "127.0.0.1, or proxy.anyone = true",
         )
     return host, int(port)
+
+
+def network_of(text: str) -> ipaddress.IPv4Network:
+    """The loopback network of which services are given addresses.
+
+    Raises:
+        ConfigError: it is none, or not loopback.
+    """
+    try:
+        network = ipaddress.IPv4Network(text, strict=False)
+    except ValueError:
+        raise ConfigError(f"proxy.dns_network: {text!r:.80} is not a network", "127.77.0.0/16") from None
+    if not network.is_loopback:
+        raise ConfigError(f"proxy.dns_network: {text} is not within 127.0.0.0/8", "127.77.0.0/16")
+    return network
 
 
 class RoutedLeg(Leg):
@@ -154,24 +169,45 @@ class Proxy:
         """Whether anything is configured."""
         return bool(self._settings.listen or self._settings.imports or self._settings.dns)
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen where the configuration says, until cancelled.
+    def check(self) -> None:
+        """Refuse settings that make no sense.
 
         Raises:
-            ConfigError, Failed: an address cannot be had.
+            ConfigError: naming the one.
         """
         settings = self._settings
+        for what, text in (("proxy.listen", settings.listen), ("proxy.dns", settings.dns)):
+            if text:
+                address_of(text, what, anyone=settings.anyone)
+        for name, text in settings.imports.items():
+            if not name_ok(name):
+                raise ConfigError(f"proxy.imports: {name!r:.80} is not the name of a service")
+            address_of(text, f"proxy.imports.{name}", anyone=settings.anyone)
+        if not name_ok(settings.domain):
+            raise ConfigError(f"proxy.domain: {settings.domain!r:.80} is not one DNS label")
+        if settings.dns_network:
+            network_of(settings.dns_network)
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Listen where the configuration says, until cancelled.
+
+        Args:
+            ready: told when every port is open.
+
+        Raises:
+            Failed: an address cannot be had.
+        """
+        settings = self._settings
+        self.listening.clear()
         async with trio.open_nursery() as nursery:
             if settings.listen:
                 listener = self._listen("proxy.listen", settings.listen)
                 nursery.start_soon(pipes.serve, listener, self.client, settings.connections_max)
             for name, text in sorted(settings.imports.items()):
-                if not name_ok(name):
-                    raise ConfigError(f"proxy.imports: {name!r:.80} is not the name of a service")
                 self.open_import(nursery, name, self._listen(f"proxy.imports.{name}", text), name)
             if settings.dns:
                 await self._serve_names(nursery)
-            task_status.started()
+            ready()
             await trio.sleep_forever()
 
     async def _serve_names(self, nursery: trio.Nursery) -> None:

@@ -7,7 +7,7 @@ routing     what people and programs ask                gateway   callers from o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -32,7 +32,7 @@ from mesh.core.record import MESH
 from mesh.core.registry import Service
 from mesh.core.routes import Route
 from mesh.core.tokens import Token
-from mesh.errors import Denied, MeshError, NoHandler, NoInstances, Unreachable, UsageError
+from mesh.errors import Denied, Failed, MeshError, NoHandler, NoInstances, Unreachable, UsageError
 from mesh.identity.keys import peer_id_of
 from mesh.observe.counters import Counters
 from mesh.store.store import Change
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+AGAIN_S = 2.0
 TRIES_MAX = 3
 METHOD = "sys/service"
 
@@ -107,7 +108,7 @@ class Traffic:
         """Carry until cancelled; the parts that nobody configured are not even loaded.
 
         Raises:
-            ConfigError, Failed: an address that is configured cannot be had.
+            ConfigError: an address or a route that is configured makes no sense.
         """
         config = self._node.config
         async with trio.open_nursery() as nursery:
@@ -118,7 +119,8 @@ class Traffic:
                 from mesh.agent.proxy import Proxy
 
                 self._proxy = Proxy(self.router, config.proxy)
-                await nursery.start(self._proxy.run)
+                self._proxy.check()
+                nursery.start_soon(self._keep, "proxy", self._proxy.run)
             if config.gateway.listen:
                 from mesh.agent.gateway import Gateway
 
@@ -130,8 +132,23 @@ class Traffic:
                     self._node.now_ms,
                     lambda: self._node.vitality.status[0] == Status.UP,
                 )
-                await nursery.start(self._gateway.run)
+                self._gateway.check()
+                nursery.start_soon(self._keep, "gateway", self._gateway.run)
             await trio.sleep_forever()
+
+    async def _keep(self, name: str, part: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
+        """Run a part. Where another program has its port, say so and try again: a node has other duties."""
+        while True:
+            try:
+                await part(lambda: self._node.clear_alarm(name, self._node.me))
+            except Failed as error:
+                self._node.alarm(name, self._node.me, error.message)
+            except BaseExceptionGroup as group:
+                failed, others = group.split(Failed)
+                if others is not None or failed is None:
+                    raise
+                self._node.alarm(name, self._node.me, str(_first(failed)))
+            await trio.sleep(AGAIN_S)
 
     def _listening(self) -> Mapping[str, tuple[str, int]]:
         found = dict(self._proxy.listening) if self._proxy is not None else {}
@@ -230,3 +247,8 @@ class Traffic:
                 last = error
                 tried.append(service.id)
         raise last
+
+
+def _first(group: BaseExceptionGroup[Failed]) -> Failed:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,25 @@ def test_who_may_call_is_decided_by_the_called_side(place: Place) -> None:
                         refused("cache")
         finally:
             client.reset_policy()
+
+
+def test_a_port_that_is_taken_is_told_and_taken_up_once_it_is_free(yard: Yard) -> None:
+    agent = yard.first(start=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        agent.settings = {"MESHD_PROXY__LISTEN": str(port)}
+        agent.start()
+        eventually(lambda: f"cannot listen on 127.0.0.1:{port}" in agent.ctl("doctor").stdout, "it is told")
+        assert agent.status()["members"]["alive"] == 1
+    with agent.client() as client:
+        eventually(client.listeners, "the proxy listens")
+    agent.stop()
+    agent.settings = {"MESHD_PROXY__LISTEN": "0.0.0.0:1"}
+    with suppress(AssertionError):
+        agent.start()
+    assert agent.process is not None
+    assert agent.process.wait(60) == 2
+    assert "is not loopback" in agent.tail()
 
 
 @pytest.mark.slow

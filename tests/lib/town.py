@@ -202,3 +202,10 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+async def running(nursery: trio.Nursery, part: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
+    """Start what tells when its ports are open, and wait for that."""
+    ready = trio.Event()
+    nursery.start_soon(part, ready.set)
+    await ready.wait()

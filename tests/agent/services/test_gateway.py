@@ -9,7 +9,7 @@ import h11
 import msgspec
 import pytest
 import trio
-from town import Town, echo, everything, free_port
+from town import Town, echo, everything, free_port, running
 
 from mesh.agent import pipes
 from mesh.agent.gateway import Chosen, Gateway, Map, Rates
@@ -69,7 +69,8 @@ class Front:
 async def front(town: Town, nursery: trio.Nursery) -> Front:
     await town.add(3)
     made = Front(town)
-    await nursery.start(made.gateway.run)
+    made.gateway.check()
+    await running(nursery, made.gateway.run)
     return made
 
 

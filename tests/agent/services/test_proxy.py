@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import dnslib
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
-from town import Town, echo, everything, saying
+from town import Town, echo, everything, running, saying
 
 from mesh.agent import pipes, socks
 from mesh.agent.names import Names
@@ -18,7 +21,7 @@ from mesh.agent.pipes import TcpPipe
 from mesh.agent.proxy import Proxy, address_of, service_of
 from mesh.config import Proxy as Settings
 from mesh.core.registry import Health
-from mesh.errors import ConfigError, NotFound, PeerError
+from mesh.errors import ConfigError, NotFound, PeerError, Unreachable
 
 Start = Callable[..., Awaitable[tuple[Town, Proxy]]]
 
@@ -30,7 +33,8 @@ def start(town: Town, nursery: trio.Nursery) -> Start:
     async def make(**settings: Any) -> tuple[Town, Proxy]:
         await town.add(2)
         proxy = Proxy(town.nodes[0].router, Settings(**settings))
-        await nursery.start(proxy.run)
+        proxy.check()
+        await running(nursery, proxy.run)
         return town, proxy
 
     return make
@@ -284,3 +288,52 @@ def test_any_packet_is_answered_or_ignored(data: bytes) -> None:
     packet = b"\x12\x34\x01\x00\x00\x01\0\0\0\0\0\0" + data
     answer = names.answer(packet, 512)
     assert answer == b"" or answer[:2] == b"\x12\x34"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"listen": "0.0.0.0:1"},
+        {"dns": "x"},
+        {"imports": {"Orders": "1"}},
+        {"imports": {"orders": "10.0.0.1:1"}},
+        {"domain": "a.b"},
+        {"dns": "1", "dns_network": "10.0.0.0/8"},
+        {"dns": "1", "dns_network": "x"},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Proxy(None, Settings(**settings)).check()  # type: ignore[arg-type]
+
+
+async def test_any_bytes_on_the_port_harm_nobody(start: Start) -> None:
+    town, proxy = await start(listen="0")
+    town.catalogue.put(town.nodes[1].offer("orders", town.program(http_program)))
+    rng = random.Random(4)
+    good = b"GET http://orders.mesh/ HTTP/1.1\r\nHost: orders.mesh\r\n\r\n"
+    seeds = [
+        good,
+        b"\x05\x01\x00" + connect_request("orders.mesh"),
+        b"CONNECT orders.mesh:1 HTTP/1.1\r\n\r\n",
+    ]
+    for _ in range(150):
+        data = bytearray(rng.choice(seeds) * rng.randrange(1, 3))
+        for _ in range(rng.randrange(1, 6)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        with trio.move_on_after(20), suppress(Unreachable):
+            await ask(proxy.listening["proxy.listen"], bytes(data))
+    said = await ask(proxy.listening["proxy.listen"], good)
+    assert said.startswith(b"HTTP/1.1 200")
+
+
+async def test_a_client_that_sends_half_a_head_is_let_go(
+    start: Start, autojump_clock: trio.testing.MockClock
+) -> None:
+    _, proxy = await start(listen="0")
+    pipe = await pipes.connect(*proxy.listening["proxy.listen"], 5)
+    await pipe.send(b"GET http://orders.mesh/ HTTP/1.1\r\nHos")
+    begun = trio.current_time()
+    assert await pipe.receive() == b""
+    assert trio.current_time() - begun < 60
+    await pipe.reset()
