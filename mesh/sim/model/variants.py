@@ -13,8 +13,13 @@ from mesh.core.collect import Collector, Statement, Survey
 from mesh.core.log import Log
 from mesh.core.receive import Judge, Outcome
 from mesh.core.record import Kind, Op, Record
-from mesh.sim.model.rules import Policy
+from mesh.sim.model.rules import Odds, Policy
 from mesh.wire.messages import Delta
+
+OMITTED = Odds(moves={"collect": 2.0}, death=0.0, relay=1.0, relays=("omitter",))
+FORGED = Odds(death=0.0, relay=1.0, relays=("forger",))
+RESTORED = Odds(moves={"restore": 3.0, "backup": 2.0})
+BURIED = Odds(moves={"collect": 2.0, "offline": 2.0, "online": 2.0}, death=1.0, removals=(0,))
 
 
 class ForwardsOnlyNew(Policy):
@@ -28,6 +33,8 @@ class ForwardsOnlyNew(Policy):
 
 class ForwardsResets(Policy):
     """A reset is passed on as if it were a plain delta."""
+
+    odds = BURIED
 
     def passed_on(self, delta: Delta, outcome: Outcome, scope_tag: bytes) -> Delta | None:
         if delta.reset and not delta.pull and outcome.refused is None:
@@ -43,6 +50,8 @@ class _DropsPulls(Judge):
 class DropsPullsBelowFloor(Policy):
     """A pulled record at or below the floor is always dropped."""
 
+    odds = OMITTED
+
     judge = _DropsPulls()
 
 
@@ -56,6 +65,8 @@ class _TrustsUpto(Judge):
 
 class TrustsUpto(Policy):
     """The head follows the relay's word instead of what signatures show."""
+
+    odds = FORGED
 
     judge = _TrustsUpto()
 
@@ -79,11 +90,15 @@ class _FreshStamp(Collector):
 class ReissuesFresh(Policy):
     """A delete is re-issued under a fresh stamp, without `asof`."""
 
+    odds = Odds(moves={"collect": 2.0}, kinds=(8, 3, 3, 0, 0, 0, 4))
+
     collector = _FreshStamp
 
 
 class WritesBeforeFence(Policy):
     """A restored store announces new writes before it has its own log back."""
+
+    odds = RESTORED
 
     fenced = False
 
@@ -101,6 +116,8 @@ class FloorWhateverIsFreed(Policy):
 
 class SeesWithoutSees(Policy):
     """`sees` lists the slots present but not what those had seen."""
+
+    odds = Odds(kinds=(2, 6, 6, 0, 0, 0, 0))
 
     def sees(self, slots: list[Record], me: bytes, now_ms: int) -> dict[bytes, int]:
         return {rec.aid: rec.hlc for rec in slots if rec.aid != me}
@@ -141,6 +158,8 @@ class CollectsWithoutReissue(Policy):
 class IgnoresStrays(Policy):
     """An author does not answer its own strays."""
 
+    odds = OMITTED
+
     answers_strays = False
 
 
@@ -166,6 +185,8 @@ class _NewestGc(Judge):
 
 class NewestFloor(Policy):
     """Of two `~gc` the newest counts, not the one with the largest floor."""
+
+    odds = RESTORED
 
     judge = _NewestGc()
 
