@@ -2,7 +2,7 @@
 
 A long run of the true rules: `--runs 10000 --seed 0`, about seven runs a second on a free core. Every failing
 seed is printed at once; `--runs 1 --seed N --trace` plays it again and tells all that happened. With
-`--variant NAME` a rule known to be wrong is played, under odds that make its mistake likely: a run should fail.
+`--variant NAME` a rule known to be wrong is played, under odds that make it show: then a run should fail.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from mesh.wire.messages import Delta
 OMITTED = Odds(moves={"collect": 2.0}, death=0.0, relay=1.0, relays=("omitter",))
 FORGED = Odds(death=0.0, relay=1.0, relays=("forger",))
 RESTORED = Odds(moves={"restore": 3.0, "backup": 2.0})
-BURIED = Odds(moves={"collect": 2.0, "offline": 2.0, "online": 2.0}, death=1.0, removals=(0,))
 
 
 class ForwardsOnlyNew(Policy):
@@ -33,8 +32,6 @@ class ForwardsOnlyNew(Policy):
 
 class ForwardsResets(Policy):
     """A reset is passed on as if it were a plain delta."""
-
-    odds = BURIED
 
     def passed_on(self, delta: Delta, outcome: Outcome, scope_tag: bytes) -> Delta | None:
         if delta.reset and not delta.pull and outcome.refused is None:
