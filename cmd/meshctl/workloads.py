@@ -43,7 +43,13 @@ _INSTANCES = (
     Column("GEN", "gen", right=True),
     Column("EPOCH", "epoch", right=True),
     Column("SINCE", lambda row: words.when(row["since"]) if row["since"] else "-"),
-    Column("WHY", "why"),
+    Column("CPU", lambda row: _measured(row, "cpu_cores"), right=True),
+    Column("MEMORY", lambda row: words.size(_raw(row, "memory_bytes")), right=True),
+    Column("STARTS", lambda row: _measured(row, "starts"), right=True, wide=True),
+    Column("PROCESSES", lambda row: _measured(row, "processes"), right=True, wide=True),
+    Column("STORAGE", lambda row: words.size(_raw(row, "storage_bytes")), right=True, wide=True),
+    Column("WHY", lambda row: words.text(row["why"] or _raw(row, "message") or "")),
+    Column("NOTES", lambda row: words.text(_raw(row, "notes")), wide=True),
 )
 _DUPLICATES = (
     Column("RAN TWICE", "instance"),
@@ -74,6 +80,14 @@ _ADMITTED = (
 )
 _NAME = arg("name", metavar="NAME", help="a workload's name")
 _FILES = arg("files", metavar="FILE", nargs="+", help=".toml, .json or .yaml; - is standard input")
+
+
+def _raw(row: dict[str, Any], field: str) -> Any:
+    return (row["measured"] or {}).get(field)
+
+
+def _measured(row: dict[str, Any], field: str) -> str:
+    return words.text(_raw(row, field))
 
 
 def _rule(rule: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         starts: how often it was started by this agent since it was wanted.
         ends: how often it ended without being asked; row: of these in a row.
         adopted: it was started by an earlier life of the agent.
+        cpu_cores: used on average between the last two measurements.
     """
 
     instance: str
@@ -45,6 +46,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     adopted: bool = False
     notes: tuple[str, ...] = ()
     usage: Usage = Usage()
+    cpu_cores: float | None = None
 
 
 class Adopted(NamedTuple):
@@ -77,6 +79,7 @@ class Keeper:
         self._again_at = -math.inf
         self._moved = trio.Event()
         self._samples = 0
+        self._measured_at = -math.inf
         self.status = Status(
             instance=instance,
             workload=instance.partition("/")[0],
@@ -127,11 +130,12 @@ class Keeper:
             self._moved = trio.Event()
             try:
                 await self._step()
-            except MeshError as error:
+            except (MeshError, OSError) as error:
+                why = error.message if isinstance(error, MeshError) else str(error)
                 if self._running is None:
-                    self._ended(Exit(why=error.message), fatal=isinstance(error, UsageError))
+                    self._ended(Exit(why=why), fatal=isinstance(error, UsageError))
                 else:  # it may live on, only its runtime cannot be asked
-                    self._say(self.status.state, error.message)
+                    self._say(self.status.state, why)
                     await trio.sleep(ASK_AGAIN_S)
 
     async def _step(self) -> None:
@@ -209,7 +213,7 @@ class Keeper:
         policy = self._launch.restart if self._launch else "never"
         row = self.status.row
         what = restart.after(policy, good=exit_.good, lost=exit_.lost, ran_s=exit_.ran_s, row=row)
-        self._change(ends=self.status.ends + 1, usage=Usage())
+        self._change(ends=self.status.ends + 1, usage=Usage(), cpu_cores=None)
         if fatal:
             self._say("failed", exit_.why)
         elif isinstance(what, restart.Over):
@@ -231,17 +235,24 @@ class Keeper:
         self._samples += 1
         try:
             usage = await running.usage(storage=storage)
-        except MeshError:
+        except (MeshError, OSError):
             return
         if self._running is not running:
             return
         if usage.storage_bytes is None:
             usage = usage._replace(storage_bytes=self.status.usage.storage_bytes)
-        self._change(usage=usage)
+        self._change(usage=usage, cpu_cores=self._cpu_cores(usage))
         if limits.memory_bytes and (usage.memory_bytes or 0) > limits.memory_bytes:
             self.doom(_over("memory", usage.memory_bytes, limits.memory_bytes))
         elif storage and (usage.storage_bytes or 0) > limits.storage_bytes:
             self.doom(_over("storage", usage.storage_bytes, limits.storage_bytes))
+
+    def _cpu_cores(self, usage: Usage) -> float | None:
+        before, since = self.status.usage.cpu_s, self._measured_at
+        self._measured_at = now = trio.current_time()
+        if before is None or usage.cpu_s is None or usage.cpu_s < before:
+            return None
+        return round((usage.cpu_s - before) / (now - since), 3)
 
     # -- telling ----------------------------------------------------------------------------------------
 

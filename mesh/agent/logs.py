@@ -84,7 +84,7 @@ class Logs:
                     workload = reading.name.partition("/")[0]
                     aids = [reading.only] if reading.only else sorted(self.where(workload))
                     for aid in aids:
-                        if aid not in reading.busy and len(reading.busy) < NODES_MAX:
+                        if aid not in reading.busy:
                             reading.busy.add(aid)
                             nursery.start_soon(self._pump, reading, aid)
                     if not reading.follow:
@@ -93,8 +93,14 @@ class Logs:
 
     async def _pump(self, reading: _Reading, aid: bytes) -> None:
         public = self._peers.public_of(aid)
-        if public is None:
-            return
+        if public is not None:
+            async with reading.slots:
+                await self._read_node(reading, aid, public)
+        if reading.follow:
+            await trio.sleep(LOOK_AGAIN_S)
+            reading.busy.discard(aid)
+
+    async def _read_node(self, reading: _Reading, aid: bytes, public: bytes) -> None:
         tail = 0 if aid in reading.seen else reading.tail
         body = {"name": reading.name, "tail": tail, "follow": reading.follow}
         try:
@@ -108,9 +114,6 @@ class Logs:
             pass
         except MeshError as error:
             reading.trouble = reading.trouble or error
-        if reading.follow:
-            await trio.sleep(LOOK_AGAIN_S)
-            reading.busy.discard(aid)
 
     # -- serving ----------------------------------------------------------------------------------------
 
@@ -196,6 +199,7 @@ class _Reading:
         self.follow = follow
         self.send = send
         self.scope = trio.CancelScope()
+        self.slots = trio.CapacityLimiter(NODES_MAX)
         self.only: bytes | None = None
         self.busy: set[bytes] = set()
         self.seen: set[bytes] = set()

@@ -13,6 +13,7 @@ from mesh.agent.certs import Certs
 from mesh.agent.events import Events
 from mesh.agent.leases import Leases
 from mesh.agent.logs import Logs
+from mesh.agent.measured import Measured
 from mesh.agent.members import Members
 from mesh.agent.node import Node
 from mesh.agent.offering import Offering
@@ -46,8 +47,10 @@ class Placement:
         self.orders = Orders(node)
         self.placer = Placer(node, table, members, events, offered, leases, self.supervisor, self.orders)
         self._rolling = Rolling(node, rollouts, self.orders, self.placer)
-        self.workloads = Workloads(node, certificates, table, self.orders, self.placer, rollouts)
+        measured = Measured(self.supervisor, calls, table)
+        self.workloads = Workloads(node, certificates, table, self.orders, self.placer, rollouts, measured)
         self.logs = Logs(self.supervisor, calls, table)
+        self.logs.where = lambda name: self.workloads.holders(name) or table.present()
         members.before_leaving.append(lambda: self.supervisor.close(LEAVE_S))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -182,8 +182,8 @@ class Supervisor:
         """Take over what an earlier life has started; False if the runtime does not answer."""
         try:
             found = await self.runtime(kind).adopt()
-        except MeshError as error:
-            log.warning("what %s runs is not known yet: %s", kind, error.message)
+        except (MeshError, OSError) as error:
+            log.warning("what %s runs is not known yet: %s", kind, error)
             return False
         for running in found:
             if running.instance not in self._keepers:
@@ -231,8 +231,8 @@ class Supervisor:
             if name not in self._keepers:
                 try:
                     await self.runtime(kind).forget(name, keep_data=True)
-                except MeshError as error:
-                    log.info("what is left of %s stays: %s", name, error.message)
+                except (MeshError, OSError) as error:
+                    log.info("what is left of %s stays: %s", name, error)
 
     def _tell(self, status: Status) -> None:
         log.info("%s is %s%s", status.instance, status.state, f": {status.message}" if status.message else "")

@@ -13,6 +13,7 @@ import msgspec
 
 from mesh.agent.author import Statement
 from mesh.agent.certs import Certs
+from mesh.agent.measured import Measured
 from mesh.agent.node import Node
 from mesh.agent.orders import Orders, read_spec
 from mesh.agent.placer import Placer
@@ -47,7 +48,9 @@ class Workloads:
         orders: Orders,
         placer: Placer,
         rollouts: Rollouts,
+        measured: Measured,
     ) -> None:
+        self._measured = measured
         self._node = node
         self._certs = certificates
         self._table = table
@@ -219,6 +222,11 @@ class Workloads:
                 rows.append(self._empty(seat))
         return rows
 
+    def holders(self, name: str) -> Sequence[bytes]:
+        """Nodes that have, or had, an instance of a workload, as far as claims tell."""
+        claims = self._seats.claims.items()
+        return sorted({aid for seat, by_node in claims if seat.name == name for aid in by_node})
+
     def _empty(self, seat: Seat) -> Json:
         why = "no node can run it: see `meshctl workload explain`" if self._nobody(seat.name) else ""
         return {
@@ -272,7 +280,7 @@ class Workloads:
             "author": author,
             "author_name": author_name,
             "time": iso_of(rec.stamp),
-            "instances": self._instances(name),
+            "instances": await self._measured.add(name, self._instances(name)),
             "duplicates": [
                 {
                     "time": iso(at_ms),

@@ -118,6 +118,8 @@ class Folder:
             raise _trouble(self.path, error) from None
         try:
             os.pwrite(fd, struct.pack("<Q", max(0, int(deadline_s * 1e9))), 0)
+        except OSError as error:
+            raise _trouble(self.path, error) from None
         finally:
             os.close(fd)
 

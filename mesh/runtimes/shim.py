@@ -341,16 +341,20 @@ class Shim:
         assert self.status is not None
         killed = self.oom()
         self.log.close()
-        self.write(
-            "over",
-            code=os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None,
-            signal=os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else None,
-            why=self.why or ("out of memory" if killed else ""),
-            asked=self.asked,
-            left=0 if self.asked else self.left,
-            at_ms=time.time_ns() // 1_000_000,  # noqa: TID251  as in the log
-            ran_s=round(time.monotonic() - self.began, 3),
-        )
+        end: dict[str, Any] = {
+            "code": os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None,
+            "signal": os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else None,
+            "why": self.why or ("out of memory" if killed else ""),
+            "asked": self.asked,
+            "left": 0 if self.asked else self.left,
+            "at_ms": time.time_ns() // 1_000_000,  # noqa: TID251  as in the log
+            "ran_s": round(time.monotonic() - self.began, 3),
+        }
+        try:
+            self.write("over", **end)
+        except OSError:  # the disk is full: how it ended is worth more than what it wrote
+            self.log.clear()
+            self.write("over", **end)
         for path in self.order["cgroups"]:
             with contextlib.suppress(OSError):
                 os.rmdir(path)

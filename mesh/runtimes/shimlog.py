@@ -78,6 +78,11 @@ class LogWriter:
         self._partial.clear()
         os.close(self._fd)
 
+    def clear(self) -> None:
+        """Give its room back; called when it is closed."""
+        for number in numbers(self._folder):
+            os.unlink(path_of(self._folder, number))
+
     def _pieces(self, stamp: bytes, stream: str, line: bytes, tag: bytes) -> list[bytes]:
         found = []
         while len(line) > LINE_BYTES_MAX:

@@ -70,6 +70,13 @@ def test_an_instance_outlives_its_agent_and_its_log_is_read_from_anywhere(
     with other.client() as client, client.logs("web/0", tail=0, follow=True) as lines:
         assert next(lines)["line"] == "tick"
 
+    def figures() -> Any:
+        with other.client() as client:
+            row = client.workload("web")["instances"][0]
+        return row["measured"] and row["measured"]["memory_bytes"] and row["measured"]
+
+    assert eventually(figures, "what it takes is shown")["starts"] == 1
+
     agent.kill()
     assert alive(pid)
     agent.start()

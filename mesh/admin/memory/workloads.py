@@ -71,6 +71,16 @@ class MemoryWorkloads:
                 "epoch": 7,
                 "since": time,
                 "why": "",
+                "measured": {
+                    "message": "",
+                    "starts": 1,
+                    "ends": 0,
+                    "cpu_cores": 0.02,
+                    "memory_bytes": 12 << 20,
+                    "processes": 1,
+                    "storage_bytes": None,
+                    "notes": [],
+                },
             }
             for number in range(row["wanted"])
         ]

@@ -31,9 +31,25 @@ class Workload(TypedDict):
     why: str
 
 
+class Measured(TypedDict):
+    """What the node that runs an instance says of it. `starts`: by its present agent; `ends`: that nobody
+    asked for; `cpu_cores`: used lately; `notes`: limits that are not enforced there. None: not known.
+    """
+
+    message: str
+    starts: int
+    ends: int
+    cpu_cores: float | None
+    memory_bytes: int | None
+    processes: int | None
+    storage_bytes: int | None
+    notes: list[str]
+
+
 class WorkloadInstance(TypedDict):
     """`state`: unplaced, starting, running, failing, draining, done, barred (given up on this node for a
     while), lost (its node is dead) or unknown (its node was not heard yet). `epoch`: its fencing token.
+    `measured`: None when its node does not answer at once, or does not run it.
     """
 
     instance: str
@@ -44,6 +60,7 @@ class WorkloadInstance(TypedDict):
     epoch: int | None
     since: str | None
     why: str
+    measured: Measured | None
 
 
 class Duplicate(TypedDict):

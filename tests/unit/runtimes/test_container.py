@@ -27,12 +27,14 @@ BUSYBOX = Path("/bin/busybox")
 IMAGE = "localhost/mesh-busybox:1"
 MIB = 1024 * 1024
 CONFIGURATION = """
+# A Podman of its own beside whatever else the machine runs.
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 [engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+tmp_dir = "FOLDER/tmp"
 """
 
 
@@ -67,7 +69,7 @@ def image_tar() -> bytes:
 def socket() -> Iterator[str]:
     """The socket of a Podman with a store of its own."""
     folder = Path(tempfile.mkdtemp(prefix="mesh-pod-"))
-    (folder / "containers.conf").write_text(CONFIGURATION)
+    (folder / "containers.conf").write_text(CONFIGURATION.replace("FOLDER", str(folder)))
     env = {**os.environ, "CONTAINERS_CONF": str(folder / "containers.conf")}
     podman = ["podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run", "--storage-driver", "vfs"]
     path = str(folder / "engine.sock")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import psutil
 import pytest
 import trio
 
-from mesh.errors import Conflict, Failed, NotFound, UsageError
+from mesh.errors import Conflict, Failed, NotFound, StoreError, UsageError
 from mesh.runtimes import cgroups
 from mesh.runtimes.base import Directory, Exit, Launch, Limits, Running, boottime_s
 from mesh.runtimes.folders import Folder
@@ -288,6 +291,34 @@ async def test_a_file_larger_than_the_storage_limit_cannot_be_written(processes:
     running = await processes.start(launch)
     assert "storage limit" in (await over(running)).why
     assert (await running.usage(storage=True)).storage_bytes == MIB
+
+
+@pytest.fixture
+def small_disk(root: Path) -> Iterator[Path]:
+    """A file system of 300 KiB."""
+    mounted = root / "small"
+    mounted.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(mounted)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        yield mounted
+    finally:
+        subprocess.run(["umount", "-l", str(mounted)], check=True)
+
+
+@pytest.mark.root
+async def test_a_full_disk_loses_lines_and_not_the_instance_or_its_end(small_disk: Path) -> None:
+    full = Processes(small_disk, f"t{os.getpid()}", lambda: 0)
+    script = "head -c 900000 /dev/zero | tr '\\0' 'x' | fold; echo last >&2; exit 3"
+    running = await full.start(shell(script))
+    assert (await over(running)).code == 3
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    with pytest.raises(StoreError):
+        await full.start(shell("exit 0", instance="app/1"))
+    (small_disk / "filler").unlink()
+    await full.forget("app/0", keep_data=False)
+    assert (await over(await full.start(shell("exit 0", instance="app/1")))).good
 
 
 def test_limits_are_written_to_control_groups_of_version_2(tmp_path: Path) -> None:
