@@ -16,7 +16,7 @@ from mesh.agent.node import Node
 from mesh.agent.orders import Orders
 from mesh.agent.placer import Placer
 from mesh.agent.rollouts import Rollouts
-from mesh.core import generations, rollout
+from mesh.core import generations
 from mesh.core.claims import Claim, Seat, Stage, decode_claim, seat_of
 from mesh.core.mover import Running
 from mesh.core.record import MESH, Op, Record
@@ -68,19 +68,15 @@ class Rolling:
             return
 
     def _changed(self, changes: list[Change]) -> None:
-        names = set()
         for change in changes:
-            if change.scope != MESH:
+            if change.scope != MESH or not change.path.startswith(CLAIM_PREFIX):
                 continue
-            if change.path.startswith(CLAIM_PREFIX):
-                if change.record is not None:
-                    self._take(change.record)
-                else:
-                    self._drop(change)
-            elif change.path.startswith(rollout.PREFIX):
-                names |= {order.subject for order in self._rollouts.orders().values()}
-        for subject in sorted(names):
-            self._moved(subject)
+            if change.record is not None:
+                self._take(change.record)
+            else:
+                self._drop(change)
+            if change.aid == self._node.me:
+                self._rollouts.wake()
 
     def _drop(self, change: Change) -> None:
         try:

@@ -76,8 +76,10 @@ class Rollouts:
         self._mover = Mover(node.me)
         self._orders: dict[str, Order] | None = None
         self._fell_ms: dict[bytes, int] = {}
+        self._over: set[str] = set()
+        self._told: dict[str, int] = {}
         self._woken = trio.Event()
-        self.on_change: list[Callable[[str], None]] = []
+        self.on_change: list[Callable[[str], None]] = []  # told of a subject whose generation here changes
         node.store.add_listener(self._changed)
         node.on_state.append(self._state_changed)
 
@@ -94,6 +96,7 @@ class Rollouts:
     def _changed(self, changes: list[Change]) -> None:
         if any(change.scope == MESH and change.path.startswith(_CONCERNS) for change in changes):
             self._orders = None
+            self._over.clear()
             self._woken.set()
 
     def _state_changed(self, change: StateChanged) -> None:
@@ -101,6 +104,7 @@ class Rollouts:
             self._fell_ms[change.aid] = self._node.now_ms()
         elif change.new == State.ALIVE:
             self._fell_ms.pop(change.aid, None)
+        self._over.clear()
         self._woken.set()
 
     def orders(self) -> dict[str, Order]:
@@ -203,7 +207,8 @@ class Rollouts:
         while True:
             soonest_ms = math.inf
             for ident, order in list(self.orders().items()):
-                soonest_ms = min(soonest_ms, await self._take_part(ident, order))
+                if ident not in self._over:
+                    soonest_ms = min(soonest_ms, await self._take_part(ident, order))
             await self._forget()
             wait_s = (soonest_ms - self._node.now_ms()) / 1000
             with trio.move_on_after(max(0.05, wait_s)):
@@ -217,8 +222,12 @@ class Rollouts:
             return math.inf
         picture = self.picture(ident, order)
         word, soonest_ms = self._mover.step(picture, provider.running(name), self._node.now_ms())
+        self._tell(order.subject, rollout.generation_for(self._node.me, picture))
         if word is None:
-            return math.inf if picture.state in OVER else min(soonest_ms, self._node.now_ms() + LOOK_MS)
+            if picture.state in OVER:
+                self._over.add(ident)
+                return math.inf
+            return min(soonest_ms, self._node.now_ms() + LOOK_MS)
         said = Statement(rollout.statement_path(self._node.me, ident), Kind.ALL, rollout.encode(word))
         try:
             await self._node.author.say(MESH, lambda _: [said])
@@ -226,12 +235,20 @@ class Rollouts:
             log.error("rollout %s: %s", ident, error.message)
             return math.inf
         log.info("rollout %s: this node: %s %s", ident, word.st, word.halt or word.why)
-        for listener in self.on_change:
-            listener(order.subject)
+        self._tell(order.subject, self.generation(order.subject, order.after))
         return self._node.now_ms()
+
+    def _tell(self, subject: str, gen: int) -> None:
+        """Tell that this node is to have another generation of a subject."""
+        if self._told.get(subject) != gen:
+            self._told[subject] = gen
+            for listener in self.on_change:
+                listener(subject)
 
     async def _forget(self) -> None:
         """What we said of rollouts that are gone."""
+        subjects = {order.subject for order in self.orders().values()}
+        self._told = {subject: gen for subject, gen in self._told.items() if subject in subjects}
         prefix = f"{rollout.PREFIX}{self._node.me.hex()}/"
         known = {rollout.statement_path(self._node.me, ident) for ident in self.orders()}
         now_ms = self._node.now_ms()

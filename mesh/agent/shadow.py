@@ -26,7 +26,7 @@ from mesh.agent.node import Node
 from mesh.agent.rollouts import Rollouts
 from mesh.agent.table import Table
 from mesh.agent.words import iso
-from mesh.core import generations, rollout, shadow
+from mesh.core import generations, shadow
 from mesh.core.folds import everyone, register
 from mesh.core.mover import Running
 from mesh.core.record import MESH, Kind, Op
@@ -42,6 +42,7 @@ Rows = list[Json]
 
 KIND = "config"
 FOLDER = "config"
+DOCUMENTS_MAX = 256
 # Documents change little and can be taken back: shorter than for workloads.
 PLAN = Plan(pause_s=0.0, bake_s=10.0, deadline_s=120.0, waves=(0.01, 0.1, 0.5, 1.0), strategy="gradual")
 
@@ -105,8 +106,6 @@ class Shadows:
     def _changed(self, changes: list[Change]) -> None:
         if any(change.scope == MESH and change.path.startswith(shadow.PREFIX) for change in changes):
             self._read()
-            self._wake()
-        elif any(change.scope == MESH and change.path.startswith(rollout.PREFIX) for change in changes):
             self._wake()
 
     def _wake(self) -> None:
@@ -267,6 +266,8 @@ class Shadows:
         self._certs.require_admin()
         shadow.scope_path(scope)
         held = self._values.get(scope)
+        if held is None and len(self._values) >= DOCUMENTS_MAX:
+            raise UsageError(f"there are {DOCUMENTS_MAX} documents already", "use a label that many share")
         spec = Spec(rollout=PLAN) if held is None else shadow.parse(generations.all_of(held)[0].spec)
         wanted = None if plan is None else _plan(spec.rollout, plan)
         new = shadow.changed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ class MemoryLeases:
             "quorum": quorum or "main",
             "session": session or f"{len(self.tokens):032x}",
             "token": token,
-            "until_boot_s": ttl_s,
+            "until_boot_s": time.clock_gettime(time.CLOCK_BOOTTIME) + ttl_s,
             "expires_in_s": ttl_s,
         }
         return row
