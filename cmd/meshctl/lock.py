@@ -27,6 +27,7 @@ from meshctl.terminal import note
 GRACE_S = 1.0
 CHECK_S = 1.0
 _PR_SET_PDEATHSIG = 1
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 class _Told(Exception):
@@ -38,10 +39,13 @@ def lock(context: Context, args: Namespace) -> int:
         raise UsageError("which command?", "meshctl lock NAME -- COMMAND [ARGUMENT]...")
     ttl_s = parse.duration_ms(args.ttl, "--ttl") / 1000
     wait_s = parse.seconds(args.wait, "--wait")
-    signal.signal(signal.SIGTERM, _told)
-    signal.signal(signal.SIGHUP, _told)
-    with context.client.hold(args.name, quorum=args.quorum, ttl_s=ttl_s, wait_s=wait_s) as lines:
-        return _run(args.name, lines, next(lines), args.command)
+    for number in _SIGNALS:
+        signal.signal(number, _told)
+    try:
+        with context.client.hold(args.name, quorum=args.quorum, ttl_s=ttl_s, wait_s=wait_s) as lines:
+            return _run(args.name, lines, next(lines), args.command)
+    except _Told as told:
+        return 128 + int(told.args[0])
 
 
 def _told(number: int, frame: object) -> None:
@@ -62,6 +66,9 @@ def _die_with_us() -> None:
 
 
 def _run(name: str, lines: Any, held: dict[str, Any], command: list[str]) -> int:
+    happened: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    for number in _SIGNALS:  # from here on they are for the command, and we wait for its end
+        signal.signal(number, lambda number, frame: happened.put(("told", number)))
     env = {**os.environ, "MESH_LOCK_TOKEN": str(held["token"]), "MESH_LOCK_NAME": name}
     try:
         child = subprocess.Popen(command, env=env, start_new_session=True, preexec_fn=_die_with_us)
@@ -69,15 +76,10 @@ def _run(name: str, lines: Any, held: dict[str, Any], command: list[str]) -> int
         raise NotFound(f"there is no command {command[0]}", "check the path") from None
     except OSError as error:
         raise Failed(f"cannot run {command[0]}: {error.strerror}", "check its permissions") from None
-    happened: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_watch, args=(lines, happened), daemon=True).start()
     threading.Thread(target=lambda: happened.put(("ended", child.wait())), daemon=True).start()
     try:
         return _follow(name, child, happened, held["until_boot_s"])
-    except (_Told, KeyboardInterrupt) as told:
-        number = signal.SIGINT if isinstance(told, KeyboardInterrupt) else told.args[0]
-        _end(child, number)
-        return 128 + int(number)
     finally:
         _end(child, signal.SIGTERM)
 
@@ -102,6 +104,9 @@ def _follow(
             continue
         if what == "ended":
             return int(about) if about >= 0 else 128 - int(about)
+        if what == "told":
+            _end(child, about)
+            return 128 + int(about)
         if what == "renewed":
             until = about["until_boot_s"]
         elif what == "lost":

@@ -91,6 +91,10 @@ class Rolling:
         """Nodes that have an instance."""
         return {aid for (aid, _), claim in self._claims.get(name, {}).items() if claim.st in HOLDING}
 
+    def knew(self, name: str) -> Iterable[bytes]:
+        """Nodes that have an instance, or gave one up after it failed there."""
+        return {aid for aid, _ in self._claims.get(name, {})}
+
     def running(self, name: str) -> Running | None:
         """What this node has of a workload."""
         mine = {

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import msgspec
 import trio
@@ -18,15 +18,16 @@ import trio
 from mesh.agent.author import Statement
 from mesh.agent.certs import Certs
 from mesh.agent.node import Node
+from mesh.agent.pictures import Pictures, Subject
 from mesh.agent.table import Table
 from mesh.agent.words import iso
-from mesh.core import generations, policy, rollout
+from mesh.core import generations, rollout
 from mesh.core.folds import everyone, register
 from mesh.core.log import Log
-from mesh.core.mover import Mover, Running
+from mesh.core.mover import Mover
 from mesh.core.record import MESH, Kind, Op
-from mesh.core.rollout import Course, Order, Picture, Plan, Target
-from mesh.core.vitals import State, StateChanged
+from mesh.core.rollout import Course, Order, Plan
+from mesh.core.vitals import StateChanged
 from mesh.errors import Conflict, MeshError, NotFound, PeerError
 from mesh.store.store import Change
 
@@ -38,31 +39,7 @@ Said = list[Statement]
 
 LOOK_MS = 1000
 WATCH_S = 0.5
-ACTIVE_MAX = 1024
 OVER = ("done", "rolled back", "aborted")
-_CONCERNS = (rollout.PREFIX, policy.PATH, "removed/", "cert/")
-
-
-class Subject(Protocol):
-    """One kind of subject.
-
-    Attributes:
-        staged_from_nothing: its first generation is rolled out too, in the place of generation 0.
-    """
-
-    staged_from_nothing: bool
-
-    def targets(self, name: str) -> Iterable[bytes]:
-        """Nodes that have it."""
-
-    def running(self, name: str) -> Running | None:
-        """What this node has of it now; None: nothing."""
-
-    def path(self, name: str) -> str:
-        """The path of its record, which has generations (`mesh/core/generations.py`)."""
-
-    def plan(self, spec: Json) -> Plan:
-        """How a generation is to be rolled out. UsageError."""
 
 
 class Rollouts:
@@ -72,10 +49,8 @@ class Rollouts:
         self._node = node
         self._certs = certs
         self._table = table
-        self._subjects: dict[str, Subject] = {}
+        self._seen = Pictures(node, table)
         self._mover = Mover(node.me)
-        self._orders: dict[str, Order] | None = None
-        self._fell_ms: dict[bytes, int] = {}
         self._over: set[str] = set()
         self._told: dict[str, int] = {}
         self._woken = trio.Event()
@@ -85,7 +60,7 @@ class Rollouts:
 
     def serve(self, kind: str, subject: Subject) -> None:
         """Who knows the subjects of a kind."""
-        self._subjects[kind] = subject
+        self._seen.subjects[kind] = subject
 
     def wake(self) -> None:
         """Something that is rolled out changed here."""
@@ -94,85 +69,23 @@ class Rollouts:
     # -- what is stored ---------------------------------------------------------------------------------
 
     def _changed(self, changes: list[Change]) -> None:
-        if any(change.scope == MESH and change.path.startswith(_CONCERNS) for change in changes):
-            self._orders = None
+        if self._seen.changed(changes):
             self._over.clear()
             self._woken.set()
 
     def _state_changed(self, change: StateChanged) -> None:
-        if change.new == State.DEAD:
-            self._fell_ms[change.aid] = self._node.now_ms()
-        elif change.new == State.ALIVE:
-            self._fell_ms.pop(change.aid, None)
+        self._seen.state_changed(change)
         self._over.clear()
         self._woken.set()
-
-    def orders(self) -> dict[str, Order]:
-        """Every order that counts, by its id."""
-        if self._orders is None:
-            found: dict[str, Order] = {}
-            view, now_ms = self._node.view, self._node.now_ms()
-            with self._node.store.read(MESH) as slots:
-                for path in slots.paths(rollout.PREFIX):
-                    order = _order(slots, path, view, now_ms)
-                    if order is not None and len(found) < ACTIVE_MAX:
-                        found[path.removeprefix(rollout.PREFIX)] = order
-            self._orders = found
-        return self._orders
-
-    def _of(self, subject: str, after: int | None = None) -> tuple[str, Order] | None:
-        """The newest order about a subject."""
-        found = [
-            (order.after, order.gen, ident)
-            for ident, order in self.orders().items()
-            if order.subject == subject and after in (None, order.after)
-        ]
-        if not found:
-            return None
-        ident = max(found)[2]
-        return ident, self.orders()[ident]
-
-    def picture(self, ident: str, order: Order) -> Picture:
-        """A rollout as this node sees it now."""
-        kind, _, name = order.subject.partition("/")
-        provider = self._subjects.get(kind)
-        aids = [] if provider is None else provider.targets(name)
-        targets = [Target(aid, self._region(aid), self._fell(aid)) for aid in sorted(set(aids))]
-        return Picture(ident, order, targets[: rollout.TARGETS_MAX], self._statements(ident, targets))
-
-    def _region(self, aid: bytes) -> str:
-        labels = self._table.labels_of(aid)
-        return labels.get("region") or labels.get("zone", "")
-
-    def _fell(self, aid: bytes) -> int:
-        """When a target was found dead, 0 for one that is not; a stop is no death, and comes back."""
-        member = self._node.vitality.machine.board.members.get(aid)
-        if aid == self._node.me or (member is not None and member.state in (State.ALIVE, State.SUSPECT)):
-            return 0
-        return self._fell_ms.setdefault(aid, self._node.now_ms())
-
-    def _statements(self, ident: str, targets: Sequence[Target]) -> dict[bytes, rollout.Statement]:
-        found: dict[bytes, rollout.Statement] = {}
-        view, now_ms = self._node.view, self._node.now_ms()
-        with self._node.store.read(MESH) as slots:
-            for aid in [target.aid for target in targets]:
-                records = view.visible(slots.slots(rollout.statement_path(aid, ident)))
-                record = everyone(records, now_ms).get(aid)
-                if record is not None:
-                    try:
-                        found[aid] = rollout.decode_statement(record.val)
-                    except PeerError:
-                        continue
-        return found
 
     # -- which generation -------------------------------------------------------------------------------
 
     def generation(self, subject: str, newest: int) -> int:
         """Which generation of a subject this node is to have."""
-        found = self._of(subject, newest)
+        found = self._seen.newest(subject, newest)
         if found is None:
             return newest
-        return rollout.generation_for(self._node.me, self.picture(*found))
+        return rollout.generation_for(self._node.me, self._seen.picture(*found))
 
     def _begin(self, subject: str, value: Json, plan: Plan) -> Said:
         """The order, said in the same transaction as the value that has the new generation in it."""
@@ -189,14 +102,14 @@ class Rollouts:
         """What to say beside the delete of a record: its rollouts are gone with it."""
         return [
             Statement(rollout.order_path(ident), Kind.REG, op=Op.DEL)
-            for ident, order in self.orders().items()
+            for ident, order in self._seen.orders().items()
             if order.subject == subject
         ]
 
     def settled(self, subject: str, newest: int) -> int:
         """The generation to go back to: the newest one that was rolled out to its end."""
-        found = self._of(subject, newest)
-        if found is None or self.picture(*found).state == "done":
+        found = self._seen.newest(subject, newest)
+        if found is None or self._seen.picture(*found).state == "done":
             return newest
         return found[1].before
 
@@ -206,7 +119,7 @@ class Rollouts:
         """Take part, until cancelled."""
         while True:
             soonest_ms = math.inf
-            for ident, order in list(self.orders().items()):
+            for ident, order in list(self._seen.orders().items()):
                 if ident not in self._over:
                     soonest_ms = min(soonest_ms, await self._take_part(ident, order))
             await self._forget()
@@ -217,10 +130,10 @@ class Rollouts:
 
     async def _take_part(self, ident: str, order: Order) -> float:
         kind, _, name = order.subject.partition("/")
-        provider = self._subjects.get(kind)
+        provider = self._seen.subjects.get(kind)
         if provider is None:
             return math.inf
-        picture = self.picture(ident, order)
+        picture = self._seen.picture(ident, order)
         word, soonest_ms = self._mover.step(picture, provider.running(name), self._node.now_ms())
         self._tell(order.subject, rollout.generation_for(self._node.me, picture))
         if word is None:
@@ -247,10 +160,10 @@ class Rollouts:
 
     async def _forget(self) -> None:
         """What we said of rollouts that are gone."""
-        subjects = {order.subject for order in self.orders().values()}
+        subjects = {order.subject for order in self._seen.orders().values()}
         self._told = {subject: gen for subject, gen in self._told.items() if subject in subjects}
         prefix = f"{rollout.PREFIX}{self._node.me.hex()}/"
-        known = {rollout.statement_path(self._node.me, ident) for ident in self.orders()}
+        known = {rollout.statement_path(self._node.me, ident) for ident in self._seen.orders()}
         now_ms = self._node.now_ms()
         with self._node.store.read(MESH) as slots:
             stale = [
@@ -266,10 +179,10 @@ class Rollouts:
 
     async def list(self) -> Rows:
         """Every rollout that is kept."""
-        return [self._row(ident, order) for ident, order in sorted(self.orders().items())]
+        return [self._row(ident, order) for ident, order in sorted(self._seen.orders().items())]
 
     def _row(self, ident: str, order: Order) -> Json:
-        picture = self.picture(ident, order)
+        picture = self._seen.picture(ident, order)
         counts = {str(st): 0 for st in rollout.St}
         for target in picture.targets:
             counts[str(picture.st(target.aid))] += 1
@@ -288,7 +201,7 @@ class Rollouts:
         }
 
     def _find(self, subject: str) -> tuple[str, Order]:
-        found = self._of(subject)
+        found = self._seen.newest(subject)
         if found is None:
             raise NotFound(f"there is no rollout of {subject}", "`meshctl rollout ls` lists them")
         return found
@@ -296,7 +209,7 @@ class Rollouts:
     async def show(self, subject: str) -> Json:
         """The newest rollout of a subject, node by node."""
         ident, order = self._find(subject)
-        picture = self.picture(ident, order)
+        picture = self._seen.picture(ident, order)
         now_ms = self._node.now_ms()
         nodes = []
         for target in picture.targets:
@@ -332,7 +245,7 @@ class Rollouts:
         """pause, resume, abort or promote. Denied, NotFound; Conflict: there is nothing to be steered."""
         self._certs.require_admin()
         ident, order = self._find(subject)
-        state = self.picture(ident, order).state
+        state = self._seen.picture(ident, order).state
         if word == "resume":
             new = msgspec.structs.replace(order, gen=order.gen + 1, course=Course.RUN)
         elif state not in ("running", "paused", "halted"):
@@ -364,7 +277,7 @@ class Rollouts:
 
     def _provider(self, subject: str) -> tuple[Subject, str]:
         kind, slash, name = subject.partition("/")
-        provider = self._subjects.get(kind)
+        provider = self._seen.subjects.get(kind)
         if provider is None or not slash or not name:
             raise NotFound(f"there is nothing called {subject}", "e.g. workload/web or config/zone=north")
         return provider, name
@@ -380,8 +293,8 @@ class Rollouts:
         """Roll the present generation out anew, by another plan. Conflict: a rollout is under way."""
         self._certs.require_admin()
         provider, _ = self._provider(subject)
-        found = self._of(subject)
-        if found is not None and self.picture(*found).state in ("running", "paused"):
+        found = self._seen.newest(subject)
+        if found is not None and self._seen.picture(*found).state in ("running", "paused"):
             raise Conflict(f"a rollout of {subject} is under way", "abort it first, or wait")
         spec = generations.all_of(self._value(subject))[0].spec
         plan = msgspec.convert({**msgspec.to_builtins(provider.plan(spec)), **changes}, Plan)
@@ -409,7 +322,7 @@ class Rollouts:
     async def change(self, subject: str, spec: Json, plan: Plan) -> Json:
         """Store a spec as the next generation and roll it out."""
         await self._node.author.say(MESH, lambda slots: self.stage(slots, subject, spec, plan))
-        found = self._of(subject)
+        found = self._seen.newest(subject)
         if found is None:
             return {"subject": subject, "state": "done"}
         return await self.show(subject)
@@ -422,17 +335,6 @@ def _sound(value: Any) -> Json | None:
     except PeerError:
         return None
     return dict(value)
-
-
-def _order(slots: Log, path: str, view: Any, now_ms: int) -> Order | None:
-    try:
-        aid, _ = rollout.parts_of(path)
-        if aid:
-            return None
-        found = register(view.visible(slots.slots(path)), now_ms)
-        return None if found is None else rollout.decode_order(found.val)
-    except PeerError:
-        return None
 
 
 def _ident(subject: str, order: Order) -> str:

@@ -85,6 +85,10 @@ class Shadows:
             aid for aid in self._node.directory.members() if shadow.selects(name, self._table.labels_of(aid))
         ]
 
+    def knew(self, name: str) -> Iterable[bytes]:
+        """The same."""
+        return self.targets(name)
+
     def running(self, name: str) -> Running | None:
         """What is in force here of a scope's document."""
         if not shadow.selects(name, self._table.labels_of(self._node.me)):

@@ -41,9 +41,11 @@ class Mover:
             return word, now_ms
         if picture.taken_back:
             return self._back(picture, said, running, now_ms), math.inf
-        if running is None:
-            return None, math.inf
         st = picture.st(self.me)
+        if running is None:  # it went elsewhere, and moves there
+            return (self._word(picture, St.WAIT, now_ms) if st in BUSY else None), math.inf
+        if not picture.has(self.me):
+            return None, math.inf
         if st in BEFORE:
             return self._waiting(picture, said, now_ms)
         if st in BUSY:

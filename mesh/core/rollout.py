@@ -220,6 +220,10 @@ class Picture:
 
     # -- what is ----------------------------------------------------------------------------------------
 
+    def has(self, aid: bytes) -> bool:
+        """Whether a node is a target."""
+        return aid in self._by_aid
+
     def statement(self, aid: bytes) -> Statement | None:
         """What a target says of the present gen; that it is ok counts on from an earlier one."""
         said = self._said.get(aid)
