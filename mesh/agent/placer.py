@@ -43,7 +43,7 @@ from mesh.store.store import Change
 
 log = logging.getLogger(__name__)
 
-SETTLE_S = 1.0
+SETTLE_S, SETTLE_S_MAX = 1.0, 10.0
 LINGER_S = 0.3
 LEASE_WAIT_S = 10.0
 LEASE_AGAIN_S = 5.0
@@ -107,10 +107,11 @@ class Placer:
         self._started = False
         self._incarnation = node.vitality.machine.incarnation
         self._linked = trio.Event()
+        self._heard_at = trio.current_time()
         node.store.add_listener(self._changed)
         node.on_state.append(self._state_changed)
         node.on_members.append(self._members_changed)
-        node.on_link.append(lambda session: self._linked.set())
+        node.on_link.append(lambda session: self._met())
         supervisor.on_change.append(self._supervised)
         orders.on_change.append(self._ordered)
 
@@ -138,12 +139,7 @@ class Placer:
         self.sites.load()
         self.give(placing.RulesSaid(self.orders.rules()))
         self.give(placing.SpecsSaid(dict(self.orders.specs())))
-        claims = []
-        with self._node.store.read(MESH) as slots:
-            for path in slots.paths(CLAIM_PREFIX):
-                for rec in slots.slots(path):
-                    if (claimed := self._claim_of(rec)) is not None:
-                        claims.append(claimed)
+        claims = self._claims_below("")
         mine = {seat: claim for aid, seat, claim in claims if aid == self._node.me and claim is not None}
         there = {seat_named(running.instance) for running in self.supervisor.adopted()}
         found = frozenset(seat for seat in mine if seat in there)
@@ -152,20 +148,32 @@ class Placer:
         self.give(placing.Found(found))
         self.give(ClaimsSaid(tuple(claims)))
 
+    def _claims_below(self, owner: str) -> list[tuple[bytes, Seat, Claim | None]]:
+        """What the store holds of a node's claims, or of all."""
+        with self._node.store.read(MESH) as slots:
+            prefix = f"{CLAIM_PREFIX}{owner}"
+            records = [rec for path in slots.paths(prefix) for rec in slots.slots(path)]
+        return [claimed for rec in records if (claimed := self._claim_of(rec)) is not None]
+
     async def _settle(self) -> None:
         """Wait until what the others know has come in; for a while only, if nobody is in reach."""
-        others = [aid for aid in self._node.directory.members() if aid != self._node.me]
-        if others:
+        if any(aid != self._node.me for aid in self._node.directory.members()):
             with trio.move_on_after(self._node.config.workloads.alone_s):
                 if not self._node.links.sessions:
                     await self._linked.wait()
-                await trio.sleep(SETTLE_S)
+            with trio.move_on_after(SETTLE_S_MAX):
+                while self._node.links.sessions and trio.current_time() < self._heard_at + SETTLE_S:
+                    await trio.sleep_until(self._heard_at + SETTLE_S)
         self.give(placing.Settled())
 
     @staticmethod
     def now() -> float:
         """The clock of placement."""
         return trio.current_time()
+
+    def _met(self) -> None:
+        self._linked.set()
+        self._heard_at = trio.current_time()
 
     # -- what comes in ----------------------------------------------------------------------------------
 
@@ -175,6 +183,8 @@ class Placer:
             self._drive.handle(event)
 
     def _changed(self, changes: list[Change]) -> None:
+        if any(change.scope == MESH and change.aid != self._node.me for change in changes):
+            self._heard_at = trio.current_time()
         if not self._started:
             return
         self.sites.changed(changes)
@@ -226,6 +236,11 @@ class Placer:
     def _members_changed(self, joined: list[bytes], gone: list[bytes]) -> None:
         if self._started:
             self.sites.members_changed(joined, gone)
+            claims = [
+                each for aid in joined if aid != self._node.me for each in self._claims_below(aid.hex())
+            ]
+            if claims:
+                self.give(ClaimsSaid(tuple(claims)))
 
     def _ordered(self, specs: dict[str, Spec | None], rules: bool) -> None:
         if rules:

@@ -162,7 +162,9 @@ class Sites:
             self._say_sites(aids)
 
     def members_changed(self, joined: Iterable[bytes], gone: Iterable[bytes]) -> None:
-        """The member table moved."""
+        """The member table moved. What a new member says may have come before it was known as one."""
+        for aid in joined:
+            self._take(offer_path(aid))
         self._say_sites(joined)
         for aid in gone:
             self._give(StandingSaid(aid, "gone"))

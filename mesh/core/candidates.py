@@ -23,12 +23,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 
 from mesh.core.claims import Offer, Seat
 from mesh.core.guard import Rule, objection, refused_by_device
-from mesh.core.selector import parse_selector
+from mesh.core.selector import Term, parse_selector
 from mesh.core.workload import Workload
 from mesh.core.workload_parts import Amounts
 
@@ -91,7 +92,7 @@ def unfit(workload: Workload, site: Site, rules: Iterable[Rule]) -> str:
     """Why a node can never run a workload as both are now, or "". Room and neighbours are asked apart."""
     if found := refused_by_device(site.offer, workload) or objection(rules, workload, site.labels):
         return found
-    for term in parse_selector(workload.selector).terms:
+    for term in _terms(workload.selector):
         if not term.holds(site.labels):
             have = site.labels.get(term.key)
             return f"label {term.key} is {have}" if have else f"has no label {term.key}"
@@ -103,6 +104,11 @@ def unfit(workload: Workload, site: Site, rules: Iterable[Rule]) -> str:
     if workload.placement == "location" and not nearness(workload.near, site):
         return f"neither in zone {workload.near} nor in its region"
     return ""
+
+
+@lru_cache(maxsize=1024)
+def _terms(selector: str) -> tuple[Term, ...]:
+    return parse_selector(selector).terms
 
 
 def taints(labels: Mapping[str, str]) -> list[str]:

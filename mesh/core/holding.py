@@ -219,10 +219,17 @@ class Holding:
         self._desk.do(*tells)
         if winner is not None and self.settled:
             self.stop(seat, "another node has it")
+        elif self._overtaken(seat, claim, rivals):
+            pass  # by a node that was not heard yet: its verdict is waited for
         elif claim.over and claim.st == Stage.CLAIM and now >= mine.since + self._config.takeover_s:
             self.stop(seat, "it did not start in time to take over")
         else:
             self._launch(seat, spec, mine, now)
+
+    def _overtaken(self, seat: Seat, claim: Claim, rivals: list[Held]) -> bool:
+        """Whether an earlier life of ours had the seat, but somebody else had it later."""
+        earlier = claim.life != self._life_ms and seat not in self.found
+        return earlier and any(held.claim.epoch > claim.epoch for held in rivals)
 
     def _others(self, seat: Seat, spec: Spec, mine: Mine, now: float) -> list[Held]:
         """Whose claims stand against ours. Nobody's where each has its own, or where the voters decide."""

@@ -58,6 +58,7 @@ from mesh.core.rivals import Rivals
 from mesh.core.seating import NEVER, Held, Seating, Spec
 
 SHORT_AT_ONCE = 256
+LOOKS_AT_ONCE, LOOKS_EVERY_S = 64, 0.05
 
 
 class Placement:
@@ -99,7 +100,7 @@ class Placement:
         table = self.table
         match event:
             case SpecsSaid(specs=specs):
-                return self._specs(specs)
+                return self._a_few(self._specs(specs), now)
             case ClaimsSaid(claims=claims):
                 return self._claims(claims, now)
             case SitesSaid(sites=sites):
@@ -117,7 +118,7 @@ class Placement:
             case Settled():
                 self.own.settled = True
                 self._short = dict.fromkeys(self._short, now)
-                return [seat for name in sorted(table.specs) for seat in self._all(name)]
+                return self._a_few([seat for name in sorted(table.specs) for seat in self._all(name)], now)
             case Found(seats=seats):
                 self.own.found = seats
                 return sorted(seats | table.seats_of.get(self.me, set()))
@@ -126,6 +127,12 @@ class Placement:
                 return ()
             case _:
                 return self.own.handle(event, now)
+
+    def _a_few(self, seats: list[Seat], now: float) -> list[Seat]:
+        """So many of these seats now, the others soon, slice by slice: nothing else waits for all of them."""
+        for place in range(LOOKS_AT_ONCE, len(seats)):
+            self.desk.wake(seats[place], now + place // LOOKS_AT_ONCE * LOOKS_EVERY_S)
+        return seats[:LOOKS_AT_ONCE]
 
     def _specs(self, specs: dict[str, Spec | None]) -> list[Seat]:
         seats: set[Seat] = set()

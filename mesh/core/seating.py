@@ -5,7 +5,9 @@ here, and time comes in only as `now`.
 
     alive     heard of, or only suspected          counts, and may run what it claims
     unknown   a member that was never heard        its claims hold their seats, but say nothing of running
-    dead      by verdict                           its claims hold for as long as their workload is patient
+    dead      by verdict                           its claims hold for as long as their workload is patient;
+                                                   if it was never heard since our own start, for BOOT_S at
+                                                   least: after a power cut all come back, one after the other
     gone      left, removed, or no member          its claims do not count
 """
 
@@ -24,6 +26,7 @@ from mesh.core.workload import Workload
 
 Standing = Literal["alive", "unknown", "dead", "gone"]
 NEVER = float("inf")
+BOOT_S = 60.0
 HOLDING = (Stage.CLAIM, Stage.RUN, Stage.DONE)
 OCCUPYING = (Stage.CLAIM, Stage.RUN, Stage.DRAIN)
 
@@ -41,6 +44,7 @@ class Member(msgspec.Struct):
 
     standing: Standing = "unknown"
     since: float = 0.0
+    heard: bool = False
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -67,6 +71,7 @@ class Seating:
         self._loads: dict[bytes, Load] = {}
         self._here: dict[bytes, Counter[str]] = {}
         self._shy: set[str] = set()
+        self._began: float | None = None
         self._unfit: dict[str, dict[bytes, str]] = {}
 
     # -- what is put in ---------------------------------------------------------------------------------
@@ -138,7 +143,8 @@ class Seating:
         if standing == "gone":
             self.members.pop(aid, None)
         else:
-            self.members[aid] = Member(standing, now)
+            self._began = now if self._began is None else self._began
+            self.members[aid] = Member(standing, now, member.heard or standing == "alive")
         return True
 
     # -- questions --------------------------------------------------------------------------------------
@@ -179,6 +185,8 @@ class Seating:
             return NEVER
         if member.standing == "dead" and spec.workload.mode != "pinned":
             until = member.since + spec.workload.patience_s
+            if not member.heard and self._began is not None:
+                until = max(until, self._began + BOOT_S)
             return until if until > now else 0.0
         return NEVER
 
@@ -233,7 +241,10 @@ class Seating:
 
     def why_apart(self, name: str, aid: bytes) -> str:
         """What keeps a workload away from the others on a node, or ""."""
-        affinity, here = self.specs[name].workload.affinity, self._here.get(aid, Counter())
+        affinity = self.specs[name].workload.affinity
+        if not (affinity.apart or affinity.near or self._shy):
+            return ""
+        here = self._here.get(aid, Counter())
         for other in affinity.apart:
             if here[other] > 0:
                 return f"runs {other}, which it is to be apart from"

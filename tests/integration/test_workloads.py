@@ -1,0 +1,314 @@
+"""Workloads on real agents: applied, placed, taken over, drained, and found again after restarts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from leftovers import belonging_to
+from yard import Agent, Yard, eventually
+
+pytestmark = pytest.mark.slow
+TINY = {"requests": {"cpu": 0.01, "memory": "4Mi"}, "limits": {"memory": "64Mi"}}
+SLEEPER = {"command": ["/bin/sleep", "100000"], "resources": TINY}
+
+
+@pytest.fixture(scope="module")
+def yard() -> Iterator[Yard]:
+    folder = Path(tempfile.mkdtemp(prefix="yard-"))
+    made = Yard(folder)
+    try:
+        starting(made.first(start=False))
+        token = made.invite(made.agents[0], uses=2)
+        for _ in range(2):
+            starting(made.join(token, start=False))
+        made.agree()
+        yield made
+    finally:
+        made.end()
+        end_all(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def starting(agent: Agent) -> None:
+    # Nodes fall here again and again, and are to be given work nevertheless.
+    agent.settings = {"MESHD_WORKLOADS__ALONE_S": "1", "MESHD_MEMBERSHIP__FLAP_WINDOW_S": "0"}
+    agent.start()
+
+
+def open_to_work(agent: Agent) -> int:
+    """How many nodes have offered to take work, as an agent sees it."""
+    with agent.client() as client:
+        return len(client.test_admission([{"name": "probe", **SLEEPER}]))
+
+
+@pytest.fixture
+def first(yard: Yard) -> Iterator[Agent]:
+    """The admin node, all nodes up; no workload is left afterwards."""
+    for agent in yard.agents:
+        if agent.process is None or agent.process.poll() is not None:
+            agent.start()
+    yard.agree()
+    for agent in yard.agents:
+        eventually(lambda agent=agent: open_to_work(agent) == 3, f"{agent.name} has heard three offers")
+    yield yard.agents[0]
+    with yard.agents[0].client() as client:
+        for name in sorted((row["name"] for row in client.workloads()), reverse=True):
+            client.delete_workload(name)  # "front" depends on "back"
+    for agent in yard.agents:
+        if agent.process is not None and agent.process.poll() is None:
+            eventually(lambda agent=agent: not sleepers(agent), f"nothing runs on {agent.name}")
+
+
+def end_all(folder: Path) -> None:
+    while left := belonging_to(folder):
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+def sleepers(agent: Agent) -> list[int]:
+    """Processes of instances of an agent, without their shims."""
+    found = []
+    for pid in belonging_to(agent.data / "work"):
+        words = Path("/proc", str(pid), "cmdline").read_bytes() if Path("/proc", str(pid)).exists() else b""
+        if words and b"shim" not in words:
+            found.append(pid)
+    return found
+
+
+def cut_power(agent: Agent) -> None:
+    """Everything of a device ends at once: the agent and what it runs."""
+    agent.kill()
+    end_all(agent.data)
+
+
+def places(agent: Agent, name: str) -> dict[str, str]:
+    """Node of each running instance, as an agent sees it."""
+    with agent.client() as client:
+        rows = client.workload(name)["instances"]
+    return {row["instance"]: row["node_name"] for row in rows if row["state"] == "running"}
+
+
+def claimed(agent: Agent, name: str) -> int:
+    """How many claims there are, whatever their state."""
+    with agent.client() as client:
+        rows = client.workload(name)["instances"]
+    return sum(row["node"] is not None and row["state"] != "lost" for row in rows)
+
+
+def busy(yard: Yard, name: str) -> Agent:
+    """An agent that runs an instance, and is not the admin's."""
+    nodes = places(yard.agents[0], name).values()
+    return next(agent for agent in yard.agents[1:] if agent.name in nodes)
+
+
+def apply(agent: Agent, **spec: Any) -> None:
+    with agent.client() as client:
+        client.apply([{**SLEEPER, **spec}])
+
+
+def settled(yard: Yard, name: str, count: int) -> dict[str, str]:
+    """Where a workload runs once all agents that are there say the same."""
+
+    def same() -> dict[str, str] | None:
+        live = [agent for agent in yard.agents if agent.process is not None and agent.process.poll() is None]
+        found = [places(agent, name) for agent in live]
+        once = all(claimed(agent, name) == count for agent in live) and len(found[0]) == count
+        there = {agent.name for agent in live}
+        return (
+            found[0] if once and there >= set(found[0].values()) and found == found[:1] * len(found) else None
+        )
+
+    found: dict[str, str] = eventually(same, f"{count} instances of {name} run, and all agree where")
+    return found
+
+
+def test_instances_move_when_their_node_dies_and_stay_when_it_returns(
+    yard: Yard, first: Agent, tmp_path: Path
+) -> None:
+    file = tmp_path / "web.json"
+    file.write_text(json.dumps({"name": "web", "replicas": 3, **SLEEPER}))
+    done = first.ctl("apply", str(file))
+    assert done.returncode == 0, done.stderr
+    before = settled(yard, "web", 3)
+    victim = busy(yard, "web")
+    cut_power(victim)
+    after = settled(yard, "web", 3)
+    assert victim.name not in after.values()
+    kept = {instance for instance, node in before.items() if node != victim.name}
+    assert all(after[instance] == before[instance] for instance in kept)
+    victim.start()
+    yard.agree()
+    assert settled(yard, "web", 3) == after
+    assert not sleepers(victim)
+
+
+def test_a_clean_restart_of_an_agent_moves_nothing_and_its_instances_go_on(yard: Yard, first: Agent) -> None:
+    apply(first, name="app", replicas=3)
+    before = settled(yard, "app", 3)
+    agent = busy(yard, "app")
+    pids = sleepers(agent)
+    assert pids
+    assert agent.stop() == 0
+    assert sleepers(agent) == pids
+    agent.start()
+    yard.agree()
+    assert settled(yard, "app", 3) == before
+    assert sleepers(agent) == pids
+
+
+def test_drained_work_goes_elsewhere_and_cordoned_nodes_get_none(yard: Yard, first: Agent) -> None:
+    apply(first, name="app", replicas=3)
+    settled(yard, "app", 3)
+    assert first.ctl("node", "drain", "n3").returncode == 0
+    eventually(
+        lambda: "n3" not in places(first, "app").values() and len(places(first, "app")) == 3, "n3 is empty"
+    )
+    eventually(lambda: not sleepers(yard.agents[2]), "nothing runs on n3")
+    assert first.ctl("node", "undrain", "n3").returncode == 0
+    assert first.ctl("node", "cordon", "n3").returncode == 0
+    assert first.ctl("workload", "scale", "app", "6").returncode == 0
+    assert "n3" not in settled(yard, "app", 6).values()
+    rows = json.loads(first.ctl("-o", "json", "workload", "explain", "app").stdout)
+    assert [row["why"] for row in rows if row["node_name"] == "n3"] == ["is cordoned"]
+    assert first.ctl("node", "uncordon", "n3").returncode == 0
+
+
+def test_one_on_each_node_that_matches(yard: Yard, first: Agent) -> None:
+    apply(first, name="app", replicas="each", selector="name!=n2")
+    assert sorted(settled_each(yard, "app", 2)) == ["n1", "n3"]
+
+
+def settled_each(yard: Yard, name: str, count: int) -> list[str]:
+    def nodes() -> list[str]:
+        with yard.agents[0].client() as client:
+            rows = client.workload(name)["instances"]
+        return [row["node_name"] for row in rows if row["state"] == "running"]
+
+    eventually(lambda: len(nodes()) == count, f"{name} runs on {count} nodes")
+    return nodes()
+
+
+def test_the_service_of_a_workload_is_registered_by_itself(yard: Yard, first: Agent) -> None:
+    script = (
+        "import http.server,os;"
+        "http.server.HTTPServer(('127.0.0.1',int(os.environ['PORT'])),http.server.SimpleHTTPRequestHandler)"
+        ".serve_forever()"
+    )
+    apply(
+        first,
+        name="web",
+        command=[sys.executable, "-c", script],
+        ports=[{"name": "http", "protocol": "http"}],
+        checks=[{"kind": "http", "interval_s": 1}],
+        resources={**TINY, "limits": {}},
+    )
+    settled(yard, "web", 1)
+    with first.client() as client:
+        row = eventually(lambda: client.services("web"), "the service is live and healthy")[0]
+    assert row["owner_name"] == next(iter(places(first, "web").values()))
+    with urllib.request.urlopen(row["endpoints"][0]) as answer:
+        assert answer.status == 200
+    with first.client() as client:
+        client.delete_workload("web")
+        eventually(lambda: not client.services("web", all=True), "the service is gone")
+
+
+def test_a_program_that_ends_at_once_is_shown_as_failing_with_its_reason(yard: Yard, first: Agent) -> None:
+    apply(first, name="bad", command=["/bin/false"])
+
+    def failing() -> Any:
+        with first.client() as client:
+            row = client.workload("bad")
+            return row["state"] in ("failing", "starting", "barred") and row["why"]
+
+    assert eventually(failing, "it is said why")
+
+
+def test_a_job_that_ended_is_done_and_not_started_again(yard: Yard, first: Agent, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    apply(first, name="job", command=["/bin/sh", "-c", f"echo x >> {mark}"], restart="never")
+
+    def state() -> str:
+        with first.client() as client:
+            return str(client.workload("job")["state"])
+
+    eventually(lambda: state() == "done", "the job is done")
+    assert mark.read_text() == "x\n"
+
+
+def test_a_dependency_is_waited_for(yard: Yard, first: Agent) -> None:
+    apply(first, name="front", depends=["back"])
+
+    def why() -> str:
+        with first.client() as client:
+            return str(client.workload("front")["why"])
+
+    eventually(lambda: why() == "waits for back", "it says what it waits for")
+    apply(first, name="back")
+    settled(yard, "front", 1)
+
+
+def test_who_is_no_admin_orders_nothing_and_bad_specs_are_refused(
+    yard: Yard, first: Agent, tmp_path: Path
+) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('name = "app"\ncommand = ["/bin/sleep", "9"]\n')
+    assert yard.agents[1].ctl("apply", str(file)).returncode == 6
+    file.write_text('name = "app"\ncommand = ["/bin/sleep", "9"]\n[rollout]\nstrategy = "yolo"\n')
+    done = first.ctl("validate", str(file))
+    assert done.returncode == 2
+    assert "rollout.strategy: 'yolo'" in done.stderr
+    assert "rolling, canary" in done.stderr
+    file.write_text(
+        '[[workload]]\nname = "a"\ncommand = ["/x"]\ndepends = ["b"]\n[[workload]]\nname = "b"\n'
+        'command = ["/x"]\ndepends = ["a"]\n'
+    )
+    done = first.ctl("apply", str(file))
+    assert done.returncode == 2
+    assert "a -> b -> a" in done.stderr
+
+
+def test_admission_rules_are_kept_by_every_node(yard: Yard, first: Agent, tmp_path: Path) -> None:
+    rules, app = tmp_path / "rules.toml", tmp_path / "app.toml"
+    rules.write_text('[[rule]]\nname = "no-root"\nroot = false\n')
+    app.write_text('name = "app"\ncommand = ["/bin/sleep", "100000"]\n')
+    assert first.ctl("policy", "test", "--rules", str(rules), str(app)).returncode == 6
+    assert first.ctl("admission", "set", str(rules)).returncode == 0
+    try:
+        assert first.ctl("apply", str(app)).returncode == 0
+        rows = json.loads(yard.agents[1].ctl("-o", "json", "workload", "explain", "app").stdout)
+        assert all("admission rule no-root" in row["why"] for row in rows)
+    finally:
+        assert first.ctl("admission", "delete", "no-root").returncode == 0
+    settled(yard, "app", 1)
+
+
+def test_after_a_power_cut_a_node_alone_starts_what_it_last_owned(yard: Yard, first: Agent) -> None:
+    apply(first, name="app", replicas=3)
+    before = settled(yard, "app", 3)
+    for agent in yard.agents:  # at one moment, so that nobody takes over before it is cut off itself
+        agent.signal(signal.SIGSTOP)
+    for agent in yard.agents:
+        cut_power(agent)
+    agent = next(each for each in yard.agents if each.name in before.values())
+    agent.start()
+    own = {instance for instance, node in before.items() if node == agent.name}
+    eventually(lambda: set(places(agent, "app")) >= own, "its own instances run again")
+    for other in yard.agents:
+        if other is not agent:
+            other.start()
+    yard.agree()
+    assert settled(yard, "app", 3) == before
