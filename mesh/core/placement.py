@@ -72,7 +72,7 @@ class Placement:
     def __init__(self, config: Config, me: bytes, life_ms: int) -> None:
         self.config = config
         self.me = me
-        self.table = Seating()
+        self.table = Seating(life_ms)
         self.desk = Desk(life_ms)
         self.rivals = Rivals(self.table, me, self.desk.now_ms)
         self.own = Holding(config, me, life_ms, self.table, self.rivals, self.desk)

@@ -6,8 +6,8 @@ here, and time comes in only as `now`.
     alive     heard of, or only suspected          counts, and may run what it claims
     unknown   a member that was never heard        its claims hold their seats, but say nothing of running
     dead      by verdict                           its claims hold for as long as their workload is patient;
-                                                   if it was never heard since our own start, for BOOT_S at
-                                                   least: after a power cut all come back, one after the other
+                                                   if they were made before our own start, for BOOT_S after
+                                                   it: after a power cut all come back, one after the other
     gone      left, removed, or no member          its claims do not count
 """
 
@@ -44,7 +44,6 @@ class Member(msgspec.Struct):
 
     standing: Standing = "unknown"
     since: float = 0.0
-    heard: bool = False
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -58,9 +57,14 @@ _NOBODY = Member("gone")
 
 
 class Seating:
-    """The table."""
+    """The table.
 
-    def __init__(self) -> None:
+    Args:
+        life_ms: mesh time at which this agent started.
+    """
+
+    def __init__(self, life_ms: int) -> None:
+        self._life_ms = life_ms
         self.specs: dict[str, Spec] = {}
         self.claims: dict[Seat, dict[bytes, Claim]] = {}
         self.seats_of: dict[bytes, set[Seat]] = {}
@@ -144,7 +148,7 @@ class Seating:
             self.members.pop(aid, None)
         else:
             self._began = now if self._began is None else self._began
-            self.members[aid] = Member(standing, now, member.heard or standing == "alive")
+            self.members[aid] = Member(standing, now)
         return True
 
     # -- questions --------------------------------------------------------------------------------------
@@ -185,7 +189,7 @@ class Seating:
             return NEVER
         if member.standing == "dead" and spec.workload.mode != "pinned":
             until = member.since + spec.workload.patience_s
-            if not member.heard and self._began is not None:
+            if self._began is not None and max(claim.since_ms, claim.life) < self._life_ms:
                 until = max(until, self._began + BOOT_S)
             return until if until > now else 0.0
         return NEVER

@@ -82,7 +82,10 @@ def sleepers(agent: Agent) -> list[int]:
     """Processes of instances of an agent, without their shims."""
     found = []
     for pid in belonging_to(agent.data / "work"):
-        words = Path("/proc", str(pid), "cmdline").read_bytes() if Path("/proc", str(pid)).exists() else b""
+        try:
+            words = Path("/proc", str(pid), "cmdline").read_bytes()
+        except OSError:
+            continue  # it ended just now
         if words and b"shim" not in words:
             found.append(pid)
     return found
