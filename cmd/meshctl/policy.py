@@ -14,7 +14,7 @@ from meshctl.output import Column
 from meshctl.terminal import note
 from meshctl.workloads import TEST
 
-_VERBS = ("write", "publish", "subscribe", "request", "serve", "query", "call")
+_VERBS = ("write", "publish", "subscribe", "request", "serve", "query", "call", "offer")
 _GRANTS = (
     Column("WHO", "who"),
     Column("VERB", "verb"),
@@ -91,10 +91,10 @@ COMMANDS: Commands = {
             "replace the policy by a file",
             (arg("file", metavar="FILE", help="JSON; - is standard input"),),
             text='The file is {"roles": {ROLE: {VERB: [PATTERN, ...]}}, "nodes": {NODE: {VERB: [...]}}} with '
-            "the verbs write, publish, subscribe, request, serve, query and call. A role that it does not "
-            "name keeps its default; what a node gets of its own is added to what its roles give. It counts "
-            "for everyone, also for what arrives by replication: values of authors without the right stay "
-            "stored and are not seen. Needs the role admin.",
+            "the verbs write, publish, subscribe, request, serve, query, call and offer. A role that it does "
+            "not name keeps its default; what a node gets of its own is added to what its roles give. It "
+            "counts for everyone, also for what arrives by replication: values of authors without the right "
+            "stay stored and are not seen. Needs the role admin.",
             examples=(
                 (
                     """echo '{"roles": {"sensor": {"write": ["kv/s/{id}/**"]}}}' | meshctl policy set -""",

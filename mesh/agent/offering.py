@@ -25,8 +25,10 @@ from mesh.agent.servicefiles import Files
 from mesh.agent.services import Services
 from mesh.agent.table import Table
 from mesh.agent.zones import Zones
+from mesh.core.policy import OFFER
 from mesh.core.record import AID_BYTES
-from mesh.errors import NotFound
+from mesh.core.registry import Service, path_of
+from mesh.errors import Denied, NotFound
 from mesh.identity.keys import public_of
 from mesh.places import places
 
@@ -45,7 +47,8 @@ class Offering:
     ) -> None:
         self._node = node
         settings = node.config.services
-        self.registry = Registry(node, table.labels_of)
+        self._table = table
+        self.registry = Registry(node, table.labels_of, self._may_offer)
         self._events = ServiceEvents(self.registry.changes, events.tell)
         self.checks = Checks(
             node.me,
@@ -59,12 +62,11 @@ class Offering:
         self.offers = Offers(
             node,
             self.checks,
-            table.permit,
+            self._permit,
             table.name_of,
             self.registry.owner_of,
             settings.per_node_max,
         )
-        self.registry.use(self.offers)
         self.services = Services(
             self.registry,
             self.offers,
@@ -74,7 +76,7 @@ class Offering:
             members.rtt_to,
             node.now_ms,
         )
-        self._zones = Zones(node, self.registry, speaks, table.labels_of)
+        self._zones = Zones(node, self.registry, speaks, table.labels_of, self._may_offer)
         folder = settings.dir or os.path.join(os.path.dirname(places().config_file), FOLDER)
         self._files = Files(
             os.path.abspath(folder),
@@ -97,6 +99,22 @@ class Offering:
     def reload(self) -> None:
         """Read the services directory again now."""
         self._files.reload()
+
+    def _may_offer(self, aid: bytes, name: str) -> bool:
+        return self._table.may(aid, OFFER, name)
+
+    def _permit(self, service: Service) -> None:
+        """Refuse what our role may not offer.
+
+        Raises:
+            Denied: naming the right that is missing.
+        """
+        self._table.permit(path_of(service))
+        if not self._may_offer(self._node.me, service.name):
+            raise Denied(
+                f"{self._node.home.name} may not offer {service.name}",
+                "an admin can grant it with a policy: the verb offer",
+            )
 
     def _aid_of(self, id_: str) -> bytes:
         aid = public_of(id_)[:AID_BYTES]

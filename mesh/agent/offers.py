@@ -60,7 +60,7 @@ class Offers:
     """See the module.
 
     Args:
-        permit: refuses a path that this node may not write.
+        permit: refuses a service that this node may not offer.
         name_of: name of a member.
         owner_of: the owner of any service known, or None.
     """
@@ -69,7 +69,7 @@ class Offers:
         self,
         node: Node,
         checks: Checks,
-        permit: Callable[[str], None],
+        permit: Callable[[Service], None],
         name_of: Callable[[bytes], str],
         owner_of: Callable[[str], bytes | None],
         services_max: int,
@@ -125,7 +125,7 @@ class Offers:
                     f"this node offers {len(self._offers)} services, as many as it may",
                     "deregister some, or raise services.per_node_max",
                 )
-            self._permit(path_of(service))
+            self._permit(service)
             if held is None or (held.spec.checks, held.spec.ttl_s) != (spec.checks, spec.ttl_s):
                 self._checks.offer(service.id, spec.checks, spec.ttl_s)
             await self._write(offer)

@@ -15,20 +15,18 @@ away for longer than their TTL, by this node's own clock; so "anyone may reap" c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import trio
 
 from mesh.agent.changes import Beats, Changes, Kind
 from mesh.agent.node import Node
-from mesh.agent.offers import WORKLOAD, Offers
 from mesh.agent.owners import Owners
 from mesh.core import policy
 from mesh.core.health import HEALTH_PREFIX
 from mesh.core.lease import PATH_PREFIX as NODE_PREFIX
 from mesh.core.record import LIVE, MESH, ZONE, Op, Record
 from mesh.core.record import Kind as RecordKind
-from mesh.core.registry import OWNER_SERVICES_MAX, PREFIX, Instance, Service, Spec, health_of, path_of, read
+from mesh.core.registry import OWNER_SERVICES_MAX, PREFIX, Instance, Service, health_of, path_of, read
 from mesh.core.vitals import StateChanged
 from mesh.errors import PeerError
 from mesh.store.store import Change
@@ -43,6 +41,7 @@ class Registry:
 
     Args:
         labels_of: a member's labels, with name, zone and tier among them.
+        may_offer: whether a member may offer services of a name.
 
     Attributes:
         on_change: told the names whose instances may have changed; None means all.
@@ -51,8 +50,14 @@ class Registry:
         loaded: set once everything that the store held at the start is in.
     """
 
-    def __init__(self, node: Node, labels_of: Callable[[bytes], Mapping[str, str]]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        labels_of: Callable[[bytes], Mapping[str, str]],
+        may_offer: Callable[[bytes, str], bool],
+    ) -> None:
         self._node = node
+        self._may = may_offer
         self._services: dict[bytes, dict[str, Service]] = {}
         self._names: dict[str, set[tuple[bytes, str]]] = {}
         self._ids: dict[str, bytes] = {}
@@ -61,7 +66,6 @@ class Registry:
         self.owners = Owners(node, labels_of)
         self._remote: dict[str, dict[str, list[Instance]]] = {}
         self._folded: dict[str, list[Instance]] = {}
-        self._offers: Offers
         self._stale = trio.Event()
         self.changes = Changes(node.now_ms)
         self.loaded = trio.Event()
@@ -128,22 +132,6 @@ class Registry:
         """Who offers a service; None when nobody does."""
         found = self.service(id_)
         return found.service.owner if found is not None else None
-
-    def use(self, offers: Offers) -> None:
-        """Who keeps what this node offers itself."""
-        self._offers = offers
-
-    async def register(self, spec: Mapping[str, Any] | Spec, *, workload: str) -> Service:
-        """Offer a service of a workload that runs here; the same again changes nothing.
-
-        Raises:
-            UsageError, Conflict, Denied: see `Offers.register`.
-        """
-        return await self._offers.register(spec, origin=WORKLOAD, source=workload, replace=True)
-
-    async def deregister(self, id_: str, *, workload: str) -> None:
-        """Offer it no more. NotFound, Conflict: it is not this workload's."""
-        await self._offers.deregister(id_, origin=WORKLOAD, source=workload)
 
     def beats(self) -> Beats:
         """Heartbeats of owners from now on; close it."""
@@ -275,13 +263,14 @@ class Registry:
         if rec.expired(self._node.now_ms()) or not self._node.view.counts(rec):
             return None
         held = self.service_of(rec.aid, path.rpartition("/")[2])
-        if held is not None and self._stamps[held.id] == rec.hlc:
-            return held  # read before: only whether it counts was in question
+        if held is not None and self._stamps[held.id] == rec.hlc:  # read before: does it still count?
+            return held if self._may(rec.aid, held.name) else None
         try:
-            return read(path, rec.val, public, self._node.zone)
+            found = read(path, rec.val, public, self._node.zone)
         except PeerError as error:
             self._node.alarm("service", rec.aid, str(error))
             return None
+        return found if self._may(rec.aid, found.name) else None
 
     def _add(self, service: Service) -> bool:
         """Put a service in its place; of too many, those with the largest ids stay out."""

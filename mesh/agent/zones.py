@@ -31,6 +31,7 @@ class Zones:
     Args:
         ours: whether it is ours to speak for the zone.
         labels_of: a member's labels.
+        may_offer: whether a member may offer services of a name.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class Zones:
         registry: Registry,
         ours: Callable[[], bool],
         labels_of: Callable[[bytes], Mapping[str, str]],
+        may_offer: Callable[[bytes, str], bool],
     ) -> None:
         self._node = node
         self._registry = registry
         self._ours = ours
         self._labels_of = labels_of
+        self._may = may_offer
         self._dirty: set[str] = set(_BUCKETS)
         self._news = trio.Event()
         self._heard: dict[str, dict[str, Mapping[str, list[Service]]]] = {}
@@ -130,7 +133,8 @@ class Zones:
         instances: dict[str, list[Instance]] = {}
         for heard in self._heard.get(zone, {}).values():
             for name, services in heard.items():
-                instances[name] = [self._instance(service) for service in services]
+                found = [each for each in services if self._may(each.owner, name)]
+                instances[name] = [self._instance(each) for each in found]
         self._registry.use_zone(zone, instances)
 
     def _instance(self, service: Service) -> Instance:

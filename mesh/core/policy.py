@@ -9,6 +9,7 @@
     request, serve        names of requests, and of the functions that answer them
     query                 names of query functions
     call                  names of services; the node that offers the service decides
+    offer                 names of services; what others offer under a name is not seen
 
     pattern               segments parted by "/"; `*` is any one segment, a last `**` any one or more
     {self} {id} {zone}    the node's aid in hexadecimal, its id, its certified zone
@@ -39,7 +40,7 @@ from mesh.identity.certs import ADMIN, MEMBER, Certificate, word_ok
 from mesh.identity.keys import peer_id_of, public_of
 
 PATH = "policy"
-WRITE, PUBLISH, SUBSCRIBE, REQUEST, SERVE, QUERY, CALL = VERBS = (
+WRITE, PUBLISH, SUBSCRIBE, REQUEST, SERVE, QUERY, CALL, OFFER = VERBS = (
     "write",
     "publish",
     "subscribe",
@@ -47,6 +48,7 @@ WRITE, PUBLISH, SUBSCRIBE, REQUEST, SERVE, QUERY, CALL = VERBS = (
     "serve",
     "query",
     "call",
+    "offer",
 )
 ALWAYS = ("member/{self}", "admit/*", "fork/*", "node/*", GC_PATH)
 RESERVED = (

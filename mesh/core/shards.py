@@ -24,6 +24,7 @@ import msgspec
 
 SHARDS = 256
 REPLICAS_MAX = 64
+WEIGHT_MAX = 10.0
 KEY_BYTES_MAX = 4096
 _BITS = 1 << 64
 
@@ -110,9 +111,12 @@ def _rank(scored: tuple[float, bytes]) -> tuple[float, int]:
 
 
 def weight_of(labels: Mapping[str, str]) -> float:
-    """A member's weight: its label `shard-weight`, 1 where it is missing or no number from 0 to 1000."""
+    """A member's weight: its label `shard-weight`, 1 where it is missing or no number from 0 to WEIGHT_MAX.
+
+    The label is the member's own word, so the bound is small: nobody takes more than so many shares.
+    """
     try:
         weight = float(labels.get("shard-weight", "1"))
     except ValueError:
         return 1.0
-    return weight if 0 <= weight <= 1000 else 1.0
+    return weight if 0 <= weight <= WEIGHT_MAX else 1.0

@@ -14,7 +14,7 @@ from mesh.agent.author import Statement
 from mesh.agent.changes import Changes, Kind
 from mesh.agent.checks import Checks
 from mesh.agent.node import Node
-from mesh.agent.offers import FILE, Offers
+from mesh.agent.offers import FILE, WORKLOAD, Offers
 from mesh.agent.registry import Registry
 from mesh.agent.serviceevents import ServiceEvents
 from mesh.config import Config, Discovery, Store
@@ -59,7 +59,7 @@ class Place:
         self.node = Node(
             home.open_home(folder), CONFIG, host, wall_ms=lambda: NOW_MS + int(trio.current_time())
         )
-        self.registry = Registry(self.node, lambda aid: {"name": "n0"})
+        self.registry = Registry(self.node, lambda aid: {"name": "n0"}, lambda aid, name: name != "forbidden")
         self.results: dict[int, Result] = {}
         self.checks = Checks(
             self.node.me,
@@ -71,9 +71,8 @@ class Place:
             commands_max=2,
         )
         self.offers = Offers(
-            self.node, self.checks, lambda path: None, lambda aid: "n0", self.registry.owner_of, 5
+            self.node, self.checks, lambda service: None, lambda aid: "n0", self.registry.owner_of, 5
         )
-        self.registry.use(self.offers)
         self.told: list[tuple[str, str]] = []
         self.registry.changes.listeners.append(lambda it: self.told.append((str(it.kind), it.service.name)))
 
@@ -136,8 +135,8 @@ async def test_what_stands_at_anothers_path_or_makes_no_sense_does_not_count(pla
     await place.node.author.say(ZONE, lambda _: [bad])
     assert place.registry.everything() == []
     assert "\x1b" not in "".join(place.node.alarms.values())
-    await place.say(service)
-    assert len(place.registry.instances("orders")) == 1
+    await place.say(service, place.service("forbidden"))
+    assert len(place.registry.everything()) == len(place.registry.instances("orders")) == 1
 
 
 async def test_a_command_in_a_record_is_nothing_that_anybody_runs(place: Place) -> None:
@@ -177,18 +176,19 @@ async def test_a_registered_service_is_checked_and_never_seems_well_before(place
 
 async def test_what_a_workload_or_file_registered_is_changed_there_only(place: Place) -> None:
     spec = {"name": "job", "port": 80}
-    made = await place.registry.register(spec, workload="nightly")
-    assert await place.registry.register(spec, workload="nightly") == made
+    made = await place.offers.register(spec, origin=WORKLOAD, source="nightly")
+    assert await place.offers.register(spec, origin=WORKLOAD, source="nightly") == made
     for refused in (place.offers.register(spec), place.offers.deregister(made.id)):
         with pytest.raises(Conflict, match="workload nightly"):
             await refused
-    await place.registry.register({**spec, "weight": 3}, workload="nightly")
-    await place.registry.deregister(made.id, workload="nightly")
+    changed = {**spec, "weight": 3}
+    await place.offers.register(changed, origin=WORKLOAD, source="nightly", replace=True)
+    await place.offers.deregister(made.id, origin=WORKLOAD, source="nightly")
     with pytest.raises(NotFound):
-        await place.registry.deregister(made.id, workload="nightly")
+        await place.offers.deregister(made.id, origin=WORKLOAD, source="nightly")
     command = {"kind": "command", "argv": ["/bin/true"]}
     with pytest.raises(Denied, match="own files"):
-        await place.registry.register({**spec, "checks": [command]}, workload="nightly")
+        await place.offers.register({**spec, "checks": [command]}, origin=WORKLOAD, source="nightly")
     await place.offers.register({**spec, "checks": [command]}, origin=FILE, source="/x.toml")
 
 
@@ -229,7 +229,7 @@ async def test_what_programs_registered_outlives_a_restart_and_what_nobody_claim
         await nursery.start(run)
         if life == 0:
             await place.offers.register({"name": "kept", "port": 80, "checks": [{"kind": "ttl"}]})
-            await place.registry.register({"name": "work", "port": 80}, workload="w")
+            await place.offers.register({"name": "work", "port": 80}, origin=WORKLOAD, source="w")
         else:
             await until(lambda place=place: place.registry.names() == ["kept"])
             assert place.checks.gauges(place.registry.instances("kept")[0].service.id)
@@ -263,7 +263,7 @@ async def test_the_view_kept_up_by_changes_is_the_view_made_anew(place: Place) -
                 )
             case 4:
                 place.registry.instances(name)
-    fresh = Registry(place.node, lambda aid: {"name": "n0"})
+    fresh = Registry(place.node, lambda aid: {"name": "n0"}, lambda aid, name: True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fresh.run)
         await fresh.loaded.wait()

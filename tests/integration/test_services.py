@@ -246,9 +246,16 @@ def test_a_right_that_is_taken_away_takes_services_with_it_everywhere(town: Yard
         eventually(lambda: three.services("guest"), "it is seen")
         one.set_policy({"member": {"write": ["kv/**", "health/{self}"]}})
         eventually(lambda: not one.services("guest") and not three.services("guest"), "it counts no more")
+        eventually(lambda: two.policy()["roles"], "the policy arrives")
         with pytest.raises(Denied, match="may not write"):
             two.register({"name": "guest-2", "port": 1})
+        one.set_policy({"member": {"write": ["kv/**", "*/{self}/**", "*/{self}"], "offer": ["shop"]}})
+        eventually(lambda: two.policy()["roles"]["member"].get("offer"), "the policy arrives")
+        with pytest.raises(Denied, match="may not offer guest-2"):
+            two.register({"name": "guest-2", "port": 1})
+        assert three.services("guest") == []
         one.reset_policy()
+        eventually(lambda: not two.policy()["roles"], "the defaults arrive")
         eventually(lambda: three.services("guest"), "it counts again")
         two.deregister(made["id"])
 
