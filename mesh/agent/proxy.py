@@ -29,7 +29,7 @@ from mesh.agent.routing import Connection, Router
 from mesh.agent.web import Answer, Leg, Limits, Way, WebRelay
 from mesh.config import Proxy as Settings
 from mesh.core.registry import name_ok
-from mesh.errors import ConfigError, Denied, MeshError, NotFound, TimedOut, UsageError
+from mesh.errors import ConfigError, Denied, MeshError, NotFound, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -115,12 +115,7 @@ class RoutedRelay(WebRelay):
         self._source = near.remote
 
     async def leg(self, way: Way) -> Leg:
-        try:
-            picked = self._router.pick(way.name, source=self._source[0].encode(), tried=way.tried)
-        except NotFound:
-            if not way.tried:
-                raise
-            raise TimedOut(f"no instance of {way.name} answered", "try again") from None
+        picked = self._router.pick(way.name, source=self._source[0].encode(), tried=way.tried)
         kept = self.kept(picked.candidate.key) if not way.tried else None
         if isinstance(kept, RoutedLeg):
             kept.connection.again()

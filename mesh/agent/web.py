@@ -25,7 +25,7 @@ import trio
 from mesh.agent import pipes
 from mesh.agent.headers import Headers, cleaned, has_body, rewritten
 from mesh.agent.pipes import Pipe
-from mesh.errors import Failed, MeshError, TimedOut, Unreachable
+from mesh.errors import Failed, MeshError, NoInstances, TimedOut, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -196,8 +196,9 @@ class WebRelay(ABC):
             if request.method == b"CONNECT":
                 return await self._tunnelled(await self.tunnel(request))
             way = await self.admit(request)
+            failure: MeshError | None = None
             while True:
-                leg = await self.leg(way)
+                leg = await self._leg_or(failure, way)
                 kept = leg.used
                 way.tried.append(leg.key)
                 try:
@@ -208,8 +209,9 @@ class WebRelay(ABC):
                         raise
                     if not kept:  # a service may close a connection that idles
                         leg.failed()
+                    failure = Unreachable(f"{way.name} broke before it answered: {error}")
                     if not self._repeatable(request) or not self.may_retry(way):
-                        raise Unreachable(f"{way.name} broke before it answered: {error}") from None
+                        raise failure from None
                 finally:
                     leg.ended()
         except Answer as answer:
@@ -218,6 +220,14 @@ class WebRelay(ABC):
             if self._server.our_state is not h11.SEND_RESPONSE:
                 raise Unreachable(error.message) from None
             return await self._respond(answer_of(error))
+
+    async def _leg_or(self, failure: MeshError | None, way: Way) -> Leg:
+        try:
+            return await self.leg(way)
+        except NoInstances:
+            if failure is None:
+                raise
+            raise failure from None
 
     def _check_length(self, request: h11.Request) -> None:
         most = self._limits.body_bytes_max

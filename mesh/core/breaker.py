@@ -117,7 +117,7 @@ class Breaker:
 class RetryBudget:
     """How many retries the calls to one service have left."""
 
-    def __init__(self, *, ratio: float = 0.2, per_s: float = 1.0, kept: float = 10.0) -> None:
+    def __init__(self, *, ratio: float = 0.2, per_s: float = 1.0, kept: float = 100.0) -> None:
         self._ratio = ratio
         self._per_s = per_s
         self._kept = kept

@@ -9,6 +9,7 @@ import h11
 import msgspec
 import pytest
 import trio
+import trio.testing
 from town import Town, echo, everything, free_port, running
 
 from mesh.agent import pipes
@@ -282,4 +283,63 @@ def test_a_token_is_stored_as_a_hash() -> None:
     assert not tokens.matches(found, "6" * 64)
 
 
-_: Callable[[TcpPipe], Awaitable[None]] = web
+def speaking(answer: bytes) -> Callable[[TcpPipe], Awaitable[None]]:
+    """A service that reads one request's head, says this, and closes."""
+
+    async def say(pipe: TcpPipe) -> None:
+        held = b""
+        while b"\r\n\r\n" not in held:
+            held += await pipe.receive()
+        await pipe.send(answer, last=True)
+        while await pipe.receive():
+            pass
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("answer", "heard"),
+    [
+        (b"HTTP/1.0 200 OK\r\n\r\nuntil the end", b"until the end"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b"204 No Content"),
+        (b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n", b"etag: x"),
+        (b"HTTP/1.1 103 Early\r\nLink: y\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", b"ok"),
+        (b"HTTP/1.1 200 OK\r\nConnection: close, X-Own\r\nX-Own: z\r\nContent-Length: 2\r\n\r\nok", b"ok"),
+        (b"not http at all\r\n\r\n", b"502 Bad Gateway"),
+        (b"", b"502 Bad Gateway"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000, b"502 Bad Gateway"),
+    ],
+)
+async def test_services_answer_in_many_ways(front: Front, answer: bytes, heard: bytes) -> None:
+    front.town.catalogue.put(front.town.nodes[1].offer("orders", front.town.program(speaking(answer))))
+    said = await front.get("/orders/")
+    assert heard in said
+    assert b"x-own" not in said
+
+
+async def test_an_answer_that_breaks_off_is_seen_to_be_broken(front: Front) -> None:
+    cut = speaking(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+    front.town.catalogue.put(front.town.nodes[1].offer("orders", front.town.program(cut)))
+    said = await front.get("/orders/")
+    assert b"content-length: 100\r\n" in said.lower()
+    assert said.endswith(b"half")
+
+
+async def test_a_head_request_has_no_body(front: Front) -> None:
+    front.town.catalogue.put(front.town.nodes[1].offer("orders", front.town.program(web)))
+    bearer = f"Authorization: Bearer {tokens.text_of('a' * 12, SECRET)}\r\n".encode()
+    length = speaking(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    front.town.catalogue.put(front.town.nodes[1].offer("orders", front.town.program(length)))
+    said = await front.ask(b"HEAD /orders/ HTTP/1.1\r\nHost: x\r\n" + bearer + b"\r\n")
+    assert said.lower().endswith(b"content-length: 1000\r\n\r\n")
+
+
+async def test_a_service_that_never_answers_is_a_timeout(
+    front: Front, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def silent(pipe: TcpPipe) -> None:
+        while await pipe.receive():
+            pass
+
+    front.town.catalogue.put(front.town.nodes[1].offer("orders", front.town.program(silent)))
+    assert (await front.get("/orders/")).startswith(b"HTTP/1.1 504")
