@@ -155,6 +155,11 @@ class Author:
         packed = codec.encode(msgspec.to_builtins(fence))
         await self.store.write(lambda txn: txn.put_meta(FENCE_META + scope, packed), linger=True)
 
+    @property
+    def newest(self) -> int:
+        """The highest stamp given out or seen."""
+        return max(self.clock.last, self.live_clock.last)
+
     async def rewind(self) -> int:
         """Our clock was ahead: drop the future and say our own part of it again; returns how many records."""
 
@@ -162,6 +167,7 @@ class Author:
             now_ms = self._wall_ms()
             said = {scope: rewind(txn.log(scope), self.aid, now_ms) for scope in DURABLE}
             self.clock.last = max(txn.log(scope).author(self.aid).head for scope in DURABLE)
+            txn.put_meta(CEILING_META, hlc_of(now_ms + CEILING_AHEAD_MS).to_bytes(8, "big"))
             for scope, statements in said.items():
                 log = txn.log(scope)
                 self.fences[scope].rewound(log, self.aid, now_ms)

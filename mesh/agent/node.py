@@ -32,7 +32,7 @@ from mesh.agent.storecare import StoreCare
 from mesh.config import Config, timing
 from mesh.core import policy, sync, vitals
 from mesh.core.admission import Directory
-from mesh.core.clock import FUTURE_MS_MAX
+from mesh.core.clock import FUTURE_MS_MAX, too_far_ahead
 from mesh.core.collect import answer_strays
 from mesh.core.evidence import ADMIT, PREFIXES, path_of
 from mesh.core.judgement import Verdict
@@ -205,7 +205,7 @@ class Node:
             now = trio.current_time()
             before_ms = self.clock.offset_ms
             self.clock.adjust(self.wall_ms(), now)
-            if self.clock.offset_ms < before_ms - FUTURE_MS_MAX:
+            if self.clock.offset_ms < before_ms - FUTURE_MS_MAX or self._in_the_future(now):
                 await self._take_back_the_future()
             now_ms = self.now_ms()
             self.store.expire(now_ms)
@@ -215,10 +215,17 @@ class Node:
             self.sight.update(self.vitality.machine.links(now), on_streams)
             await trio.sleep(SECOND_S)
 
+    def _in_the_future(self, now: float) -> bool:
+        """Whether what we say is beyond what others accept: our clock was ahead, and was set right since then,
+        while we ran or while we did not. Our clock alone is no judge of that."""
+        agreed = self.clock.status(self.wall_ms(), now) in ("agreed", "two")
+        return agreed and too_far_ahead(self.author.newest, self.now_ms())
+
     async def _take_back_the_future(self) -> None:
         """Our clock was ahead, beyond what others accept: `core/rewind.py`."""
         again = await self.author.rewind()
         self.spread.machine.reload()
+        self.vitality.say_again()
         self.alarm("clock", self.me, f"the clock was ahead; {again} own records were said again")
         for session in list(self.links.sessions.values()):
             await self.links.close(session.aid, "our clock was corrected")
@@ -524,10 +531,19 @@ class Node:
         Raises:
             Denied: it is not (or no longer) a member.
         """
-        now_ms = None if self.clock.status(self.wall_ms(), trio.current_time()) == "unset" else self.now_ms()
+        now_ms = self.now_ms() if self._knows_the_time() else None
         welcome = self.directory.welcome(hello.cert, wire.public, now_ms)
         if welcome.admit:
             await self._admit(welcome.cert)
+
+    def _knows_the_time(self) -> bool:
+        """Whether others' certificates can be judged by our clock.
+
+        While nobody has told us the time, a clock by which our own certificate has run out is likely wrong. And
+        were it right, the others would refuse us.
+        """
+        status = self.clock.status(self.wall_ms(), trio.current_time())
+        return status != "unset" and not (status == "alone" and self.home.cert.exp_ms < self.wall_ms())
 
     def public_of_member(self, aid: bytes) -> bytes | None:
         """The public key of a member, None for everyone else, who is not spoken with."""

@@ -16,9 +16,11 @@ from mesh.agent.invites import Invites
 from mesh.agent.members import Members
 from mesh.agent.node import Node
 from mesh.config import Config, Discovery, Membership, Store
-from mesh.core.clock import FUTURE_MS_MAX, hlc_of
+from mesh.core.clock import FUTURE_MS_MAX, hlc_of, unix_ms_of
+from mesh.core.collect import Statement
 from mesh.core.lease import decode_lease, path_of
 from mesh.core.liveness import Liveness
+from mesh.core.record import MESH, Kind
 from mesh.core.rings import Place
 from mesh.core.vitals import PROFILES, DialResult, LoopLate, State
 from mesh.identity import home
@@ -26,6 +28,7 @@ from mesh.net.base import Admission
 from mesh.net.memory import MemoryDatagrams, MemoryHost, Switchboard
 
 NOW_MS = 1_800_000_000_000
+TEN_YEARS_MS = 3_650 * 86_400_000
 CONFIG = Config(
     store=Store(map_bytes=64 << 20, ballast_bytes=0, linger_ms=0.0),
     discovery=Discovery(mdns=False),
@@ -50,6 +53,8 @@ class Village:
         self.nodes: list[Node] = []
         self.scopes: dict[bytes, trio.CancelScope] = {}
         self._begun = trio.current_time()
+        self.ahead_ms: dict[str, int] = {}
+        self.ended: dict[bytes, trio.Event] = {}
 
     def wall_ms(self) -> int:
         return NOW_MS + int((trio.current_time() - self._begun) * 1000)
@@ -79,12 +84,17 @@ class Village:
         return self.nodes
 
     async def _start(self, name: str) -> Node:
-        node = Node(home.open_home(self.folder / name), self.config, self._host_for, wall_ms=self.wall_ms)
+        def wall_ms() -> int:
+            return self.wall_ms() + self.ahead_ms.get(name, 0)
+
+        node = Node(home.open_home(self.folder / name), self.config, self._host_for, wall_ms=wall_ms)
         scope = self.scopes[node.me] = trio.CancelScope()
+        self.ended[node.me] = trio.Event()
 
         async def run(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
             with scope:
                 await node.run(task_status=task_status)
+            self.ended[node.me].set()
 
         await self.nursery.start(run)
         for other in self.nodes:
@@ -92,6 +102,16 @@ class Village:
             node.links.dial_now(other.me)
         self.nodes.append(node)
         return node
+
+    async def restart(self, node: Node, meanwhile: Callable[[], None] = lambda: None) -> Node:
+        """Stop a node and start it again from what it left on disk."""
+        name = node.home.name
+        self.scopes[node.me].cancel()
+        await self.ended[node.me].wait()
+        self.nodes.remove(node)
+        await until(lambda: all(node.me not in other.links.sessions for other in self.nodes))
+        meanwhile()
+        return await self._start(name)
 
     @staticmethod
     def all_see(viewers: list[Node], subjects: list[Node], state: State) -> bool:
@@ -184,11 +204,47 @@ async def test_a_node_whose_clock_ran_ahead_before_a_restart_is_heard_at_once_af
     second.author.live_clock.receive(ahead)  # others pull it along
     second.vitality.say_again()
     await until(lambda: first.store.live.author(second.me).head > ahead)
-    village.scopes[second.me].cancel()
-    await until(lambda: second.me not in first.links.sessions)
-    again = await village._start("n1")
+    again = await village.restart(second)
     inc = again.vitality.machine.incarnation
     await until(lambda: heard_incarnation(first, again) == inc, 30.0)
+
+
+async def restarted_ahead(village: Village, *, cut: bool) -> Node:
+    """The last of three nodes, started again with a clock ten years ahead."""
+    third = (await village.settle(3))[2]
+
+    def meanwhile() -> None:
+        village.ahead_ms["n2"] = TEN_YEARS_MS
+        if cut:
+            village.cut([third])
+
+    return await village.restart(third, meanwhile)
+
+
+async def test_a_node_whose_clock_is_years_ahead_meets_the_others_and_learns_the_time(
+    village: Village,
+) -> None:
+    again = await restarted_ahead(village, cut=False)
+    await until(lambda: abs(again.now_ms() - village.wall_ms()) < 60_000)
+    await until(lambda: village.all_see(village.nodes, village.nodes, State.ALIVE))
+
+
+async def test_what_was_written_by_a_clock_ahead_reaches_the_others_once_it_is_set_right(
+    village: Village,
+) -> None:
+    again = await restarted_ahead(village, cut=True)
+    (written,) = await again.author.say(MESH, lambda _: [Statement("kv/a", Kind.REG, "kept")])
+    assert unix_ms_of(written.hlc) > village.wall_ms() + FUTURE_MS_MAX
+    village.ahead_ms["n2"] = 0  # as by NTP, before anybody else was met
+    village.cut([again], cut=False)
+
+    def held(node: Node) -> bool:
+        with node.store.read(MESH) as log:
+            return [rec.val for rec in log.slots("kv/a")] == ["kept"]
+
+    await until(lambda: all(held(node) for node in village.nodes))
+    once_more = await village.restart(again)
+    assert unix_ms_of(once_more.author.newest) < village.wall_ms() + FUTURE_MS_MAX
 
 
 def heard_incarnation(viewer: Node, subject: Node) -> int:
