@@ -216,7 +216,7 @@ class Node:
             await trio.sleep(SECOND_S)
 
     def _in_the_future(self, now: float) -> bool:
-        """Whether what we say is beyond what others accept: our clock was ahead, and was set right since then,
+        """Whether what we say is beyond what others accept: our clock was ahead, and was set right since,
         while we ran or while we did not. Our clock alone is no judge of that."""
         agreed = self.clock.status(self.wall_ms(), now) in ("agreed", "two")
         return agreed and too_far_ahead(self.author.newest, self.now_ms())
@@ -539,8 +539,8 @@ class Node:
     def _knows_the_time(self) -> bool:
         """Whether others' certificates can be judged by our clock.
 
-        While nobody has told us the time, a clock by which our own certificate has run out is likely wrong. And
-        were it right, the others would refuse us.
+        While nobody has told us the time, a clock by which our own certificate has run out is likely wrong.
+        And were it right, the others would refuse us.
         """
         status = self.clock.status(self.wall_ms(), trio.current_time())
         return status != "unset" and not (status == "alone" and self.home.cert.exp_ms < self.wall_ms())

@@ -221,7 +221,7 @@ async def restarted_ahead(village: Village, *, cut: bool) -> Node:
     return await village.restart(third, meanwhile)
 
 
-async def test_a_node_whose_clock_is_years_ahead_meets_the_others_and_learns_the_time(
+async def test_a_node_whose_clock_is_years_ahead_meets_others_and_learns_the_time(
     village: Village,
 ) -> None:
     again = await restarted_ahead(village, cut=False)
