@@ -43,3 +43,4 @@ async def bury(node: Node, gone: bytes) -> None:
         await node.author.say(scope, take_back, raw=True)
         await node.store.write(partial(drop, scope=scope))
     node.store.live.drop_author(gone)
+    node.spread.author_gone(gone)

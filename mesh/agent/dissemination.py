@@ -232,6 +232,19 @@ class Spread:
                 state = self.machine.heads[scope].get(aid)
                 session.send_nowait(messages.Want(scope, aid, state.head if state else 0))
 
+    def author_gone(self, aid: bytes) -> None:
+        """A removed author's slots are dropped: announce no more of it than is left (an admin's removals).
+
+        To be called again when they are gone from the disk: what of it was on its way there when it was
+        removed is reported afterwards, and would stay in the digest for ever.
+        """
+        self.drive.handle(tidings.AuthorGone(aid))
+        for scope in (record.MESH, record.ZONE):
+            with self._store.read(scope) as slots:
+                state = slots.author(aid)
+            if state.count:
+                self.drive.handle(tidings.Applied(None, scope, aid, state))
+
     # -- applying ---------------------------------------------------------------------------------------
 
     def _perform(self, action: tidings.Action) -> None:
@@ -312,6 +325,9 @@ class Spread:
 
     def _report(self, link: bytes, delta: Delta, outcome: sync.Outcome) -> None:
         state = outcome.state
+        if state.count and self._gate.limits(delta.aid).removed:
+            with self._store.read(delta.scope) as slots:
+                state = slots.author(delta.aid)  # dropped meanwhile, perhaps
         if not delta.more:
             self._resets.pop((link, delta.scope, delta.aid), None)
         if outcome.refused and outcome.refused != "removed":

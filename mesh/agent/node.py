@@ -43,7 +43,6 @@ from mesh.core.own import Own
 from mesh.core.policy import View, chosen
 from mesh.core.record import LIVE, MESH, SCOPES, ZONE, Kind, Record, SlotKey
 from mesh.core.rings import Place
-from mesh.core.tidings import AuthorGone
 from mesh.errors import MeshError, PeerError, Unreachable
 from mesh.identity.certs import Certificate
 from mesh.identity.home import Home
@@ -216,8 +215,7 @@ class Node:
             await trio.sleep(SECOND_S)
 
     def _in_the_future(self, now: float) -> bool:
-        """Whether what we say is beyond what others accept: our clock was ahead, and was set right since,
-        while we ran or while we did not. Our clock alone is no judge of that."""
+        """Whether our stamps are beyond what others accept: our clock was ahead and was set right since."""
         agreed = self.clock.status(self.wall_ms(), now) in ("agreed", "two")
         return agreed and too_far_ahead(self.author.newest, self.now_ms())
 
@@ -447,7 +445,7 @@ class Node:
         """A removed author's slots go, but for its own removals if it was an admin."""
         if self.directory.standing(aid).verdict not in FORGOTTEN or aid == self.me:
             return
-        self.spread.drive.handle(AuthorGone(aid))
+        self.spread.author_gone(aid)
         self.nursery.start_soon(bury, self, aid)
 
     @property
