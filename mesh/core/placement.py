@@ -224,6 +224,7 @@ class Placement:
                 self.own.ask(seat, spec, now)
             else:
                 self.own.take(seat, now)
+                self._filled(seat)
 
     def _order(self, seat: Seat, now: float) -> list[Candidate]:
         plans = self._plans.get(seat.name)
