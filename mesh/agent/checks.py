@@ -11,6 +11,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import msgspec
 import trio
 
 from mesh.agent.author import Statement
@@ -19,6 +20,7 @@ from mesh.core.checking import Changed, Checking, Finished, Offered, Reported, R
 from mesh.core.checks import COMMAND, Check
 from mesh.core.health import HEALTH_PREFIX, Gauge, Health, Outcome, Result, Word, words_value
 from mesh.core.record import Kind, Op
+from mesh.core.registry import Service
 
 RENEW_S = 30.0
 TTL_MS = 120_000
@@ -63,6 +65,7 @@ class Checks:
         self._work = trio.Event()
         self._words: dict[str, Word] = {}
         self._checked: set[str] = set()
+        self._turns: dict[str, int] = {}
         self._news = trio.Event()
         self.on_silent: list[Callable[[str], None]] = []
 
@@ -80,12 +83,28 @@ class Checks:
         """Check it no more."""
         self._drive.handle(Withdrawn(id_))
         self._checked.discard(id_)
+        self._turns.pop(id_, None)
         if self._words.pop(id_, None) is not None:
             self._news.set()
 
     def report(self, id_: str, result: Result, output: str) -> None:
         """The program of a service reports itself."""
         self._drive.handle(Reported(id_, Outcome(result, output)))
+
+    def turn(self, service: Service) -> Service:
+        """One of our services with its endpoints in the order to try: by turns, those that fail last."""
+        if len(service.endpoints) < 2:
+            return service
+        failing = {
+            (gauge.check.host, gauge.check.port)
+            for gauge in self._machine.gauges(service.id)
+            if gauge.health in (Health.UNHEALTHY, Health.ERROR)
+        }
+        last = [each for each in service.endpoints if (each.host, each.port) in failing]
+        well = [each for each in service.endpoints if each not in last]
+        turn = self._turns[service.id] = self._turns.get(service.id, -1) + 1
+        at = turn % max(1, len(well))
+        return msgspec.structs.replace(service, endpoints=(*well[at:], *well[:at], *last))
 
     def gauges(self, id_: str) -> Sequence[Gauge]:
         """The checks of a service as they stand."""

@@ -59,6 +59,7 @@ class Offering:
             running_max=settings.checks_at_once,
             commands_max=settings.commands_at_once,
         )
+        self.registry.turn = self.checks.turn
         self.offers = Offers(
             node,
             self.checks,

@@ -47,6 +47,7 @@ class Registry:
         on_change: told the names whose instances may have changed; None means all.
         owners: the nodes that offer something: alive, load, labels.
         changes: what happened, for events and watches.
+        turn: one of our own services with its endpoints in the order to try.
         loaded: set once everything that the store held at the start is in.
     """
 
@@ -68,6 +69,7 @@ class Registry:
         self._folded: dict[str, list[Instance]] = {}
         self._stale = trio.Event()
         self.changes = Changes(node.now_ms)
+        self.turn: Callable[[Service], Service] = lambda service: service
         self.loaded = trio.Event()
         self.on_change: list[Callable[[frozenset[str] | None], None]] = []
         node.store.add_listener(self._changed)

@@ -203,9 +203,11 @@ class Traffic:
     # -- what we offer, and pass on (`mesh.agent.forward.Offers`) -----------------------------------------
 
     def own(self, id_: str) -> Service | None:
-        """A service of ours by its id."""
+        """A service of ours by its id, its endpoints in the order to try."""
         found = self._registry.service(id_)
-        return found.service if found is not None and found.service.owner == self._node.me else None
+        if found is None or found.service.owner != self._node.me:
+            return None
+        return self._registry.turn(found.service)
 
     def may_relay(self, aid: bytes) -> bool:
         """Gateways of their zone may."""

@@ -14,13 +14,13 @@ A check that the program reports itself runs nothing: it falls due when the TTL 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 import msgspec
 
 from mesh.core.checks import TTL, Check
-from mesh.core.health import Gauge, Health, Outcome, Result, worst
+from mesh.core.health import Gauge, Health, Outcome, Result, overall, why
 
 JITTER = 0.1
 EAGER_S = 1.0
@@ -35,7 +35,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Offered(Event, frozen=True):
-    """A service is offered from now on, with these checks; a service that was there is checked anew."""
+    """A service is offered from now on, with these checks. Those that it had before stand as they did."""
 
     id: str
     checks: tuple[Check, ...]
@@ -99,7 +99,6 @@ class _Entry(msgspec.Struct):
     gauges: list[Gauge]
     ttl_s: float
     health: Health
-    why: str = ""
     runs: dict[int, int] = {}
 
 
@@ -167,11 +166,12 @@ class Checking:
     def _offer(self, event: Offered, now: float, out: list[Action]) -> None:
         before = self._entries.get(event.id)
         self._withdraw(event.id)
-        gauges = [Gauge(check) for check in event.checks]
-        entry = _Entry(gauges, event.ttl_s, worst(gauge.health for gauge in gauges))
+        known = before.gauges if before is not None else []
+        gauges = [next((it for it in known if it.check == check), Gauge(check)) for check in event.checks]
+        entry = _Entry(gauges, event.ttl_s, overall(gauges))
         self._entries[event.id] = entry
         if before is None or before.health != entry.health:
-            out.append(Changed(event.id, entry.health, ""))
+            out.append(Changed(event.id, entry.health, why(gauges)))
         for index, check in enumerate(event.checks):
             if check.kind == TTL:
                 self._push(now + event.ttl_s, event.id, index)
@@ -228,17 +228,8 @@ class Checking:
     def _count(self, id_: str, index: int, outcome: Outcome, now: float, out: list[Action]) -> None:
         entry = self._entries[id_]
         entry.gauges[index].take(outcome, now)
-        health = worst(gauge.health for gauge in entry.gauges)
-        why = _why(entry.gauges, health)
+        health = overall(entry.gauges)
+        said = why(entry.gauges)
         if health != entry.health:
-            entry.health, entry.why = health, why
-            out.append(Changed(id_, health, why))
-
-
-def _why(gauges: Iterable[Gauge], health: Health) -> str:
-    """The output of the first check that has this health; none when all is well."""
-    if health == Health.HEALTHY:
-        return ""
-    found = (gauge for gauge in gauges if gauge.health == health and gauge.last is not None)
-    gauge = next(found, None)
-    return gauge.last.output if gauge is not None and gauge.last is not None else ""
+            entry.health = health
+            out.append(Changed(id_, health, said))

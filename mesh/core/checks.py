@@ -7,8 +7,8 @@
     grpc      grpc.health.v1 answers SERVING for `service`
     ttl       the program reports itself, at least once in the service's TTL
 
-Every kind has `interval_s`, `timeout_s`, `rise` and `fall`. Where a check says no other `host` and `port` it
-asks the service's first endpoint.
+Every kind has `interval_s`, `timeout_s`, `rise` and `fall`. A check that names no `host` and `port` of its
+own is made for each endpoint of the service: one that fails gets no calls, and the service is degraded.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ TIMEOUTS_S = {HTTP: 5.0, TCP: 3.0, COMMAND: 10.0, GRPC: 5.0, TTL: 0.0}
 INTERVAL_S, INTERVAL_S_MIN, INTERVAL_S_MAX = 30.0, 1.0, 86_400.0
 TIMEOUT_S_MIN, TIMEOUT_S_MAX = 0.05, 300.0
 RISE, FALL, COUNT_MAX = 2, 3, 100
+OF_ENDPOINTS = (HTTP, TCP, GRPC)
 CHECKS_MAX, ARGV_MAX, STATUS_MAX, HEADERS_MAX = 8, 64, 32, 16
 ARGUMENT_CHARS_MAX = 4096
 METHODS = ("GET", "HEAD", "OPTIONS", "POST")
@@ -57,6 +58,7 @@ class Check(msgspec.Struct, frozen=True):
         degraded_ms: an answer slower than this is degraded, 0: none is.
         verify: whether an https certificate must be valid.
         service: name asked for by grpc; empty: the whole server.
+        group: the same number for the checks of several endpoints that were written as one.
     """
 
     kind: str
@@ -77,6 +79,7 @@ class Check(msgspec.Struct, frozen=True):
     verify: bool = True
     argv: tuple[str, ...] = ()
     service: str = ""
+    group: int = 0
 
 
 def parse_check(where: str, raw: Any, host: str, port: int) -> Check:

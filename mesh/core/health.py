@@ -6,8 +6,9 @@
                                └──fall failures──▶ unhealthy; error if the last could not even be tried
 
 As in HAProxy, `rise` passes in a row raise and `fall` failures lower, so that one lost packet moves nobody's
-traffic. Of several checks the worst counts. A check that the program reports itself counts at once, and is
-unhealthy when the service's TTL passes without a report.
+traffic. Of several checks the worst counts; of several endpoints that one check asks, it is enough that one
+is well. A check that the program reports itself counts at once, and is unhealthy when the service's TTL
+passes without a report.
 
     record at `health/<aid>` (scope live, kind all, by the node <aid>)
     {"services": {service id: [health, mesh time of the change in ms, why]}}
@@ -18,7 +19,7 @@ record, and said by every node that checks anything, so that its absence means "
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -60,6 +61,32 @@ _KNOWN = frozenset(int(health) for health in Health)
 def worst(states: Iterable[Health]) -> Health:
     """The state of a service whose checks have these; without checks it is healthy."""
     return max(states, key=_SEVERITY.index, default=Health.HEALTHY)
+
+
+def together(states: Sequence[Health]) -> Health:
+    """The state of one check of several endpoints: degraded while some of them fail and others do not."""
+    usable = [state for state in states if state.usable]
+    failing = any(state in (Health.UNHEALTHY, Health.ERROR) for state in states)
+    if usable:
+        return Health.DEGRADED if failing else worst(usable)
+    return Health.UNKNOWN if Health.UNKNOWN in states else worst(states)
+
+
+def overall(gauges: Iterable[Gauge]) -> Health:
+    """The state of a service by its checks: of each the endpoints together, of all the worst."""
+    groups: dict[int, list[Health]] = {}
+    for gauge in gauges:
+        groups.setdefault(gauge.check.group, []).append(gauge.health)
+    return worst(together(states) for states in groups.values())
+
+
+def why(gauges: Iterable[Gauge]) -> str:
+    """The output of the check that is worst; none when all is well."""
+    tried = [gauge for gauge in gauges if gauge.last is not None]
+    found = max(tried, key=lambda gauge: _SEVERITY.index(gauge.health), default=None)
+    if found is None or found.last is None or found.health == Health.HEALTHY:
+        return ""
+    return found.last.output
 
 
 class Result(IntEnum):

@@ -29,7 +29,7 @@ from typing import Any
 
 import msgspec
 
-from mesh.core.checks import CHECKS_MAX, Check, parse_check
+from mesh.core.checks import CHECKS_MAX, OF_ENDPOINTS, Check, parse_check
 from mesh.core.health import HEALTH_PREFIX, Health, Word, worst
 from mesh.core.words import host_of, mapping_of, number_of, port_of, refuse_unknown, text_of, words_of
 from mesh.errors import PeerError, UsageError
@@ -158,7 +158,7 @@ class Spec(msgspec.Struct, frozen=True):
         return Service(
             id=service_id(self.name, self.version, public),
             owner=public[:16],
-            checks=tuple(check.kind for check in self.checks),
+            checks=tuple({check.group: check.kind for check in self.checks}.values()),
             zone=zone,
             **{name: getattr(self, name) for name in _SHARED},
         )
@@ -313,10 +313,17 @@ def _endpoint(where: str, raw: Any, protocol: str) -> Endpoint:
 def _checks(where: str, raw: Any, endpoints: tuple[Endpoint, ...]) -> tuple[Check, ...]:
     if not isinstance(raw, list | tuple) or len(raw) > CHECKS_MAX:
         raise UsageError(f"{where}: checks is a list of at most {CHECKS_MAX} tables")
-    at = endpoints[0]
-    return tuple(
-        parse_check(f"{where}: check {number}", each, at.host, at.port) for number, each in enumerate(raw, 1)
-    )
+    found = []
+    for number, each in enumerate(raw, 1):
+        own = (
+            not isinstance(each, dict)
+            or each.get("kind") not in OF_ENDPOINTS
+            or {"host", "port"} & each.keys()
+        )
+        for at in endpoints[:1] if own else endpoints:
+            check = parse_check(f"{where}: check {number}", each, at.host, at.port)
+            found.append(msgspec.structs.replace(check, group=number))
+    return tuple(found)
 
 
 # -- what records hold ------------------------------------------------------------------------------------

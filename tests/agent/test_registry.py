@@ -174,6 +174,19 @@ async def test_a_registered_service_is_checked_and_never_seems_well_before(place
     assert place.registry.instances("web") == []
 
 
+async def test_endpoints_take_turns_and_those_that_fail_come_last(place: Place) -> None:
+    endpoints = [f"tcp://127.0.0.1:{port}" for port in (7, 8, 9)]
+    check = {"kind": "tcp", "interval_s": 1, "rise": 1, "fall": 1}
+    place.results[8] = Result.FAIL
+    service = await place.offers.register({"name": "web", "endpoints": endpoints, "checks": [check]})
+    await until(
+        lambda: [gauge.health.word for gauge in place.checks.gauges(service.id)].count("unknown") == 0
+    )
+    assert place.health("web") == Health.DEGRADED
+    ports = [[each.port for each in place.checks.turn(service).endpoints] for _ in range(4)]
+    assert ports == [[7, 9, 8], [9, 7, 8]] * 2
+
+
 async def test_what_a_workload_or_file_registered_is_changed_there_only(place: Place) -> None:
     spec = {"name": "job", "port": 80}
     made = await place.offers.register(spec, origin=WORKLOAD, source="nightly")

@@ -9,7 +9,19 @@ import pytest
 
 from mesh.core.checking import Changed, Checking, Finished, Offered, Reported, Run, Silent, Withdrawn
 from mesh.core.checks import Check, parse_check
-from mesh.core.health import Gauge, Health, Outcome, Result, Word, read_words, shown, words_value, worst
+from mesh.core.health import (
+    Gauge,
+    Health,
+    Outcome,
+    Result,
+    Word,
+    read_words,
+    shown,
+    together,
+    words_value,
+    worst,
+)
+from mesh.core.registry import parse
 
 TCP = Check("tcp", timeout_s=3.0, host="127.0.0.1", port=1)
 TTL = parse_check("a", {"kind": "ttl"}, "127.0.0.1", 1)
@@ -88,7 +100,7 @@ def test_what_cannot_be_tried_is_an_error_and_a_warning_degrades_at_once() -> No
 
 def test_the_worst_check_counts_and_says_why() -> None:
     bench = Bench()
-    other = Check("tcp", timeout_s=3.0, host="127.0.0.1", port=2)
+    other = Check("tcp", timeout_s=3.0, host="127.0.0.1", port=2, group=1)
     bench.give(Offered("a", (TCP, other), 30.0))
     bench.until(10.0, PASS)
     for _ in range(3):
@@ -166,6 +178,41 @@ def test_results_of_what_is_withdrawn_or_changed_do_not_count() -> None:
     assert bench.open == []
     assert bench.machine.gauges("a") == ()
     bench.give(Reported("a", PASS))
+
+
+def test_of_several_endpoints_one_that_fails_degrades_and_all_that_fail_lower() -> None:
+    bench, one = (
+        Bench(),
+        parse({"name": "a", "endpoints": ["tcp://h:1", "tcp://h:2"], "checks": [{"kind": "tcp"}]}),
+    )
+    assert one.service(b"k" * 32).checks == ("tcp",)
+    bench.give(Offered("a", one.checks, 30.0))
+    bench.until(10.0, PASS)
+    for failing in ({2}, {1, 2}, {1}):
+        for _ in range(3):
+            bench.until(bench.now + 40.0)
+            for run in bench.open:
+                bench.give(Finished(run, FAIL if run.check.port in failing else PASS))
+            bench.open = []
+    assert [word for _, _, word, _ in bench.told] == [
+        "unknown",
+        "healthy",
+        "degraded",
+        "unhealthy",
+        "degraded",
+    ]
+    assert bench.told[2][3] == "fail"
+
+
+def test_an_endpoint_that_comes_leaves_the_others_as_they_are() -> None:
+    bench, raw = Bench(), {"name": "a", "endpoints": ["tcp://h:1"], "checks": [{"kind": "tcp"}]}
+    bench.give(Offered("a", parse(raw).checks, 30.0))
+    bench.until(10.0, PASS)
+    bench.give(Offered("a", parse({**raw, "endpoints": ["tcp://h:1", "tcp://h:2"]}).checks, 30.0))
+    bench.until(20.0, PASS)
+    assert [word for _, _, word, _ in bench.told] == ["unknown", "healthy"]
+    assert together([Health.UNKNOWN, Health.ERROR]) == Health.UNKNOWN
+    assert together([Health.UNHEALTHY, Health.ERROR]) == Health.ERROR
 
 
 def test_a_service_without_checks_is_healthy() -> None:
