@@ -29,6 +29,8 @@ from mesh.errors import Denied, Failed, MeshError, UsageError
 GRACE_S = 1.0
 STRANGER_S = 1.0
 SWITCHED = "mesh-stream"
+# What answers from the store and the tables alone, while the rest of the agent comes up.
+EARLY = ("", "status", "members", "events", "metrics", "kv", "policy")
 _BINARY_TYPES = ("application/octet-stream", "text/plain")
 
 _PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECONNABORTED, errno.EAGAIN)
@@ -40,7 +42,8 @@ class AdminServer:
     """Serves features on a unix socket.
 
     Args:
-        features: an object with the features of `mesh/admin/features.py` as attributes.
+        features: an object with the features of `mesh/admin/features.py` as attributes, and with `up`, an
+            event: until it is set only EARLY features are asked. Without it all are there at once.
         path: of the socket.
         group: name of a group that may connect too, or "".
         body_bytes_max: cap on a request's body; only a restore's upload may be larger.
@@ -155,6 +158,8 @@ class AdminServer:
             body = await conn.body(self._body_bytes_max)
         call = self._call(route, request, words, query, body, conn)
         feature = self._feature(route)
+        if route.feature not in EARLY:
+            await self._up()
         if route.kind == "object":
             await self._work(conn, route, feature, call)
         elif route.kind == "switch":
@@ -186,6 +191,12 @@ class AdminServer:
             upload=conn.upload,
             resolve=self._resolve,
         )
+
+    async def _up(self) -> None:
+        """Wait until the features' tasks run: the socket answers earlier than the agent takes part."""
+        up = getattr(self._features, "up", None)
+        if up is not None:
+            await up.wait()
 
     def _feature(self, route: Route) -> Any:
         if not route.feature:

@@ -48,6 +48,7 @@ class Features:
     """What `mesh.admin.server` serves. Constructed with the node, started once it runs.
 
     Attributes:
+        up: set once all tasks run.
         left: set when the agent is to stop: it left the mesh, or with `restart` is to start anew.
     """
 
@@ -55,6 +56,7 @@ class Features:
         self._node = node
         self._logs = logs
         self.restart = False
+        self.up = trio.Event()
         self.members = Members(node)
         self.status = Status(node, self.members, logs, lambda: self._node.config, self._start_anew)
         self.left = self.members.left
@@ -139,6 +141,7 @@ class Features:
             nursery.start_soon(self.shadows.run)
             assert self._node.host is not None
             self._node.host.handle(protocols.CALL, self.messages.calls.accept)
+            self.up.set()
             task_status.started()
 
     def _messages(self) -> Messages:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from mesh.admin import server as server_module
 from mesh.admin.memory import Features
@@ -101,6 +102,23 @@ async def test_an_absent_feature_is_a_typed_error(path: str, nursery: trio.Nurse
     assert status == 501
     assert body["error"]["code"] == "failed"
     assert "invites" in body["error"]["message"]
+
+
+async def test_what_needs_the_whole_agent_waits_until_it_is_up(path: str, nursery: trio.Nursery) -> None:
+    up, asked = trio.Event(), []
+
+    async def create() -> list[str]:
+        asked.append(up.is_set())
+        return []
+
+    await nursery.start(AdminServer(SimpleNamespace(up=up, invites=SimpleNamespace(list=create)), path).run)
+    async with await trio.open_unix_socket(path) as stream:
+        await stream.send_all(request("GET", "/v1/invites").encode())
+        await trio.testing.wait_all_tasks_blocked()
+        assert asked == []
+        up.set()
+        assert (await stream.receive_some(65536)).startswith(b"HTTP/1.1 200")
+    assert asked == [True]
 
 
 async def test_a_crashing_feature_is_a_500_and_the_connection_lives(
