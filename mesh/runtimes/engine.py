@@ -7,8 +7,11 @@ Version 1.41 of the API: Docker 20.10 and later, Podman 4 and later. What an eng
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -20,9 +23,12 @@ from mesh.runtimes.web import Answer, Web
 
 API = "/v1.41"
 PULL_S = 900.0
+QUIET_S = 2.0
+TAIL_MAX = 10_000
 FRAME_HEAD = 8
 FRAME_BYTES_MAX = 1024 * 1024
 STREAMS = {1: "stdout", 2: "stderr"}
+_FRACTION = re.compile(r"\.([0-9]{1,9})")
 LINE_CHARS_MAX = 16 * 1024
 
 
@@ -101,24 +107,81 @@ class Engine:
                 raise Failed(f"image {image[:120]} cannot be pulled: {reason}"[:600])
 
     async def logs(self, name: str, *, tail: int, follow: bool) -> AsyncGenerator[Line, None]:
-        """Lines with their time. Raises NotFound."""
+        """Lines with their time. Raises NotFound.
+
+        Podman 4 sometimes stops in the midst of what it follows until the container writes again. So each
+        time that nothing has come for a while the log is asked for once more from the last line on.
+        """
         await self.inspect(name)
-        query = urlencode(
-            {
-                "stdout": "true",
-                "stderr": "true",
-                "timestamps": "true",
-                "tail": tail,
-                "follow": str(follow).lower(),
-            }
-        )
+        place = _Place()
+        patience_s, over = (QUIET_S if follow else math.inf), False
+        while not over:
+            came = False
+            lines = self._lines(name, {"tail": tail, "follow": str(follow).lower(), **place.since()})
+            try:
+                while True:
+                    line: Line | None = None
+                    with trio.move_on_after(patience_s) as quiet:
+                        line = await anext(lines, None)
+                    if line is None:
+                        over = not quiet.cancelled_caught
+                        break
+                    if place.is_new(line):
+                        came, patience_s = True, QUIET_S if follow else math.inf
+                        yield line
+            finally:
+                await lines.aclose()
+            tail = TAIL_MAX
+            patience_s = QUIET_S if came else math.inf
+
+    async def _lines(self, name: str, query: dict[str, Any]) -> AsyncGenerator[Line, None]:
+        query = {"stdout": "true", "stderr": "true", "timestamps": "true", **query}
         splitter = _Splitter()
-        async with aclosing(self._web.stream(f"{API}/containers/{quote(name)}/logs?{query}")) as pieces:
+        target = f"{API}/containers/{quote(name)}/logs?{urlencode(query)}"
+        async with aclosing(self._web.stream(target)) as pieces:
             async for piece in pieces:
                 for line in splitter.feed(piece):
                     yield line
         for line in splitter.end():
             yield line
+
+
+class _Place:
+    """How far a log has been read. Several lines may have one time."""
+
+    def __init__(self) -> None:
+        self._time = ""
+        self._count = 0
+        self._again = 0
+
+    def since(self) -> dict[str, int]:
+        """For the engine: the second of the last line, which is then read again."""
+        self._again = 0
+        try:
+            zone = self._time[-6:] if self._time[-6:-5] in ("+", "-") else "+00:00"
+            return {"since": int(datetime.fromisoformat(self._time[:19] + zone).timestamp())}
+        except ValueError:
+            return {}
+
+    def is_new(self, line: Line) -> bool:
+        """Whether a line was not read before; it counts as read from now on."""
+        time, last = _padded(line.time), _padded(self._time)
+        if time < last:
+            return False
+        if time == last:
+            self._again += 1
+            if self._again <= self._count:
+                return False
+            self._count = self._again
+        else:
+            self._time, self._count, self._again = line.time, 1, 1
+        return True
+
+
+def _padded(time: str) -> str:
+    """A time whose fraction may have lost its zeros at the end, so that texts compare as times do."""
+    found = _FRACTION.match(time, 19)
+    return f"{time[:19]}.{found[1] if found else '':0<9}"
 
 
 class _Splitter:

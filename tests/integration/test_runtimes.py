@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import IMAGE, missing, podman_socket
 from yard import Agent, Yard, eventually
 
 SCRIPT = "echo up $MESH_INSTANCE; while :; do sleep 0.1; echo tick; done"
@@ -18,9 +19,8 @@ def pair(yard: Yard) -> list[Agent]:
     return yard.form(2)
 
 
-def apply(agent: Agent, name: str, folder: Path, **more: Any) -> None:
-    lines = [f'name = "{name}"', f"command = ['/bin/sh', '-c', '{SCRIPT}']", 'mode = "pinned"']
-    lines += [f"{key} = {value}" for key, value in more.items()]
+def apply(agent: Agent, name: str, folder: Path, *more: str) -> None:
+    lines = [f'name = "{name}"', f"command = ['/bin/sh', '-c', '{SCRIPT}']", 'mode = "pinned"', *more]
     spec = folder / f"{name}.toml"
     spec.write_text("\n".join(lines))
     done = agent.ctl("apply", str(spec))
@@ -53,6 +53,37 @@ def holder(agents: list[Agent], instance: str) -> tuple[Agent, int]:
 
     found: tuple[Agent, int] = eventually(look, f"{instance} runs once")
     return found
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_a_container_outlives_its_agent_and_what_cannot_be_pulled_says_so(yard: Yard, tmp_path: Path) -> None:
+    with podman_socket() as socket:
+        agent = yard.first(start=False)
+        agent.settings["MESHD_RUNTIMES__CONTAINER"] = socket
+        agent.start()
+        apply(agent, "web", tmp_path, f'image = "{IMAGE}"', 'runtime = "container"')
+        apply(agent, "none", tmp_path, 'image = "localhost:1/none:1"', 'runtime = "container"')
+
+        def shown(name: str) -> Any:
+            with agent.client() as client:
+                rows = client.workload(name)["instances"]
+            return rows[0] if rows else {"state": "", "why": ""}
+
+        eventually(lambda: shown("web")["state"] == "running", "the container runs")
+        words = eventually(lambda: shown("none")["why"], "the image is missed")
+        assert "localhost:1/none:1 cannot be pulled" in words
+        since = agent.ctl("logs", "web/0", "-n", "1000").stdout.splitlines()
+        assert since[0] == "up web/0"
+
+        agent.kill()
+        agent.start()
+        eventually(lambda: shown("web")["state"] == "running", "the container is adopted")
+        again = agent.ctl("logs", "web/0", "-n", "1000").stdout.splitlines()
+        assert again.count("up web/0") == 1
+        with agent.client() as client:
+            client.leave()
 
 
 def test_an_instance_outlives_its_agent_and_its_log_is_read_from_anywhere(
