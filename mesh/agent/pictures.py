@@ -119,7 +119,8 @@ class Pictures:
         kind, _, name = order.subject.partition("/")
         provider = self.subjects.get(kind)
         aids = set() if provider is None else set(provider.targets(name))
-        said = self._statements(ident, [*aids, *self._speakers.get(ident, ())])
+        others = set() if provider is None else {*provider.knew(name)} & {*self._speakers.get(ident, ())}
+        said = self._statements(ident, aids | others)
         aids |= {
             aid for aid, word in said.items() if word.gen == order.gen and (word.st in MOVED or word.halt)
         }
