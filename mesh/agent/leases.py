@@ -99,12 +99,14 @@ class Leases:
         self._proposer = proposer
         self._table = table
         self._rng = rng
+        self._started = trio.Event()
         self._sessions: dict[bytes, Hold] = {}
         self._seen: OrderedDict[tuple[str, str], tuple[Lease, float]] = OrderedDict()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive all sessions, until cancelled."""
         async with trio.open_nursery() as self._nursery:
+            self._started.set()
             task_status.started()
             slept = slept_s()
             while True:
@@ -166,6 +168,7 @@ class Leases:
         Raises:
             Conflict: somebody else holds it, and `wait_s` is over. TimedOut: no majority of voters answers.
         """
+        await self._started.wait()
         hold = self.begin(name, quorum=quorum, ttl_s=ttl_s, session=session, renews=renews, on_lost=on_lost)
         try:
             with trio.move_on_after(max(wait_s, 0)) as patience:

@@ -60,11 +60,13 @@ class Proposer:
         self._request = request
         self._public_of = public_of
         self._rng = rng
+        self._started = trio.Event()
         self._numbers: OrderedDict[tuple[bytes, str], int] = OrderedDict()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the calls that are under way, until cancelled."""
         async with trio.open_nursery() as self._nursery:
+            self._started.set()
             task_status.started()
             await trio.sleep_forever()
 
@@ -72,6 +74,7 @@ class Proposer:
         self, name: str, voters: Voters, register: str, change: Change, deadline_s: float
     ) -> Outcome:
         """Change a register of a quorum; the outcome of the last round."""
+        await self._started.wait()
         end = trio.current_time() + deadline_s
         backoff_s = BACKOFF_S
         while True:
@@ -137,6 +140,7 @@ class Proposer:
 
     async def look(self, name: str, voters: Voters, register: str, deadline_s: float) -> Promise | NoQuorum:
         """What a majority accepted last: a hint, not a proof."""
+        await self._started.wait()
         found: dict[bytes, quorum.Answer | None] = {}
         over = trio.Event()
         majority = len(voters.seats) // 2 + 1

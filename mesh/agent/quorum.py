@@ -15,7 +15,7 @@ from mesh.agent.proposing import Proposer
 from mesh.agent.table import Table
 from mesh.agent.votes import ASK_SEAT, FREEZE, Page, Votes
 from mesh.core import voters
-from mesh.core.handover import Announce, Freeze, Run, hand_over
+from mesh.core.handover import Announce, Copy, Freeze, Run, hand_over, unless_there
 from mesh.core.log import Log
 from mesh.core.quorum import Ballot, Cell, Chosen, NoQuorum
 from mesh.core.record import AID_BYTES, MESH, Kind
@@ -29,6 +29,7 @@ Rows = list[Json]
 ASK_S = 3.0
 STEP_S = 10.0
 QUORUMS_MAX = 64
+COPIES_AT_ONCE = 32
 
 
 class Quorums:
@@ -185,6 +186,9 @@ class Quorums:
                 answer = None
             elif isinstance(step, Freeze):
                 answer = await self._freeze(name, step.voters)
+            elif isinstance(step, Copy):
+                await self._copy(name, step)
+                answer = None
             else:
                 answer = await self._run(name, step)
 
@@ -225,6 +229,25 @@ class Quorums:
             if trio.current_time() > end:
                 raise no_quorum(name, outcome)
             await trio.sleep(0.2)
+
+    async def _copy(self, name: str, step: Copy) -> None:
+        """Many at a time: until it is done nobody can renew a lease."""
+        limit = trio.CapacityLimiter(COPIES_AT_ONCE)
+        failed: list[MeshError] = []
+
+        async def one(register: str, value: Any) -> None:
+            async with limit:
+                try:
+                    if not failed:
+                        await self._run(name, Run(step.voters, register, unless_there(value)))
+                except MeshError as error:
+                    failed.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for register, value in sorted(step.values.items()):
+                nursery.start_soon(one, register, value)
+        if failed:
+            raise failed[0]
 
     async def _freeze(self, name: str, present: Voters) -> list[dict[str, Cell]]:
         found: list[dict[str, Cell]] = []

@@ -23,6 +23,13 @@ class Run(msgspec.Struct, frozen=True):
     change: Change
 
 
+class Copy(msgspec.Struct, frozen=True):
+    """Put each value into its register of a set, where that is empty, by a round for each."""
+
+    voters: Voters
+    values: dict[str, Any]
+
+
 class Announce(msgspec.Struct, frozen=True):
     """Write the record, unless a later one counts."""
 
@@ -35,7 +42,7 @@ class Freeze(msgspec.Struct, frozen=True):
     voters: Voters
 
 
-Step: TypeAlias = Run | Announce | Freeze
+Step: TypeAlias = Run | Announce | Freeze | Copy
 Procedure: TypeAlias = Generator[Step, Any, Voters]
 
 
@@ -48,8 +55,7 @@ def hand_over(present: Voters, wanted: Voters | None) -> Procedure:
     following = yield from decide(present, wanted)
     yield Announce(msgspec.structs.replace(present, next=following))
     cells: Sequence[Mapping[str, Cell]] = yield Freeze(present)
-    for register, value in handed_over(cells).items():
-        yield Run(following, register, _unless_there(value))
+    yield Copy(following, handed_over(cells))
     yield Announce(following)
     return following
 
@@ -58,9 +64,10 @@ def decide(present: Voters, wanted: Voters | None) -> Generator[Step, Any, Voter
     """Which set is next: that which was chosen first."""
     proposed = present.next or wanted
     assert proposed is not None
-    value = yield Run(present, DECISION, _unless_there(to_value(proposed)))
+    value = yield Run(present, DECISION, unless_there(to_value(proposed)))
     return parse(value)
 
 
-def _unless_there(value: Any) -> Change:
+def unless_there(value: Any) -> Change:
+    """A change of an empty register only."""
     return lambda held: value if held is None else held

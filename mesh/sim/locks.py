@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mesh.core import quorum
-from mesh.core.handover import Announce, Freeze, Procedure, Run
+from mesh.core.handover import Announce, Copy, Freeze, Procedure, Run
 from mesh.core.locks import Held, Looked
 from mesh.core.quorum import (
     Accept,
@@ -316,17 +316,25 @@ class Admin:
             self.soon(self.sim.rng.uniform(0, 0.3), lambda: self.go(None))
         elif isinstance(step, Freeze):
             self._freeze(step, {})
+        elif isinstance(step, Copy):
+            self._copy(step, sorted(step.values))
         else:
             self._run(step, 20)
 
-    def _run(self, step: Run, left: int) -> None:
+    def _copy(self, step: Copy, left: list[str]) -> None:
+        """One register after the other."""
+        if not left:
+            self.go(None)
+            return
+        run = Run(step.voters, left[0], unless_there(step.values[left[0]]))
+        self._run(run, 20, lambda value: self._copy(step, left[1:]))
+
+    def _run(self, step: Run, left: int, then: Callable[[Any], None] | None = None) -> None:
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, Chosen):
-                self.go(outcome.value)
-            elif left and not (
-                isinstance(outcome, NoQuorum) and {FROZEN, LOST} >= set(outcome.barred) > set()
-            ):
-                self.soon(0.2, lambda: self._run(step, left - 1))
+                (then or self.go)(outcome.value)
+            elif left and not _in_vain(outcome):
+                self.soon(0.2, lambda: self._run(step, left - 1, then))
 
         self.sim.propose(step.voters, step.register, step.change, done, self)
 
