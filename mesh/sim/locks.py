@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mesh.core import quorum
-from mesh.core.handover import Announce, Copy, Freeze, Procedure, Run
+from mesh.core.handover import Announce, Copy, Freeze, Procedure, Run, unless_there
 from mesh.core.locks import Held, Looked
 from mesh.core.quorum import (
     Accept,
