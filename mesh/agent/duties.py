@@ -1,6 +1,9 @@
-"""What a node owes its own log: the daily collection of its deletes (`core/collect.py`).
+"""What a node owes its logs: the daily collection of its own deletes (`core/collect.py`), and the sweep of
+expired entries of everybody's append-only logs.
 
-The log is looked through in slices over short snapshots; what follows is written in one transaction.
+The log is looked through in slices over short snapshots; what follows is written in one transaction. Expired
+entries leave every replica by the same mark of mesh time, a multiple of SWEEP_MS, so that fingerprints stay
+equal and nobody offers to another what that one has just dropped.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from functools import partial
 import trio
 
 from mesh.agent.node import Node
+from mesh.core import sync
 from mesh.core.collect import Collector, Statement, Survey
 from mesh.core.judgement import removed_keys
 from mesh.core.log import Log
@@ -20,6 +24,9 @@ from mesh.core.removal import heard, tell
 log = logging.getLogger(__name__)
 
 FIRST_S = 600.0
+SWEEP_MS = 600_000
+SWEEP_JITTER_S = 20.0
+SWEPT_AT_ONCE = 1_000
 
 
 class Duties:
@@ -37,7 +44,34 @@ class Duties:
         }
 
     async def run(self) -> None:
-        """Collect once a day, the first time some minutes after the start; until cancelled."""
+        """Do all duties, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._collect_daily)
+            nursery.start_soon(self._sweep_often)
+
+    async def _sweep_often(self) -> None:
+        while True:
+            mark_ms = self._node.now_ms() // SWEEP_MS * SWEEP_MS
+            for scope in (MESH, ZONE):
+                await self.sweep(scope, mark_ms)
+            left_s = (mark_ms + SWEEP_MS - self._node.now_ms()) / 1000
+            await trio.sleep(max(left_s, 0.0) + self._node.rng.uniform(0.0, SWEEP_JITTER_S))
+
+    async def sweep(self, scope: str, mark_ms: int) -> int:
+        """Drop entries of append-only logs that were past their ttl at this mesh time; returns how many."""
+        node, swept = self._node, 0
+        while True:
+            with node.store.read(scope) as slots:
+                if not sync.swept(slots, mark_ms, most=1):
+                    return swept
+            gone = await node.store.write(
+                lambda txn: len(sync.sweep(txn.log(scope), mark_ms, most=SWEPT_AT_ONCE))
+            )
+            node.spread.machine.reload()
+            swept += gone
+
+    async def _collect_daily(self) -> None:
+        """Once a day, the first time some minutes after the start."""
         await trio.sleep(min(FIRST_S, self._node.config.sync.collect_interval_s))
         while True:
             for scope in (MESH, ZONE):

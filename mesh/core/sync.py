@@ -279,12 +279,18 @@ def sweep(log: Log, now_ms: int, *, live: bool = False, most: int = 10_000) -> l
     In the live scope that is everything, elsewhere kind LOG only, and never an author's newest record:
     it is what proves the head to others.
     """
-    gone = []
+    gone = swept(log, now_ms, live=live, most=most)
+    for rec in gone:
+        log.drop(rec.slot)
+    return gone
+
+
+def swept(log: Log, now_ms: int, *, live: bool = False, most: int = 10_000) -> list[Record]:
+    """What `sweep` would drop."""
+    gone: list[Record] = []
     for rec in log.expiring(now_ms - GRACE_MS):
         if live or (rec.kind == Kind.LOG and rec.hlc < log.newest(rec.aid)):
             gone.append(rec)
             if len(gone) >= most:
                 break
-    for rec in gone:
-        log.drop(rec.slot)
     return gone
