@@ -68,6 +68,7 @@ class _Held(msgspec.Struct):
     by_key: dict[str, tuple[Candidate, Instance]]
     groups: dict[str, str]
     balancer: Balancer
+    algorithm: str
     until: float
 
     def picked(self, key: str) -> Picked:
@@ -149,20 +150,22 @@ class Picker:
             each.service.id: (self._candidate(each), each) for each in self._catalogue.instances(service)
         }
         candidates = [candidate for candidate, _ in by_key.values()]
-        kept = self._service(service, route)
+        kept = self._service(service, route, keep=bool(by_key))
         group, until = self._group(route, candidates, kept.failover, now)
         here = self._around.place_of(self._around.me)
         plan = routing.decide(route, wants, here, candidates, group)
         groups = {row.candidate.key: row.group for row in plan.rows} if plan.group else {}
-        return _Held(plan, service, by_key, groups, kept.balancer, until)
+        return _Held(plan, service, by_key, groups, kept.balancer, route.algorithm, until)
 
-    def _service(self, name: str, route: Route) -> _Service:
+    def _service(self, name: str, route: Route, *, keep: bool) -> _Service:
         kept = self.kept.get(name)
         if kept is None:
-            if len(self.kept) >= SERVICES_MAX:
-                self.kept.clear()
             made = balancer(route.algorithm, self._rng)
-            kept = self.kept[name] = _Service(route.algorithm, made, RetryBudget(), Failover())
+            kept = _Service(route.algorithm, made, RetryBudget(), Failover())
+            if keep:  # not for whatever name somebody asks for
+                if len(self.kept) >= SERVICES_MAX:
+                    self.kept.pop(next(iter(self.kept)))
+                self.kept[name] = kept
         if kept.algorithm != route.algorithm:
             kept.algorithm, kept.balancer = route.algorithm, balancer(route.algorithm, self._rng)
         return kept
@@ -276,7 +279,7 @@ class Picker:
         return {
             "name": name,
             "service": held.service,
-            "algorithm": self.kept[held.service].algorithm,
+            "algorithm": held.algorithm,
             "target": held.plan.target,
             "because": held.plan.because,
             "group": held.plan.group,

@@ -14,6 +14,7 @@ from mesh.agent.forward import Forward
 from mesh.agent.picking import Picked, Picker
 from mesh.agent.pipes import Pipe
 from mesh.core.balancing import Usage
+from mesh.core.breaker import RetryBudget
 from mesh.core.routing import ANYTHING, Wants
 from mesh.errors import Denied, MeshError, NoInstances, TimedOut, Unreachable, UsageError
 from mesh.net.base import Refused
@@ -94,7 +95,8 @@ class Router(Picker):
                 if last is None:
                     raise
                 break
-            budget = self.kept[picked.service].budget
+            kept = self.kept.get(picked.service)
+            budget = kept.budget if kept is not None else RetryBudget()
             if attempt and not budget.take(self._now()):
                 break
             if not attempt:

@@ -7,6 +7,7 @@
     print(mesh.get("greeting")["value"])
     with mesh.subscribe("sensors/#") as messages:
         for message in messages: ...
+    with mesh.connect("orders") as sock: ...          # bytes to a service, wherever it is
 
 `AsyncClient` is its twin for trio: the same calls, each awaited; streams are read with `async with` and
 `async for`. Answers are the JSON of the API (`GET /v1/openapi.json` describes it) with bytes as bytes.

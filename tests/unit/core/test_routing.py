@@ -290,3 +290,60 @@ def test_aliases_in_a_circle_are_refused():
 @pytest.mark.parametrize("name", ["orders", "*", "a-b-c"])
 def test_a_name_survives_its_path(name):
     assert name_of_path(path_of(name)) == name
+
+
+words = st.sampled_from(["", "eu", "us", "ap"])
+candidates_ = st.builds(
+    Candidate,
+    key=st.text("abcdef", min_size=1, max_size=4),
+    place=st.builds(Place, st.binary(min_size=16, max_size=16), words, words),
+    tier=st.sampled_from(["device", "edge", "region", "cloud"]),
+    labels=st.dictionaries(st.sampled_from(["rack", "name"]), st.sampled_from(["1", "2"])),
+    refused=st.sampled_from(["", "", "it is unhealthy"]),
+    avoid=st.sampled_from(["", "", "draining"]),
+    weight=st.sampled_from([0.0, 1.0, 100.0]),
+    rtt_s=st.none() | st.floats(0, 10),
+    load=st.none() | st.floats(0, 1),
+    capabilities=st.frozensets(st.sampled_from(["gpu", "fpga"])),
+    data=st.frozensets(st.sampled_from(["maps"])),
+)
+documents = st.fixed_dictionaries(
+    {},
+    optional={
+        "margin": st.floats(0, 1),
+        "default": st.sampled_from(["edge", "cloud", "optimal"]),
+        "strict": st.booleans(),
+        "local_first": st.booleans(),
+        "regions": st.dictionaries(st.sampled_from(["eu", "us"]), st.sampled_from([0, 70, 100])),
+        "groups": st.sampled_from([[], GROUPS["groups"]]),
+        "mode": st.sampled_from(["active-passive", "active-active"]),
+        "rules": st.just([{"capabilities": ["gpu"], "target": "cloud"}]),
+    },
+)
+demands = st.builds(
+    Wants,
+    capabilities=st.sampled_from([(), ("gpu",)]),
+    data=st.sampled_from([(), ("maps",)]),
+    need=st.sampled_from([(), (("cpu", 1.0),)]),
+)
+
+
+@given(
+    documents,
+    demands,
+    st.lists(candidates_, max_size=12, unique_by=lambda each: each.key),
+    st.sampled_from(["", "primary", "secondary"]),
+)
+def test_every_candidate_has_one_verdict_and_whoever_is_well_is_not_lost(document, wants, candidates, group):
+    plan = decide(parse(document), wants, HERE, candidates, group)
+    assert sorted(row.candidate.key for row in plan.rows) == sorted(each.key for each in candidates)
+    verdicts = {row.candidate.key: row.verdict for row in plan.rows}
+    assert {key for key, verdict in verdicts.items() if verdict == "taken"} == set(taken(plan))
+    assert {verdicts[key] for key in plan.standby} <= {"standby"}
+    assert all(row.why for row in plan.rows)
+    assert all(choice.weight > 0 for choice in plan.choices)
+    for row in plan.rows:
+        if row.candidate.refused:
+            assert row.verdict == "refused"
+    if "standby" in verdicts.values() and not parse(document).regions:
+        assert taken(plan) or plan.standby
