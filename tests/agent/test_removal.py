@@ -39,7 +39,7 @@ def as_stored(node: Node) -> bytes:
 async def test_what_a_removed_member_had_sent_does_not_outlive_its_removal(village: Village) -> None:
     first, second, third = await village.settle(3)
     (late,) = await third.author.say(MESH, lambda _: [Statement("kv/late", Kind.REG, 1)])
-    await until(lambda: first.spread.machine.heads[MESH][third.me].head == late.hlc)
+    await until(lambda: late.hlc == first.spread.machine._head(MESH, third.me))
     with first.store.read(MESH) as log:
         before = log.author(third.me)
     village.scopes[third.me].cancel()  # it would end with the refusal
