@@ -36,6 +36,16 @@ class Invites:
     def __init__(self, node: Node, certificates: Certs) -> None:
         self._node = node
         self._certs = certificates
+        self._told: dict[bytes, int] = {}
+        node.on_members.append(lambda joined, gone: self._count())
+
+    def _count(self) -> None:
+        """An invite used more often than it allows, on both sides of a split perhaps, is in too many hands."""
+        for invite, kept_out in self._node.directory.overused().items():
+            if kept_out > self._told.get(invite, 0):
+                text = f"{kept_out} more came with this invite than it allows, and were kept out: revoke it"
+                self._node.alarm("invite_overused", invite[:AID_BYTES], text)
+            self._told[invite] = kept_out
 
     async def create(
         self,

@@ -11,7 +11,7 @@ import trio
 from mesh.agent.certs import Certs
 from mesh.agent.invites import Invites
 from mesh.agent.members import Members
-from mesh.agent.node import Node
+from mesh.agent.node import Node, Refusal
 from mesh.config import Config, Discovery, Membership, Store
 from mesh.core.vitals import State
 from mesh.identity import home
@@ -45,6 +45,7 @@ class Village:
         self._begun = trio.current_time()
         self.ahead_ms: dict[str, int] = {}
         self.ended: dict[bytes, trio.Event] = {}
+        self.refused: list[Node] = []
 
     def wall_ms(self) -> int:
         return NOW_MS + int((trio.current_time() - self._begun) * 1000)
@@ -83,7 +84,10 @@ class Village:
 
         async def run(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
             with scope:
-                await node.run(task_status=task_status)
+                try:
+                    await node.run(task_status=task_status)
+                except* Refusal:
+                    self.refused.append(node)
             self.ended[node.me].set()
 
         await self.nursery.start(run)
