@@ -40,7 +40,7 @@ class Invites:
         node.on_members.append(lambda joined, gone: self._count())
 
     def _count(self) -> None:
-        """An invite used more often than it allows, on both sides of a split perhaps, is in too many hands."""
+        """An invite used more often than it allows, as on both sides of a split, is in too many hands."""
         for invite, kept_out in self._node.directory.overused().items():
             if kept_out > self._told.get(invite, 0):
                 text = f"{kept_out} more came with this invite than it allows, and were kept out: revoke it"
