@@ -172,20 +172,45 @@ class Keeper:
         self._kind = launch.runtime
         runtime = self._runtime(launch.runtime)
         try:
-            self._running = await runtime.start(
-                msgspec.structs.replace(launch, deadline_s=max(self._deadline_s, launch.deadline_s))
-            )
+            await self._start_unless_moved(runtime, launch)
         except Conflict:
             self._running = await self._there(runtime)
+            if self._running is None:
+                raise
+        if self._running is None:
+            return
         self._change(starts=self.status.starts + 1, notes=self._running.notes)
         self._say("running", "")
 
-    async def _there(self, runtime: Runtime) -> Running:
-        """It runs already: what we started before we knew that it succeeded."""
+    async def _start_unless_moved(self, runtime: Runtime, launch: Launch) -> None:
+        """Start it; a start that takes long, such as pulling an image, is given up when it is not wanted."""
+        launch = msgspec.structs.replace(launch, deadline_s=max(self._deadline_s, launch.deadline_s))
+        failed: list[MeshError | OSError] = []
+
+        async def start() -> None:
+            try:
+                self._running = await runtime.start(launch)
+            except (MeshError, OSError) as error:
+                failed.append(error)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start)
+            while self._launch is not None and self._launch.digest == launch.digest:
+                self._moved = trio.Event()
+                await self._moved.wait()
+            nursery.cancel_scope.cancel()
+        if failed:
+            raise failed[0]
+        if self._running is None:  # given up, perhaps when it had begun already
+            self._running = await self._there(runtime)
+
+    async def _there(self, runtime: Runtime) -> Running | None:
+        """What was started before we knew that it succeeded."""
         for running in await runtime.adopt():
             if running.instance == self.status.instance:
                 return running
-        raise MeshError(f"{self.status.instance} runs already, and cannot be found")
+        return None
 
     async def _watch(self, running: Running) -> None:
         """Wait for its end, or for another wish."""

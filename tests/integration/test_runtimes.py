@@ -63,7 +63,7 @@ def test_a_container_outlives_its_agent_and_what_cannot_be_pulled_says_so(yard: 
         agent = yard.first(start=False)
         agent.settings["MESHD_RUNTIMES__CONTAINER"] = socket
         agent.start()
-        apply(agent, "web", tmp_path, f'image = "{IMAGE}"', 'runtime = "container"')
+        apply(agent, "web", tmp_path, f'image = "{IMAGE}"', 'runtime = "container"', "stop_grace_s = 1")
         apply(agent, "none", tmp_path, 'image = "localhost:1/none:1"', 'runtime = "container"')
 
         def shown(name: str) -> Any:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from mesh.agent.instances import State, Status
 from mesh.agent.supervisor import Supervisor
 from mesh.core import restart
 from mesh.errors import Conflict, NotFound
-from mesh.runtimes.base import Directory, Launch, Limits, Restart, boottime_s
+from mesh.runtimes.base import Directory, Launch, Limits, Line, Restart, Running, boottime_s
 from mesh.runtimes.folders import Folder
 from mesh.runtimes.process import Processes
 
@@ -200,6 +200,41 @@ async def test_use_is_measured(root: Path) -> None:
             await trio.sleep(0.01)
         assert supervisor.states()[0].usage.memory_bytes
         await supervisor.close(60)
+
+
+class Endless:
+    """A runtime whose starts take for ever, as pulling an image can."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    async def start(self, launch: Launch) -> Running:
+        self.begun.append(launch.image)
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def adopt(self) -> list[Running]:
+        return []
+
+    def logs(self, instance: str, *, tail: int, follow: bool) -> AsyncGenerator[Line, None]:
+        raise NotImplementedError
+
+    async def forget(self, instance: str, *, keep_data: bool) -> None:
+        pass
+
+
+async def test_a_start_that_takes_too_long_is_given_up_for_another_wish(root: Path) -> None:
+    runtime = Endless()
+    made = Supervisor({"container": lambda: runtime}, root, now_ms=lambda: 0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(made.run)
+        for image in ("wrong", "right"):
+            made.want([Launch(instance="app/0", workload="app", runtime="container", image=image)])
+            while image not in runtime.begun:
+                await trio.sleep(0.01)
+        await made.close(60)
+        assert made.states() == []
+        nursery.cancel_scope.cancel()
 
 
 async def test_two_launches_of_one_instance_are_refused(root: Path) -> None:
