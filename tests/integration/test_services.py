@@ -308,6 +308,7 @@ def test_registrations_beyond_the_bound_are_refused(yard: Yard) -> None:
             client.register({"name": "s3", "port": 1})
 
 
+@pytest.mark.slow
 def test_services_of_another_zone_are_found_through_its_gateway(yard: Yard) -> None:
     here = yard.first(start=False)
     here.settings["MESHD_MEMBERSHIP__PROFILE"] = "local"
