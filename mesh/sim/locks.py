@@ -42,7 +42,7 @@ from mesh.sim.world import World
 
 
 class Op(NamedTuple):
-    """One change of the register; see `tests/lib/linear.py`."""
+    """One change of the register; see `mesh/sim/linear.py`."""
 
     called: float
     returned: float

@@ -3,14 +3,15 @@
 A harness that finds nothing proves nothing. Every mutant replaces one part by a wrong one that once looked
 right, or that somebody may one day write by mistake; it names the scenario in which it is hunted, and within
 how many seeds it must be found. The true parts pass the same scenarios. Those that begin with `model:` are
-the wrong rules of the random model of replication (`sim/model/variants.py`), found by its oracle.
+the wrong rules of the random model of replication (`sim/model/variants.py`), found by its oracle; `locks:`
+and `rollouts:` are hunted in simulators of their own (`sim/locks.py`, `sim/rolling.py`).
 """
 
 from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from mesh.core.tidings import DeltaVerified, Key
 from mesh.core.verdict import Board
 from mesh.core.vitals import Action
 from mesh.errors import UsageError
+from mesh.sim import lockmutants, rollmutants
 from mesh.sim.model.run import run as run_model
 from mesh.sim.model.variants import VARIANTS
 from mesh.sim.parts import Parts
@@ -169,10 +171,11 @@ class Mutant(msgspec.Struct, frozen=True):
     """One broken rule.
 
     Attributes:
-        scenario: in which it is hunted; "model" for the random model.
+        scenario: in which it is hunted; "model", "locks" and "rollouts" are simulators of their own.
         allowed: seeds within which it must be found.
         first: where the hunt begins.
         quick: found in a second or two, so that the gate can afford it.
+        trial: one run of a simulator of its own, given the part of the name after the colon and the seed.
     """
 
     name: str
@@ -182,6 +185,7 @@ class Mutant(msgspec.Struct, frozen=True):
     allowed: int = 3
     first: int = 1
     quick: bool = False
+    trial: Callable[[str, int], str | None] | None = None
 
 
 def _probing() -> list[Mutant]:
@@ -286,6 +290,20 @@ def _spreading() -> list[Mutant]:
     ]
 
 
+def _agreeing() -> list[Mutant]:
+    """Of quorums, leases and rollouts."""
+    return [
+        *(
+            Mutant(f"locks:{name}", it.summary, "locks", None, it.allowed, 0, True, lockmutants.trial)
+            for name, it in lockmutants.BROKEN.items()
+        ),
+        *(
+            Mutant(f"rollouts:{name}", it.summary, "rollouts", None, it.allowed, 0, True, rollmutants.trial)
+            for name, it in rollmutants.BROKEN.items()
+        ),
+    ]
+
+
 # First seeds known to catch each of the model's wrong rules.
 MODEL_SEEDS: dict[str, int] = {}
 
@@ -302,7 +320,7 @@ def yard() -> list[Mutant]:
         )
         for name, variant in VARIANTS.items()
     ]
-    return [*_probing(), *_memory(), *_spreading(), *model]
+    return [*_probing(), *_memory(), *_spreading(), *_agreeing(), *model]
 
 
 def chosen(names: Sequence[str], *, quick: bool = False) -> list[Mutant]:
@@ -328,15 +346,16 @@ def parts_of(name: str) -> Parts | None:
         UsageError: there is none by that name, or it belongs to the random model.
     """
     mutant = chosen([name])[0]
-    if mutant.scenario == "model":
-        raise UsageError(f"{name} belongs to the random model", f"meshctl sim mutants {name}")
+    if mutant.scenario == "model" or mutant.trial is not None:
+        raise UsageError(f"{name} belongs to a simulator of its own", f"meshctl sim mutants {name}")
     return mutant.parts
 
 
 def hunt(mutant: Mutant) -> dict[str, Any]:
     """Try seeds until a check notices, or no more are allowed; a row of the table."""
     check, tried = None, 0
-    scenario = load(mutant.scenario) if mutant.scenario != "model" else None
+    own = mutant.scenario == "model" or mutant.trial is not None
+    scenario = None if own else load(mutant.scenario)
     while check is None and tried < mutant.allowed:
         check = _caught(mutant, scenario, mutant.first + tried)
         tried += 1
@@ -352,6 +371,8 @@ def hunt(mutant: Mutant) -> dict[str, Any]:
 
 
 def _caught(mutant: Mutant, scenario: Scenario | None, seed: int) -> str | None:
+    if mutant.trial is not None:
+        return mutant.trial(mutant.name.partition(":")[2], seed)
     if scenario is None:
         problem = run_model(seed, VARIANTS[mutant.name.removeprefix("model:")]()).problem
         return None if problem is None else problem.partition(":")[0]

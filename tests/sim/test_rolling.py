@@ -7,9 +7,9 @@ from collections import Counter
 import msgspec
 import pytest
 
-from mesh.core.mover import Mover, Running
-from mesh.core.rollout import Course, Picture, Plan, St, Statement
+from mesh.core.rollout import Course, Plan
 from mesh.sim.rolling import Rolling, Scene
+from mesh.sim.rollmutants import BROKEN, trial, wrong
 
 FAST = Plan(pause_s=2, bake_s=3, deadline_s=30)
 
@@ -98,7 +98,7 @@ def test_a_node_that_dies_of_it_halts_it_also_after_it_came_back() -> None:
     assert sim.counts["move"] == 1
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_nodes_that_come_and_go_change_nothing_but_the_time_it_takes(seed: int) -> None:
     scene = Scene(plan=plan(max_fail=1.0, min_ok=0.0), falls_every_s=15)
     sim = Rolling(seed, scene).run(900)
@@ -110,42 +110,11 @@ def test_nodes_that_come_and_go_change_nothing_but_the_time_it_takes(seed: int) 
 # -- rules left out: each must be noticed -------------------------------------------------------------------
 
 
-def outcome_with(mover: type[Mover], scene: Scene, seeds: int = 5) -> list[str]:
-    found: list[str] = []
-    for seed in range(seeds):
-        sim = Rolling(seed, scene, mover=mover).run(200)
-        found += sim.troubles
-        if sim.counts["move"] > 1 and scene.bad is not None:
-            found.append("a bad version went on")
-        if sim.outcome() not in ("done", "rolled back"):
-            found.append(sim.outcome())
-    return found
+@pytest.mark.parametrize("name", sorted(BROKEN))
+def test_a_rule_that_is_broken_is_noticed(name: str) -> None:
+    assert any(trial(name, seed) for seed in range(BROKEN[name].allowed))
 
 
-class Careless(Mover):
-    """Moves whatever the gate says."""
-
-    def step(self, picture: Picture, running: Running | None, now_ms: int) -> tuple[Statement | None, float]:
-        if picture.st(self.me) in (St.WAIT, St.TURN):
-            return Statement(picture.order.gen, St.MOVE, now_ms), now_ms
-        return super().step(picture, running, now_ms)
-
-
-def test_a_gate_that_is_ignored_is_noticed() -> None:
-    assert outcome_with(Careless, Scene(plan=FAST, bad=lambda number: True))
-
-
-class Silent(Mover):
-    """Never says a halt."""
-
-    def _halting(self, picture: Picture, said: Statement | None, now_ms: int) -> Statement | None:
-        return None
-
-
-def test_a_halt_that_nobody_says_does_not_stick() -> None:
-    sim = Rolling(6, Scene(plan=FAST), mover=Silent)
-    while not any(node.gen == 2 for node in sim.nodes):
-        sim.run(sim.world.now + 0.2)
-    sim.fall(next(node for node in sim.nodes if node.gen == 2), back_s=10)
-    sim.run(200)
-    assert sim.outcome() != "rolled back" or sim.counts["move"] > 1
+@pytest.mark.parametrize(("bad", "falls"), [(True, False), (False, True)])
+def test_nothing_is_noticed_of_the_true_rules(bad: bool, falls: bool) -> None:
+    assert [wrong(seed, bad=bad, falls=falls) for seed in range(5)] == [None] * 5

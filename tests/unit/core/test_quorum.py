@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import pytest
-from linear import Operation, linearizable
 
 from mesh.core import quorum
 from mesh.core.quorum import (
@@ -40,6 +39,7 @@ from mesh.core.voters import (
     to_value,
 )
 from mesh.errors import PeerError, UsageError
+from mesh.sim.linear import Operation, linearizable
 
 A, B, C, D = (bytes([n]) * 16 for n in range(4))
 SEAT = b"s" * 16
