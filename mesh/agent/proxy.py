@@ -120,7 +120,9 @@ class RoutedRelay(WebRelay):
         if isinstance(kept, RoutedLeg):
             kept.connection.again()
             return kept
-        connection = await self._router.connect(way.name, source=self._source, tried=way.tried, first=picked)
+        connection = await self._router.connect(
+            way.name, source=self._source, tried=way.tried, first=picked, proof=False
+        )
         return RoutedLeg(connection)
 
     def may_retry(self, way: Way) -> bool:

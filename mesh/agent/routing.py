@@ -40,6 +40,7 @@ class Connection:
 
     def answered(self, after_s: float) -> None:
         """The service began to answer."""
+        self._router.answered(self.picked)
         if self._usage is not None:
             self._usage.answered(after_s)
 
@@ -73,6 +74,7 @@ class Router(Picker):
         deadline_s: float = CONNECT_S,
         tried: Sequence[str] = (),
         first: Picked | None = None,
+        proof: bool = True,
     ) -> Connection:
         """A connection with an instance.
 
@@ -80,6 +82,7 @@ class Router(Picker):
             source: address and port of the program that calls, for the service and for `hash`.
             tried: instances that are not to be taken again.
             first: one that has been picked already.
+            proof: that it connects shows that it works; else its answer has to (`Connection.answered`).
 
         Raises:
             NoInstances, Denied, Unreachable, TimedOut: it cannot be had, and why.
@@ -106,7 +109,7 @@ class Router(Picker):
                 break
             share_s = left_s if attempt == ATTEMPTS_MAX - 1 else min(left_s, max(ATTEMPT_S, left_s / 4))
             try:
-                return await self.reach(picked, source, share_s)
+                return await self.reach(picked, source, share_s, proof=proof)
             except (Denied, UsageError):
                 raise
             except MeshError as error:
@@ -114,7 +117,9 @@ class Router(Picker):
                 out.append(picked.candidate.key)
         raise last or TimedOut(f"no connection with {name[:80]} within {deadline_s:.1f} s")
 
-    async def reach(self, picked: Picked, source: tuple[str, int], deadline_s: float) -> Connection:
+    async def reach(
+        self, picked: Picked, source: tuple[str, int], deadline_s: float, *, proof: bool = True
+    ) -> Connection:
         """A connection with this instance. What comes of it is remembered."""
         key, began = picked.candidate.key, self._now()
         self.breaker.begun(key, began)
@@ -124,7 +129,8 @@ class Router(Picker):
             pipe = await self._open(picked, source, deadline_s)
             now = self._now()
             usage.answered(now - began)
-            self.answered(picked)
+            if proof:
+                self.answered(picked)
             stands = True
             return Connection(self, pipe, picked, usage)
         except (Denied, UsageError):

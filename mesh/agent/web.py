@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 HEAD_BYTES_MAX = 64 << 10
 KEPT_MAX = 16
 ATTEMPTS_MAX = 3
+# What an instance says that cannot do its work; other faults (500) may be the request's own.
+_UNWELL = (502, 503, 504)
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
 _REASONS = {
     400: "Bad Request",
@@ -103,7 +105,7 @@ class Leg:
         """The instance began to answer."""
 
     def failed(self) -> None:
-        """The instance broke before it answered."""
+        """The instance broke before it answered, or says that it cannot do its work."""
 
     def ended(self) -> None:
         """The request is over, however."""
@@ -360,7 +362,10 @@ class WebRelay(ABC):
                 if event.status_code == 101:
                     return True
             elif isinstance(event, h11.Response):
-                leg.answered(trio.current_time() - leg.begun)
+                if event.status_code in _UNWELL:
+                    leg.failed()
+                else:
+                    leg.answered(trio.current_time() - leg.begun)
                 await self._to_near(self._said(cleaned(event)))
             elif isinstance(event, h11.Data):
                 await self._to_near(self._said(h11.Data(data=bytes(event.data))))

@@ -224,6 +224,17 @@ async def test_a_request_that_is_safe_to_repeat_goes_elsewhere_when_an_instance_
     assert (await front.ask(post)).startswith(b"HTTP/1.1 502")
 
 
+async def test_an_instance_that_says_it_is_unwell_is_left_alone(front: Front) -> None:
+    unwell = speaking(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+    nodes, program = front.town.nodes, front.town.program
+    front.town.catalogue.put(
+        nodes[1].offer("orders", program(unwell)), nodes[2].offer("orders", program(web))
+    )
+    said = [(await front.get("/orders/"))[9:12] for _ in range(12)]
+    assert said.count(b"503") == 3
+    assert set(said[6:]) == {b"200"}
+
+
 async def test_an_instance_that_is_not_there_is_a_bad_gateway(front: Front) -> None:
     front.town.catalogue.put(front.town.nodes[1].offer("orders", free_port()))
     assert (await front.get("/orders/")).startswith(b"HTTP/1.1 502")
