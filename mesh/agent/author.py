@@ -173,6 +173,9 @@ class Author:
                 self.fences[scope].rewound(log, self.aid, now_ms)
                 txn.put_meta(FENCE_META + scope, codec.encode(msgspec.to_builtins(self.fences[scope])))
                 self._write(txn, scope, log, statements, None)
+            # A restart must not find the ceiling of the wrong time, and go on from there.
+            ceiling = max(self.clock.last + hlc_of(1), hlc_of(now_ms + CEILING_AHEAD_MS))
+            txn.put_meta(CEILING_META, ceiling.to_bytes(8, "big"))
             return sum(map(len, said.values()))
 
         again = await self.store.write(job)

@@ -32,7 +32,7 @@ from mesh.agent.storecare import StoreCare
 from mesh.config import Config, timing
 from mesh.core import policy, sync, vitals
 from mesh.core.admission import Directory
-from mesh.core.clock import FUTURE_MS_MAX, too_far_ahead
+from mesh.core.clock import FUTURE_MS_MAX, hlc_of, too_far_ahead
 from mesh.core.collect import answer_strays
 from mesh.core.evidence import ADMIT, PREFIXES, path_of
 from mesh.core.judgement import Verdict
@@ -223,6 +223,7 @@ class Node:
         """Our clock was ahead, beyond what others accept: `core/rewind.py`."""
         again = await self.author.rewind()
         self.spread.machine.reload()
+        self.vitality.drive.handle(vitals.Rewound(hlc_of(self.now_ms())))
         self.vitality.say_again()
         self.alarm("clock", self.me, f"the clock was ahead; {again} own records were said again")
         for session in list(self.links.sessions.values()):

@@ -33,7 +33,7 @@ class Digest:
     def __init__(self, *, with_fp: bool = True) -> None:
         self._with_fp = with_fp
         self._sums = [0] * BUCKETS
-        self._shares: list[dict[bytes, int]] = [{} for _ in range(BUCKETS)]
+        self._shares: dict[int, dict[bytes, int]] = {}
         self._root: bytes | None = None
 
     def update(self, aid: bytes, head: int, fp: int) -> None:
@@ -46,15 +46,16 @@ class Digest:
             return
         share = _share(aid, head, fp if self._with_fp else 0)
         bucket = aid[0]
-        old = self._shares[bucket].get(aid, 0)
+        shares = self._shares.setdefault(bucket, {})
+        old = shares.get(aid, 0)
         if share != old:
-            self._shares[bucket][aid] = share
+            shares[aid] = share
             self._sums[bucket] = (self._sums[bucket] - old + share) & _MASK
             self._root = None
 
     def remove(self, aid: bytes) -> None:
         """Leave an author out."""
-        old = self._shares[aid[0]].pop(aid, None)
+        old = self._shares.get(aid[0], {}).pop(aid, None)
         if old is not None:
             self._sums[aid[0]] = (self._sums[aid[0]] - old) & _MASK
             self._root = None
@@ -80,7 +81,7 @@ class Digest:
 
     def authors_in(self, buckets: Iterable[int]) -> list[bytes]:
         """Authors in these buckets, ascending."""
-        return sorted(aid for bucket in buckets for aid in self._shares[bucket])
+        return sorted(aid for bucket in buckets for aid in self._shares.get(bucket, ()))
 
 
 def _sums_in(buckets: bytes) -> list[int] | None:

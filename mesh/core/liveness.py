@@ -72,6 +72,7 @@ from mesh.core.vitals import (
     PublishLease,
     RedialFinished,
     RemoteReported,
+    Rewound,
     State,
     StatusSet,
 )
@@ -265,6 +266,8 @@ class Liveness:
                 self._doubt(seconds, t, now)
             case RemoteReported(aid, state):
                 self.board.report(aid, state, t, out)
+            case Rewound(top):
+                self.board.rewound(top)
             case ForcedOut(aid, inc):
                 if aid == self.me:
                     self._accused(inc)

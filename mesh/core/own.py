@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from mesh.core import tally
+from mesh.core.clock import too_far_ahead
 from mesh.core.floors import collected, gc_order, gc_slot, immortal, is_gc, outlived
 from mesh.core.log import Log
 from mesh.core.record import Kind, Op, Record
@@ -66,9 +67,12 @@ def own_live_offered(log: Log, me: bytes, records: Sequence[Record], now_ms: int
 
     Its clock may have run ahead of our wall clock, pulled along by others. Until our stamps are above it, the
     peer takes nothing that we say for new: we would be dead to it until our clock has caught up.
+
+    What lies beyond the bound is left alone. It is of a time when our clock was wrong, kept by a peer whose
+    clock still is; whoever goes on above it is refused by all others for good.
     """
     head = log.author(me).head
-    unknown = [rec for rec in records if rec.hlc > head]
+    unknown = [rec for rec in records if rec.hlc > head and not too_far_ahead(rec.hlc, now_ms)]
     return Own(unknown, []) if unknown else None
 
 

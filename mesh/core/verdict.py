@@ -47,6 +47,7 @@ class Board:
         self._recheck = FOREVER
         self._several = False
         self._zone = place.zone
+        self._zone_members = 0
         self.join(me, place, 0.0)
 
     @property
@@ -70,6 +71,7 @@ class Board:
         if member is None:
             member = Member(aid, place, State.REGISTERING, t, t)
             self.members[aid] = member
+            self._zone_members += not self.remote(member)
             if aid == self.me:
                 member.state = State.ALIVE
             elif not self.remote(member):
@@ -86,8 +88,9 @@ class Board:
 
     def remove(self, aid: bytes) -> None:
         """Forget a member whose card is gone."""
-        if aid == self.me or self.members.pop(aid, None) is None:
+        if aid == self.me or aid not in self.members:
             return
+        self._zone_members -= not self.remote(self.members.pop(aid))
         self._leaving.pop(aid, None)
         self._open.pop(aid, None)
         for overlay in (self._near, self._settled, self._full):
@@ -145,7 +148,7 @@ class Board:
 
     def lease_s(self) -> float:
         """T: at most 33 renewals per second in the zone."""
-        return max(self.config.lease_s, len(self.members) / LEASES_PER_SECOND_MAX)
+        return max(self.config.lease_s, self._zone_members / LEASES_PER_SECOND_MAX)
 
     # --- what arrives ---
 
@@ -227,6 +230,12 @@ class Board:
             self._end(member, state, "summary", (), t, out)
         else:
             self._rise(member, "summary", t, out, state)
+
+    def rewound(self, top: int) -> None:
+        """Our clock was ahead: leases above `top`, of others whose clocks were too, are not the newest."""
+        for member in self.members.values():
+            if member.hlc > top:
+                member.hlc = 0
 
     def force_out(self, aid: bytes, inc: int, t: float, out: list[Action]) -> None:
         """An operator's word turns a dead member into one that has left."""

@@ -225,6 +225,12 @@ class RemoteReported(Event, frozen=True):
     state: State
 
 
+class Rewound(Event, frozen=True):
+    """Our clock was ahead and was set back: what we hold of leases above this stamp was of a wrong time."""
+
+    top: int
+
+
 class ForcedOut(Event, frozen=True):
     """An operator declared a dead member to have left, up to this incarnation."""
 

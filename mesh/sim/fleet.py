@@ -35,6 +35,8 @@ from mesh.sim.world import World
 
 MESH_ID = b"simulated mesh 1"
 AWAKE_S = 10.0
+SMALL, LOOK_EVERY_S = 200, 0.1
+FEW = 3
 FALLS, RISES = ("kill", "power cut", "freeze"), ("start", "resume")
 Builder = Callable[[Node, random.Random], Liveness]
 
@@ -61,6 +63,7 @@ class Fleet:
         places: zone and duties per node; all in one zone by default.
         liveness: the machine's class, so that a broken variant can be switched in.
         parts: all the rules, where more than this one is broken.
+        shared: nodes share what never changes of their views (`_cards`).
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Fleet:
         places: Sequence[Place] | None = None,
         liveness: type[Liveness] | None = None,
         parts: Parts | None = None,
+        shared: bool = False,
     ) -> None:
         self.world = World()
         self.rng = random.Random(seed)
@@ -95,6 +99,9 @@ class Fleet:
         self.lines: Callable[[float, str, int, str], None] | None = None
         self.nodes: list[Node] = []
         self.number: dict[bytes, int] = {}
+        self._zone_of: dict[str, list[Node]] = {}
+        self.shared = shared
+        self._looked_at = float("-inf")
         self.orphans: list[tuple[int, Pipe]] = []
         self.changes: list[Change] = []
         self.false_dead: list[Change] = []
@@ -109,6 +116,8 @@ class Fleet:
             node = Node(self, aid, places[index] if places else Place("default"), seed)
             self.number[aid] = node.number
             self.nodes.append(node)
+            self._zone_of.setdefault(node.place.zone, []).append(node)
+        self._able = [node for node in self.nodes if node.place.gateway]
 
     def build(self, node: Node, rng: random.Random) -> Liveness:
         """A machine for a node's new life."""
@@ -141,24 +150,37 @@ class Fleet:
 
     def start(self, numbers: Iterable[int] | None = None, *, spread_s: float = 0.0) -> None:
         """Start processes, at once or evenly over some time."""
-        cards = tuple((node.aid, node.place) for node in self.nodes)
         chosen = list(range(len(self.nodes)) if numbers is None else numbers)
         for index, number in enumerate(chosen):
             self._adopt_orphans(number)
             node = self.nodes[number]
             if not spread_s:
-                self._start(node, cards)
+                self._start(node)
                 continue
             delay = spread_s * index / max(1, len(chosen) - 1)
-            self.world.after(delay, lambda node=node: self._start(node, cards))  # type: ignore[misc]
+            self.world.after(delay, lambda node=node: self._start(node))  # type: ignore[misc]
         if spread_s:
             self.world.run(self.world.now + spread_s)
         self._stirred = True
 
-    def _start(self, node: Node, cards: tuple[tuple[bytes, Place], ...]) -> None:
+    def _start(self, node: Node) -> None:
         self.trace("start", node.number)
-        node.start(cards)
+        node.start(self._cards(node))
         self._stirred = True
+
+    def _cards(self, node: Node) -> tuple[tuple[bytes, Place], ...]:
+        """Whom a node knows as members.
+
+        Where views are shared: its own zone, and of the others those who can be gateways, if it can be one
+        itself; else those of one other zone, by which it knows that there are several. Nobody looks at the
+        rest of the table but to answer users, and that answer is the same everywhere (`Run` holds it).
+        """
+        if not self.shared:
+            return tuple((other.aid, other.place) for other in self.nodes)
+        far = self._able if node.place.gateway else self._able[:FEW]
+        near = self._zone_of[node.place.zone]
+        known = [*near, *(other for other in far if not node.near(other))]
+        return tuple((other.aid, other.place) for other in known)
 
     def _adopt_orphans(self, number: int) -> None:
         """A rebooted kernel answers segments of streams it does not know with a reset."""
@@ -249,12 +271,15 @@ class Fleet:
             Seconds it took; infinity if it did not hold within the limit.
         """
         begin = self.world.now
+        look_every_s = 0.0 if len(self.nodes) <= SMALL else LOOK_EVERY_S
 
         def stop() -> bool:
-            stirred, self._stirred = self._stirred, False
-            return stirred and holds()
+            if not self._stirred or self.world.now < self._looked_at + look_every_s:
+                return False
+            self._stirred, self._looked_at = False, self.world.now
+            return holds()
 
-        if holds() or self.world.run(begin + limit_s, stop):
+        if holds() or self.world.run(begin + limit_s, stop) or (look_every_s and holds()):
             return self.world.now - begin
         return float("inf")
 
@@ -279,7 +304,7 @@ class Fleet:
         return all(
             node.agrees(other, reachable=self.reaches(node.number, other.number))
             for node in self.running()
-            for other in self.nodes
+            for other in self._zone_of[node.place.zone]
             if other is not node
         )
 

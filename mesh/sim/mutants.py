@@ -25,8 +25,7 @@ from mesh.core.neighbour import Neighbour
 from mesh.core.prober import Prober
 from mesh.core.record import Record
 from mesh.core.rings import Place
-from mesh.core.tidings import Action as SpreadAction
-from mesh.core.tidings import DeltaVerified, Key
+from mesh.core.tidings import Key
 from mesh.core.verdict import Board
 from mesh.core.vitals import Action
 from mesh.errors import UsageError
@@ -37,6 +36,7 @@ from mesh.sim.parts import Parts
 from mesh.sim.run import Run
 from mesh.sim.scenario import Scenario, load
 from mesh.sim.summary import Summary
+from mesh.wire.messages import Root
 
 # -- broken liveness ------------------------------------------------------------------------------------
 
@@ -97,11 +97,6 @@ class BelievesTheUnsteady(Board):
         return super()._revives(member, msgspec.structs.replace(lease, steady=True), t)
 
 
-class TakesAnEqualIncarnation(Board):
-    def _revives(self, member: Member, lease: Lease, t: float) -> bool:
-        return super()._revives(member, msgspec.structs.replace(lease, inc=lease.inc + 1), t)
-
-
 class NeverLate(Liveness):
     def _take_off(self, late: float, now: float) -> None:
         return
@@ -127,15 +122,6 @@ class RaisesOthers(Board):
 # -- broken dissemination -------------------------------------------------------------------------------
 
 
-class SkipsHoles(Dissemination):
-    """Takes every delta as if nothing were missing before it."""
-
-    def _delta(self, event: DeltaVerified, now: float, out: list[SpreadAction]) -> None:
-        known = self._head(event.delta.scope, event.delta.aid)
-        delta = msgspec.structs.replace(event.delta, since=min(event.delta.since, known))
-        super()._delta(msgspec.structs.replace(event, delta=delta), now, out)
-
-
 class NeverWants(Dissemination):
     """Hears of more, and does not ask for it."""
 
@@ -149,12 +135,8 @@ class NeverCompares(Dissemination):
     def _send_buckets(self, link: Neighbour, scope: str, now: float) -> None:
         return
 
-
-class ServesFromMemory(Dissemination):
-    """Answers a want from what it believes to have sent, not from what is asked."""
-
-    def _want_received(self, link: Neighbour, key: Key, since: int) -> None:
-        super()._want_received(link, key, max(since, link.sent.get(key, 0)))
+    def _root_received(self, link: Neighbour, message: Root, now: float) -> None:
+        return
 
 
 class BelievesTheOldest(Summary):
@@ -220,12 +202,6 @@ def _probing() -> list[Mutant]:
             machine(board=BelievesTheUnsteady),
         ),
         make(
-            "equal-incarnation",
-            "an equal incarnation refutes",
-            "flap",
-            machine(board=TakesAnEqualIncarnation),
-        ),
-        make(
             "never-late", "accuses though it slept itself", "suspend", Parts(liveness=NeverLate), quick=True
         ),
         make("never-asks", "accuses without asking others", "one-way", machine(NeverAsks), quick=True),
@@ -269,13 +245,6 @@ def _spreading() -> list[Mutant]:
     make = Mutant
     return [
         make(
-            "skips-holes",
-            "takes every delta as complete",
-            "quick",
-            Parts(dissemination=SkipsHoles),
-            quick=True,
-        ),
-        make(
             "never-wants",
             "does not ask for what it hears of",
             "quick",
@@ -283,9 +252,12 @@ def _spreading() -> list[Mutant]:
             quick=True,
         ),
         make(
-            "never-compares", "compares no digests", "quick", Parts(dissemination=NeverCompares), quick=True
+            "never-compares",
+            "compares no digests",
+            "stragglers",
+            Parts(dissemination=NeverCompares),
+            quick=True,
         ),
-        make("serves-from-memory", "answers wants by belief", "quick", Parts(dissemination=ServesFromMemory)),
         make("oldest-summary", "believes a zone's oldest word", "zones", Parts(organs=(BelievesTheOldest,))),
     ]
 
@@ -305,7 +277,15 @@ def _agreeing() -> list[Mutant]:
 
 
 # First seeds known to catch each of the model's wrong rules.
-MODEL_SEEDS: dict[str, int] = {}
+MODEL_SEEDS = {
+    "collects-without-reissue": 0,
+    "drops-pulls-below-floor": 6,
+    "expired-is-absent": 0,
+    "floor-whatever-is-freed": 0,
+    "head-after-list": 91,
+    "ignores-strays": 8,
+    "newest-floor": 30,
+}
 
 
 def yard() -> list[Mutant]:

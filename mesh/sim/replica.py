@@ -26,6 +26,7 @@ from mesh.core.floors import gc_floor, is_gc
 from mesh.core.log import Log
 from mesh.core.record import LIVE, MESH, SCOPES, Kind, Record, scope_tag
 from mesh.core.rewind import rewind
+from mesh.core.vitals import Rewound
 from mesh.errors import PeerError
 from mesh.sim.disk import DURABLE, CheckedLog, Writer
 from mesh.wire.messages import Delta
@@ -377,6 +378,7 @@ class Replica:
                 self.fleet.checks.set_back(self.tags[scope], self.me, self.logs[scope].author(self.me).head)
                 self.disk.fences[scope].rewound(self.logs[scope], self.me, now_ms)
                 self._write(scope, statements, again=True)
+            self.disk.ceiling = max(self.clock.last + hlc_of(1), hlc_of(now_ms + CEILING_AHEAD_MS))
             for aid, _ in list(self.live.authors()):
                 self.live.drop_author(aid)
             self.fleet.checks.set_back(self.tags[LIVE], self.me, 0)
@@ -387,4 +389,5 @@ class Replica:
 
     def _restart_links(self) -> None:
         self.machine.reload()
+        self.node.feed(Rewound(hlc_of(self.node.now_ms())))
         self.node.close_all()

@@ -63,3 +63,21 @@ async def test_a_node_that_starts_again_and_again_does_not_run_ahead_of_the_time
             stamps += await said(author, 1)
     assert stamps == sorted(set(stamps))
     assert unix_ms_of(stamps[-1]) < NOW_MS + FUTURE_MS_MAX / 2
+
+
+async def test_a_restart_does_not_go_on_from_the_ceiling_of_a_clock_that_was_set_back(tmp_path: Path) -> None:
+    ahead_ms = 3_600_000
+    settings = Settings(ballast_bytes=0, map_bytes=64 << 20)
+    clock = [NOW_MS + ahead_ms]
+    store = Store.open(tmp_path / "s", mesh_id=MESH_ID, zone="default", settings=settings)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(store.run)
+        author = Author(store, KEY, MESH_ID, "default", lambda: clock[0])
+        await said(author, 2)
+        clock[0] = NOW_MS
+        assert await author.rewind() == 2
+        nursery.cancel_scope.cancel()
+    store.close()
+    async with life(tmp_path / "s") as author:
+        (stamp,) = await said(author, 1)
+    assert unix_ms_of(stamp) <= NOW_MS + FUTURE_MS_MAX

@@ -313,3 +313,22 @@ def test_nothing_is_due_in_the_past_after_a_tick(number: int) -> None:
         t = max(t, bench.board.due())
         bench.tick(t)
         assert bench.board.due() > t
+
+
+def test_a_lease_from_a_wrong_future_hides_no_later_one_once_the_clock_is_right() -> None:
+    bench = Bench(4)
+    right, wrong = bench.hlc, bench.hlc << 1
+    bench.hlc = wrong
+    bench.lease(bench.aids[1], 1, 1.0)
+    bench.board.rewound(right + 100)
+    bench.hlc = right
+    bench.lease(bench.aids[1], 1, 50.0)
+    assert bench.board.members[bench.aids[1]].fresh == 50.0
+
+
+def test_leases_are_spaced_by_the_members_of_the_zone_not_of_the_mesh() -> None:
+    bench = Bench(4)
+    dice = random.Random(2)
+    for _ in range(2000):
+        bench.board.join(dice.randbytes(16), Place("elsewhere"), 0.0)
+    assert bench.board.lease_s() == LAN.lease_s
