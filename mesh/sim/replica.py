@@ -85,6 +85,12 @@ class Replica:
         self._own_parts: dict[tuple[bytes, str], list[Record]] = {}
         self._wake_at = float("inf")
         self._depth = 0
+        self.rewinding = False
+
+    @property
+    def newest(self) -> int:
+        """The newest stamp of our own, in any scope."""
+        return max(log.author(self.me).head for log in self.logs.values())
 
     def _read(self, scope: str) -> AbstractContextManager[Log]:
         return self._snapshots[scope]
@@ -367,6 +373,7 @@ class Replica:
 
     def take_back_the_future(self) -> None:
         """Our clock was ahead beyond what others accept."""
+        self.rewinding = True
 
         def job() -> Callable[[], None]:
             now_ms = self.node.now_ms()
@@ -388,6 +395,7 @@ class Replica:
         self.writer.submit(job)
 
     def _restart_links(self) -> None:
+        self.rewinding = False
         self.machine.reload()
         self.node.feed(Rewound(hlc_of(self.node.now_ms())))
         self.node.close_all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh.core.clock import FUTURE_MS_MAX
+from mesh.core.clock import too_far_ahead
 from mesh.core.meshclock import MeshClock
 from mesh.wire.messages import Ping, Pong
 
@@ -65,9 +65,11 @@ class Timekeeper:
 
     def _adjust(self) -> None:
         node, self._due = self._node, False
-        before_ms, self._adjusted = self.clock.offset_ms, node.fleet.world.now
+        self._adjusted = node.fleet.world.now
         self.clock.adjust(node.wall_ms(), node.fleet.world.now)
-        ahead = self.clock.offset_ms < before_ms - FUTURE_MS_MAX
-        if ahead and node.fleet.parts.takes_back and node.replica is not None:
+        if node.replica is None or not node.fleet.parts.takes_back:
+            return
+        agreed = self.clock.status(node.wall_ms(), node.fleet.world.now) in ("agreed", "two")
+        if agreed and too_far_ahead(node.replica.newest, node.now_ms()) and not node.replica.rewinding:
             node.fleet.trace("clock", node.number, "takes back the future")
             node.replica.take_back_the_future()
