@@ -102,19 +102,26 @@ class Leases:
         self._started = trio.Event()
         self._sessions: dict[bytes, Hold] = {}
         self._seen: OrderedDict[tuple[str, str], tuple[Lease, float]] = OrderedDict()
+        self._ended = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive all sessions, until cancelled."""
         async with trio.open_nursery() as self._nursery:
             self._started.set()
             task_status.started()
-            slept = slept_s()
-            while True:
-                await trio.sleep(SLEEP_CHECK_S)
-                before, slept = slept, slept_s()
-                if slept > before + SLEEP_CHECK_S / 10:
-                    for hold in list(self._sessions.values()):
-                        hold.wake()
+            try:
+                await self._notice_sleep()
+            finally:
+                self._ended = True
+
+    async def _notice_sleep(self) -> None:
+        slept = slept_s()
+        while True:
+            await trio.sleep(SLEEP_CHECK_S)
+            before, slept = slept, slept_s()
+            if slept > before + SLEEP_CHECK_S / 10:
+                for hold in list(self._sessions.values()):
+                    hold.wake()
 
     # -- for the agent ----------------------------------------------------------------------------------
 
@@ -198,8 +205,9 @@ class Leases:
         self._sessions.pop(hold.session, None)
         hold.lost.set()
         hold.wake()
-        for action in actions:
-            self._nursery.start_soon(self._perform, hold, action)
+        if not self._ended:
+            for action in actions:
+                self._nursery.start_soon(self._perform, hold, action)
 
     async def _drive(self, hold: Hold, on_lost: Callable[[Hold], None] | None) -> None:
         machine = hold.machine

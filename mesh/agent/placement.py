@@ -25,8 +25,6 @@ from mesh.agent.runtimes import supervisor_of
 from mesh.agent.table import Table
 from mesh.agent.workloads import Workloads
 
-LEAVE_S = 40.0
-
 
 class Placement:
     """See the module."""
@@ -51,7 +49,7 @@ class Placement:
         self.workloads = Workloads(node, certificates, table, self.orders, self.placer, rollouts, measured)
         self.logs = Logs(self.supervisor, calls, table)
         self.logs.where = lambda name: self.workloads.holders(name) or table.present()
-        members.before_leaving.append(lambda: self.supervisor.close(LEAVE_S))
+        members.before_leaving.append(self.placer.leave)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""

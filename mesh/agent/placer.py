@@ -21,7 +21,7 @@ from mesh.agent.events import Events
 from mesh.agent.exposing import Exposed
 from mesh.agent.instances import Status
 from mesh.agent.launching import launch_of, seat_named
-from mesh.agent.leases import Hold, Leases
+from mesh.agent.leases import Leases
 from mesh.agent.members import Members
 from mesh.agent.node import Node
 from mesh.agent.offering import Offering
@@ -30,6 +30,7 @@ from mesh.agent.ports import Ports
 from mesh.agent.sites import Sites
 from mesh.agent.supervisor import Supervisor
 from mesh.agent.table import Table
+from mesh.agent.tenure import Tenure
 from mesh.core import placing
 from mesh.core.claims import Claim, Seat, claim_path, decode_claim, encode, seat_of
 from mesh.core.placement import Placement
@@ -45,8 +46,7 @@ log = logging.getLogger(__name__)
 
 SETTLE_S, SETTLE_S_MAX = 1.0, 10.0
 LINGER_S = 0.3
-LEASE_WAIT_S = 10.0
-LEASE_AGAIN_S = 5.0
+MOVE_S, LEAVE_S = 8.0, 30.0
 REFRESH_S = 30.0
 DUPLICATES_MAX = 64
 
@@ -90,7 +90,6 @@ class Placer:
         self._node = node
         self._table = table
         self._events = events
-        self._leases = leases
         self.supervisor = supervisor
         self.orders = orders
         self.sites = Sites(node, table, members, supervisor.kinds(), self.give)
@@ -102,7 +101,7 @@ class Placer:
         self.duplicates: deque[tuple[int, Seat, tuple[bytes, ...], float]] = deque(maxlen=DUPLICATES_MAX)
         self._todo: deque[placing.Action] = deque()
         self._news = trio.Event()
-        self._holds: dict[Seat, Hold] = {}
+        self._tenure = Tenure(node, leases, supervisor, self.give)
         self._stopping: set[Seat] = set()
         self._started = False
         self._incarnation = node.vitality.machine.incarnation
@@ -165,6 +164,14 @@ class Placer:
                 while self._node.links.sessions and trio.current_time() < self._heard_at + SETTLE_S:
                     await trio.sleep_until(self._heard_at + SETTLE_S)
         self.give(placing.Settled())
+
+    async def leave(self) -> None:
+        """This node leaves the mesh: its work goes elsewhere first, and nothing is left running."""
+        await self.sites.close()
+        with trio.move_on_after(MOVE_S):
+            while self.runs:
+                await trio.sleep(0.05)
+        await self.supervisor.close(LEAVE_S)
 
     @staticmethod
     def now() -> float:
@@ -323,15 +330,16 @@ class Placer:
     def _act(self, action: placing.Action) -> None:
         match action:
             case placing.Run(seat=seat, gen=gen, epoch=epoch):
+                status = self.supervisor.state(str(seat))
+                if self.runs.get(seat) == (gen, epoch) and status is not None:
+                    self._supervised(status)  # it runs like this already, and nothing will tell us again
                 self.runs[seat] = (gen, epoch)
             case placing.Stop(seat=seat, why=why):
                 self._nursery.start_soon(self._stop, seat, why)
             case placing.Acquire(seat=seat, voters=voters):
-                self._nursery.start_soon(self._lease, seat, voters)
+                self._nursery.start_soon(self._tenure.hold, seat, voters)
             case placing.Release(seat=seat):
-                hold = self._holds.pop(seat, None)
-                if hold is not None:
-                    self._leases.release_nowait(hold)
+                self._nursery.start_soon(self._tenure.release, seat)
             case placing.Tell():
                 self._tell(action)
             case _:
@@ -364,7 +372,6 @@ class Placer:
         for seat in sorted(self.runs):
             spec = self.orders.specs().get(seat.name)
             if spec is not None:
-                hold = self._holds.get(seat)
                 launches.append(
                     launch_of(
                         seat,
@@ -372,7 +379,7 @@ class Placer:
                         self.runs[seat][1],
                         self._ports_of(seat, spec),
                         self._node.home.name,
-                        until_boot_s=hold.until if hold is not None else 0.0,
+                        until_boot_s=self._tenure.until(seat),
                     )
                 )
         self.supervisor.want(launches)
@@ -393,30 +400,3 @@ class Placer:
         if news:
             self._nursery.start_soon(self._ports.keep, list(self.runs))
         return found
-
-    # -- leases -----------------------------------------------------------------------------------------
-
-    async def _lease(self, seat: Seat, voters: str) -> None:
-        """Hold the lease of an exclusive instance, and let the instance live for as long as it is held."""
-        try:
-            hold = await self._leases.hold(
-                f"workload/{seat}",
-                wait_s=LEASE_WAIT_S,
-                quorum=voters,
-                on_lost=lambda hold: self._lost(seat, hold),
-            )
-        except MeshError as error:
-            self.give(placing.Unleased(seat, error.message, LEASE_AGAIN_S))
-            return
-        self._holds[seat] = hold
-        self.give(placing.Leased(seat, hold.token))
-        while self._holds.get(seat) is hold and not hold.lost.is_set():
-            self.supervisor.renew(str(seat), hold.until)
-            renewed = hold.renewed
-            with trio.move_on_after(1.0):
-                await renewed.wait()
-
-    def _lost(self, seat: Seat, hold: Hold) -> None:
-        if self._holds.get(seat) is hold:
-            del self._holds[seat]
-            self.give(placing.Unleased(seat, hold.why or "lost", LEASE_AGAIN_S))

@@ -56,6 +56,7 @@ class Sites:
         give: Callable[[AnyEvent], None],
     ) -> None:
         self._kinds = kinds
+        self._closed = False
         self._node = node
         self._table = table
         self._members = members
@@ -73,7 +74,7 @@ class Sites:
         settings = self._node.config.workloads
         return Offer(
             self.life_ms,
-            self._status() if settings.enabled else "away",
+            self._status() if settings.enabled and not self._closed else "away",
             self._kinds,
             settings.users,
             settings.dirs,
@@ -97,6 +98,11 @@ class Sites:
             return [] if held and held[0].val == value else [Statement(path, Kind.ALL, value)]
 
         await self._node.author.say(MESH, build)
+
+    async def close(self) -> None:
+        """Offer nothing any more."""
+        self._closed = True
+        await self.say_changes()
 
     async def say_changes(self) -> None:
         """Publish our offer when an order or the configuration has changed it."""

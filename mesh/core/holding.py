@@ -33,6 +33,8 @@ from mesh.core.rivals import Rivals
 from mesh.core.seating import NEVER, Held, Seating, Spec
 
 KEEPING = (Stage.CLAIM, Stage.RUN)
+# A node that leaves the mesh does not wait for as long as one that is drained.
+AWAY_S = 5.0
 
 
 class Desk:
@@ -162,9 +164,9 @@ class Holding:
             case Unleased(why=why, again_s=again_s):
                 self._asking[seat] = now + again_s
                 self._desk.wake(seat, now + again_s)
-                if mine is not None and mine.leased:
+                if mine is not None and (mine.leased or seat in self.found):
                     mine.leased = 0
-                    self.stop(seat, f"the lease is lost: {why}")
+                    self.stop(seat, f"there is no lease: {why}")
             case Stopped():
                 self._gone(seat, now)
             case Ran() if mine is not None and claim is not None and claim.st in KEEPING:
@@ -252,7 +254,8 @@ class Holding:
 
     def _leave(self, seat: Seat, claim: Claim, mine: Mine, rivals: list[Held], now: float) -> None:
         """Draining: stop when another one runs, or after a while."""
-        until = mine.since + self._config.drain_s
+        away = self._table.sites[self._me].offer.st == "away" if self._me in self._table.sites else False
+        until = mine.since + (AWAY_S if away else self._config.drain_s)
         replaced = any(self._table.runs(held.aid, held.claim) for held in rivals)
         if replaced or now >= until or mine.leased or not self._runs(seat):
             self.stop(seat, claim.why or "the node is drained")

@@ -159,7 +159,8 @@ def test_instances_move_when_their_node_dies_and_stay_when_it_returns(
 
 
 def test_a_clean_restart_of_an_agent_moves_nothing_and_its_instances_go_on(yard: Yard, first: Agent) -> None:
-    apply(first, name="app", replicas=3)
+    # A stop is believed to be one for 10 s; a busy machine may take longer to start an agent.
+    apply(first, name="app", replicas=3, failover_after_s=120)
     before = settled(yard, "app", 3)
     agent = busy(yard, "app")
     pids = sleepers(agent)
@@ -315,3 +316,33 @@ def test_after_a_power_cut_a_node_alone_starts_what_it_last_owned(yard: Yard, fi
             other.start()
     yard.agree()
     assert settled(yard, "app", 3) == before
+
+
+def holder(agent: Agent) -> tuple[str, int] | None:
+    """Node and token of the one instance of `writer` that runs."""
+    with agent.client() as client:
+        rows = [row for row in client.workload("writer")["instances"] if row["state"] == "running"]
+    return (rows[0]["node_name"], rows[0]["epoch"]) if len(rows) == 1 else None
+
+
+def test_an_exclusive_instance_keeps_its_token_through_a_restart_and_is_handed_over(
+    yard: Yard, first: Agent
+) -> None:
+    with first.client() as client:
+        if not client.quorums():
+            client.create_quorum("main", [agent.name for agent in yard.agents])
+    apply(first, name="writer", mode="exclusive", voters="main")
+    name, token = eventually(lambda: holder(first), "one node holds the lease and runs it")
+    agent = next(each for each in yard.agents if each.name == name)
+    pids = sleepers(agent)
+    assert agent.stop() == 0
+    agent.start()
+    yard.agree()
+    eventually(lambda: holder(agent) == (name, token), "the same node goes on under the same token")
+    assert sleepers(agent) == pids
+    assert first.ctl("node", "drain", name).returncode == 0
+    other, newer = eventually(lambda: (found := holder(first)) and found[0] != name and found, "handed over")
+    assert other != name
+    assert newer > token
+    assert not sleepers(agent)
+    assert first.ctl("node", "undrain", name).returncode == 0
