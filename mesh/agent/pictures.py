@@ -13,11 +13,10 @@ from mesh.agent.node import Node
 from mesh.agent.table import Table
 from mesh.core import policy, rollout
 from mesh.core.folds import everyone, register
-from mesh.core.log import Log
 from mesh.core.mover import Running
 from mesh.core.record import MESH
 from mesh.core.rollout import MOVED, Order, Picture, Plan, Target
-from mesh.core.vitals import State, StateChanged
+from mesh.core.vitals import GONE_FOR_NOW, State, StateChanged
 from mesh.errors import PeerError
 from mesh.store.store import Change
 
@@ -97,10 +96,18 @@ class Pictures:
                 if aid:
                     self._speakers.setdefault(ident, []).append(aid)
                 elif len(found) < ACTIVE_MAX:
-                    order = _order(slots, path, view, now_ms)
+                    record = register(view.visible(slots.slots(path)), now_ms)
+                    order = self._read(ident, record.val) if record is not None else None
                     if order is not None:
                         found[ident] = order
         self._orders = found
+
+    def _read(self, ident: str, value: Any) -> Order | None:
+        try:
+            return rollout.decode_order(value)
+        except PeerError as error:
+            self._node.alarm("rollout", self._node.me, f"rollout {ident[:80]}: {error.message}")
+            return rollout.unread(value)
 
     def newest(self, subject: str, after: int | None = None) -> tuple[str, Order] | None:
         """The newest order about a subject."""
@@ -124,19 +131,19 @@ class Pictures:
         aids |= {
             aid for aid, word in said.items() if word.gen == order.gen and (word.st in MOVED or word.halt)
         }
-        targets = [Target(aid, self._region(aid), self._fell(aid)) for aid in sorted(aids)]
+        targets = [self._target(aid) for aid in sorted(aids)]
         return Picture(ident, order, targets[: rollout.TARGETS_MAX], said)
+
+    def _target(self, aid: bytes) -> Target:
+        member = self._node.vitality.machine.board.members.get(aid)
+        state = State.ALIVE if aid == self._node.me else member.state if member is not None else State.LEFT
+        # A stop is no death: whoever stopped in order comes back soon.
+        fell_ms = self._fell_ms.setdefault(aid, self._node.now_ms()) if state in GONE_FOR_NOW else 0
+        return Target(aid, self._region(aid), fell_ms, state == State.REGISTERING)
 
     def _region(self, aid: bytes) -> str:
         labels = self._table.labels_of(aid)
         return labels.get("region") or labels.get("zone", "")
-
-    def _fell(self, aid: bytes) -> int:
-        """When a target was found dead, 0 for one that is not; a stop is no death, and comes back."""
-        member = self._node.vitality.machine.board.members.get(aid)
-        if aid == self._node.me or (member is not None and member.state in (State.ALIVE, State.SUSPECT)):
-            return 0
-        return self._fell_ms.setdefault(aid, self._node.now_ms())
 
     def _statements(self, ident: str, aids: Iterable[bytes]) -> dict[bytes, rollout.Statement]:
         found: dict[bytes, rollout.Statement] = {}
@@ -151,11 +158,3 @@ class Pictures:
                     except PeerError:
                         continue
         return found
-
-
-def _order(slots: Log, path: str, view: Any, now_ms: int) -> Order | None:
-    try:
-        found = register(view.visible(slots.slots(path)), now_ms)
-        return None if found is None else rollout.decode_order(found.val)
-    except PeerError:
-        return None

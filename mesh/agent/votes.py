@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CELLS_PER_PAGE = 200
+PROPOSER_BYTES_MAX, VALUE_BYTES_MAX = 64, 1024
 VOTE, FREEZE, ASK_SEAT = "sys/px.vote", "sys/px.freeze", "sys/px.seat"
 
 
@@ -100,6 +101,7 @@ class Votes:
     async def vote(self, call: Call) -> Any:
         """A prepare, an accept or a look."""
         ask = _convert(call.body, Ask)
+        _check_size(ask.message)
         denied = self._refusal(call.public, ask)
         if denied:
             return _pack(Barred(denied))
@@ -230,6 +232,15 @@ class Votes:
             txn.put_meta(_term_name(name), _dump(Term(known.gen, known.id)))
 
         await self._node.store.write(job, spare=True)
+
+
+def _check_size(message: Message) -> None:
+    """What a voter keeps for others is small. PeerError."""
+    if isinstance(message, Look):
+        return
+    value = message.value if isinstance(message, Accept) else None
+    if len(message.ballot.proposer) > PROPOSER_BYTES_MAX or len(codec.encode(value)) > VALUE_BYTES_MAX:
+        raise PeerError("a vote that is too large")
 
 
 def _prefix(name: str, set_id: bytes) -> str:

@@ -115,11 +115,17 @@ class Statement(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A node that is to be changed. `fell_ms`: when it was found dead, 0: it is alive."""
+    """A node that is to be changed.
+
+    Attributes:
+        fell_ms: when it was found dead; 0: it was not.
+        unheard: nothing was heard of it since we started: nobody waits for it, and it has not failed either.
+    """
 
     aid: bytes
     region: str = ""
     fell_ms: int = 0
+    unheard: bool = False
 
 
 class Gate(msgspec.Struct, frozen=True):
@@ -180,6 +186,17 @@ def decode_order(value: Any) -> Order:
         return msgspec.convert(value, Order)
     except msgspec.ValidationError as error:
         raise PeerError(f"a malformed rollout: {str(error)[:120]}") from None
+
+
+def unread(value: Any) -> Order | None:
+    """An order that this version cannot read, as one that never begins: nobody moves by a guess."""
+    if not isinstance(value, dict):
+        return None
+    known = {name: value.get(name) for name in ("gen", "subject", "before", "after", "at_ms")}
+    try:
+        return msgspec.convert({**known, "course": "pause"}, Order)
+    except msgspec.ValidationError:
+        return None
 
 
 def decode_statement(value: Any) -> Statement:
@@ -246,7 +263,12 @@ class Picture:
     @property
     def alive(self) -> list[Target]:
         """Targets that count: those that died before they moved do not."""
-        return [it for it in self.targets if not it.fell_ms or self.st(it.aid) == St.FAIL]
+        return [it for it in self.targets if self._counts(it, self.st(it.aid))]
+
+    def _counts(self, target: Target, st: St) -> bool:
+        if target.unheard and st in BEFORE:
+            return False
+        return not target.fell_ms or st == St.FAIL
 
     @property
     def failed(self) -> list[bytes]:
@@ -315,6 +337,8 @@ class Picture:
         return self._strategy(aid, now_ms)
 
     def _strategy(self, aid: bytes, now_ms: float) -> Gate:
+        if self.plan.strategy not in STRATEGIES:
+            return Gate(False, f"this node does not know the strategy {self.plan.strategy}")
         if self.plan.strategy == "canary":
             return self._canary(aid, now_ms)
         if self.plan.strategy == "gradual":

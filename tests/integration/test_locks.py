@@ -106,6 +106,43 @@ def test_a_killed_holder_is_followed_with_a_larger_token_when_its_lease_is_over(
     assert at - killed_at > TTL_S * 0.5
 
 
+class FileServer:
+    """What a lock guards: it remembers the largest token, and refuses smaller ones."""
+
+    def __init__(self) -> None:
+        self.token = 0
+        self.lines: list[str] = []
+
+    def write(self, token: int, line: str) -> bool:
+        if token < self.token:
+            return False
+        self.token = token
+        self.lines.append(line)
+        return True
+
+
+def test_a_writer_that_was_paused_for_three_leases_is_refused_by_its_old_token(agents: list[Agent]) -> None:
+    server = FileServer()
+    paused = agents[3]
+    with paused.client() as client, client.hold("jobs/w", ttl_s=TTL_S) as lines:
+        old = next(lines)
+        assert server.write(old["token"], "before")
+        paused.signal(signal.SIGSTOP)
+        try:
+            for number in range(3):
+                # Each waits the whole lease of the one before, which is given up without a word.
+                with agents[number % 2].client() as other:
+                    lease = other.acquire("jobs/w", ttl_s=TTL_S, wait_s=60)
+                    assert lease["token"] == old["token"] + 1 + number
+                    assert server.write(lease["token"], f"holder {number}")
+        finally:
+            paused.signal(signal.SIGCONT)
+        assert not server.write(old["token"], "late")
+        assert [line["state"] for line in lines][-1] == "lost"
+    assert server.lines == ["before", "holder 0", "holder 1", "holder 2"]
+    eventually(lambda: paused.states()["n1"] == "alive", "it is back among the others")
+
+
 def test_who_sees_no_majority_gets_none_and_loses_what_it_held(agents: list[Agent]) -> None:
     with agents[0].client() as client, client.hold("jobs/d", ttl_s=TTL_S) as lines:
         next(lines)
