@@ -85,7 +85,7 @@ class Keeper:
             workload=instance.partition("/")[0],
             runtime=self._kind,
             epoch=self._running.epoch if self._running else 0,
-            state="running" if self._running else "starting",
+            state="running" if self._running and not self._running.over else "starting",
             since_ms=now_ms(),
             adopted=adopted is not None,
             notes=self._running.notes if self._running else (),
@@ -218,7 +218,8 @@ class Keeper:
         if self._tried is None:
             self._tried = running.digest
             self._change(workload=self._launch.workload)
-            self._say("running", "adopted")
+            if not running.over:
+                self._say("running", "adopted")
         ends: list[Exit] = []
 
         async def wait() -> None:
@@ -237,8 +238,9 @@ class Keeper:
         """It ended without being asked, or did not start."""
         policy = self._launch.restart if self._launch else "never"
         row = self.status.row
-        what = restart.after(policy, good=exit_.good, lost=exit_.lost, ran_s=exit_.ran_s, row=row)
-        self._change(ends=self.status.ends + 1, usage=Usage(), cpu_cores=None)
+        taken = exit_.lost or exit_.asked  # asked: by an earlier life of the agent, or a stop of the device
+        what = restart.after(policy, good=exit_.good, lost=taken, ran_s=exit_.ran_s, row=row)
+        self._change(ends=self.status.ends + (not taken), usage=Usage(), cpu_cores=None)
         if fatal:
             self._say("failed", exit_.why)
         elif isinstance(what, restart.Over):

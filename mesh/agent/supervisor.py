@@ -116,7 +116,10 @@ class Supervisor:
         return keeper.status if keeper is not None else None
 
     def adopted(self) -> list[Running]:
-        """What an earlier life of the agent has started and nobody has spoken of yet (`want`), by name."""
+        """What an earlier life of the agent has started and nobody has spoken of yet (`want`), by name.
+
+        It may be `over` already.
+        """
         return [self._adopted[name].running for name in sorted(self._adopted)]
 
     async def drained(self) -> None:

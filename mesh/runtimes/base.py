@@ -225,11 +225,13 @@ class Running(Protocol):
     Attributes:
         instance, digest, epoch: of the launch that it came from.
         notes: limits that are not enforced on this device, and why.
+        over: it was over already when it was found.
     """
 
     instance: str
     digest: str
     epoch: int
+    over: bool
     notes: tuple[str, ...]
 
     async def wait(self) -> Exit:

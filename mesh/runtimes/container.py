@@ -130,7 +130,9 @@ class Containers:
                 instance = check_instance(str(labels.get(f"{LABEL}instance", "")))
                 name = self._name(instance)
                 if f"/{name}" in row.get("Names", []) or name in row.get("Names", []):
-                    found.append(Container(self._engine, name, Folder(self._root, instance), labels))
+                    over = row.get("State") not in ("running", "paused", "restarting")
+                    folder = Folder(self._root, instance)
+                    found.append(Container(self._engine, name, folder, labels, over=over))
         return sorted(found, key=lambda each: each.instance)
 
     def logs(self, instance: str, *, tail: int, follow: bool) -> AsyncGenerator[Line, None]:
@@ -181,7 +183,9 @@ def _host_config(launch: Launch, folder: Folder, places: dict[str, str]) -> dict
 class Container:
     """See `mesh.runtimes.base.Running`."""
 
-    def __init__(self, engine: Engine, name: str, folder: Folder, labels: dict[str, str]) -> None:
+    def __init__(
+        self, engine: Engine, name: str, folder: Folder, labels: dict[str, str], *, over: bool = False
+    ) -> None:
         self._engine = engine
         self._name = name
         self._folder = folder
@@ -191,6 +195,7 @@ class Container:
         epoch = str(labels.get(f"{LABEL}epoch", "0"))
         self.epoch = int(epoch) if epoch.isdigit() else 0
         self.notes: tuple[str, ...] = ()
+        self.over = over
         try:
             self._grace_s = float(labels.get(f"{LABEL}grace", "10"))
         except ValueError:

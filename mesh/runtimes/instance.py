@@ -42,6 +42,7 @@ class ProcessInstance:
         self.digest = state.digest
         self.epoch = state.epoch
         self.notes = state.notes
+        self.over = not folder.held()
         self._reap: set[int] = set()
 
     # -- end --------------------------------------------------------------------------------------------
@@ -161,6 +162,8 @@ def _exit(state: State) -> Exit:
     if state.phase != "over":
         if state.boot != boot_id():
             return Exit(lost=True, why="the device was restarted")
+        if state.phase == "starting":
+            return Exit(lost=True, why="its start was interrupted")
         return Exit(signal=signal.SIGKILL, why="its shim was killed", at_ms=state.began_ms)
     if state.left:
         why = f"left {state.left} processes behind, which were ended: keep the command in the foreground"

@@ -89,6 +89,7 @@ class Deployment:
         epoch = str(notes.get(f"{manifest.PREFIX}epoch", "0"))
         self.epoch = int(epoch) if epoch.isdigit() else 0
         self.notes: tuple[str, ...] = ()
+        self.over = False
 
     async def wait(self) -> Exit:
         """See `mesh.runtimes.base.Running`. A cluster that cannot be asked is asked again."""

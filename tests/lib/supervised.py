@@ -20,7 +20,10 @@ from mesh.runtimes.process import Processes
 
 def launch(epoch: int) -> Launch:
     """The instance that is supervised. `flock` hands its lock down to `sleep`."""
-    script = 'flock -n "$DIR_DATA/mine" sleep 100000 || { echo x >> "$DIR_DATA/doubled"; exec sleep 100000; }'
+    script = """
+        echo x >> "$DIR_DATA/starts"
+        flock -n "$DIR_DATA/mine" sleep 100000 || { echo x >> "$DIR_DATA/doubled"; exec sleep 100000; }
+    """
     return Launch(
         instance="app/0",
         workload="app",
