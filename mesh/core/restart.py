@@ -8,8 +8,8 @@
 What was taken away from it (`lost`: a reboot, or a stop by an agent that then died itself) was neither: it
 starts again at once, but for `never`, which must not run twice. The wait doubles from 1 s to 5 min with each
 end in a row, good or bad, so that a command that exits at once costs next to nothing; an instance that ran
-for 5 min begins at 1 s again (the bounds of Kubernetes' CrashLoopBackOff are 10 s and 5 min, after 10 min; ours
-begins earlier, because a neighbour waits for the work).
+for 5 min begins at 1 s again (Kubernetes: 10 s to 5 min, anew after 10 min; ours begins earlier, because a
+neighbour waits for the work).
 """
 
 from __future__ import annotations
