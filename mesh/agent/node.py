@@ -203,7 +203,8 @@ class Node:
         while True:
             now = trio.current_time()
             before_ms = self.clock.offset_ms
-            self.clock.adjust(self.wall_ms(), now)
+            if self.clock.adjust(self.wall_ms(), now):
+                self._ask_the_time()
             if self.clock.offset_ms < before_ms - FUTURE_MS_MAX or self._in_the_future(now):
                 await self._take_back_the_future()
             now_ms = self.now_ms()
@@ -229,11 +230,14 @@ class Node:
         for session in list(self.links.sessions.values()):
             await self.links.close(session.aid, "our clock was corrected")
 
+    def _ask_the_time(self) -> None:
+        for session in self.links.sessions.values():
+            session.ping(self.wall_ms())
+
     async def _ping(self) -> None:
         """Ask neighbours for the time, every PING_S; the answers also show the stream's round trip."""
         while True:
-            for session in list(self.links.sessions.values()):
-                session.ping(self.wall_ms())
+            self._ask_the_time()
             await trio.sleep(PING_S * self.rng.uniform(0.8, 1.2))
 
     # -- life -------------------------------------------------------------------------------------------
@@ -530,19 +534,10 @@ class Node:
         Raises:
             Denied: it is not (or no longer) a member.
         """
-        now_ms = self.now_ms() if self._knows_the_time() else None
-        welcome = self.directory.welcome(hello.cert, wire.public, now_ms)
+        known = self.clock.believable(self.wall_ms(), trio.current_time(), self.home.cert.exp_ms)
+        welcome = self.directory.welcome(hello.cert, wire.public, self.now_ms() if known else None)
         if welcome.admit:
             await self._admit(welcome.cert)
-
-    def _knows_the_time(self) -> bool:
-        """Whether others' certificates can be judged by our clock.
-
-        While nobody has told us the time, a clock by which our own certificate has run out is likely wrong.
-        And were it right, the others would refuse us.
-        """
-        status = self.clock.status(self.wall_ms(), trio.current_time())
-        return status != "unset" and not (status == "alone" and self.home.cert.exp_ms < self.wall_ms())
 
     def public_of_member(self, aid: bytes) -> bytes | None:
         """The public key of a member, None for everyone else, who is not spoken with."""

@@ -82,9 +82,13 @@ class MeshClock:
         middle = len(votes) // 2
         return votes[middle] if len(votes) % 2 else (votes[middle - 1] + votes[middle]) / 2
 
-    def adjust(self, wall_ms: int, now: float) -> None:
-        """Move the offset in use towards the target; call about once a second."""
-        self._notice_step(wall_ms, now)
+    def adjust(self, wall_ms: int, now: float) -> bool:
+        """Move the offset in use towards the target; call about once a second.
+
+        Returns:
+            Whether somebody set the wall clock, so that the neighbours should be asked at once.
+        """
+        stepped = self._notice_step(wall_ms, now)
         gap = self.target_ms(wall_ms, now) - self._offset_ms
         if self._moved_at is None or abs(gap) > STEP_MS:
             self._offset_ms += gap
@@ -93,17 +97,23 @@ class MeshClock:
             self._offset_ms += max(-most, min(most, gap))
         if self._samples:
             self._moved_at = now
+        return stepped
 
-    def _notice_step(self, wall_ms: int, now: float) -> None:
+    def _notice_step(self, wall_ms: int, now: float) -> bool:
         """Somebody set the wall clock: what was measured against it before says nothing any more.
 
-        A suspend looks the same, so the offset in use stays until the next answers come.
+        A suspend looks the same, and leaves the offset right. So until the next answers come that one is
+        used which is nearer to none: the one before, or the one with which mesh time goes on as it was. A clock
+        that was years off and was set right must not be corrected by those years once more.
         """
-        if self._seen is not None:
-            wall_before_ms, before = self._seen
-            if abs((wall_ms - wall_before_ms) - (now - before) * 1000) > STEP_MS:
-                self._samples.clear()
+        wall_before_ms, before = self._seen or (wall_ms, now)
+        step_ms = (wall_ms - wall_before_ms) - (now - before) * 1000
+        stepped = abs(step_ms) > STEP_MS
+        if stepped:
+            self._samples.clear()
+            self._offset_ms = min(self._offset_ms, self._offset_ms - step_ms, key=abs)
         self._seen = (wall_ms, now)
+        return stepped
 
     def now_ms(self, wall_ms: int) -> int:
         """Mesh time, unix milliseconds, for a reading of the own wall clock."""
@@ -113,6 +123,15 @@ class MeshClock:
     def offset_ms(self) -> float:
         """Offset in use."""
         return self._offset_ms
+
+    def believable(self, wall_ms: int, now: float, until_ms: int) -> bool:
+        """Whether others' certificates can be judged by this clock.
+
+        While nobody has told us the time, a clock by which our own certificate has run out (`until_ms`) is
+        likely wrong. And were it right, the others would refuse us.
+        """
+        status = self.status(wall_ms, now)
+        return status != "unset" and not (status == "alone" and until_ms < wall_ms)
 
     def status(self, wall_ms: int, now: float) -> str:
         """`unset`, `alone`, `two`, `disputed` (two clocks that differ beyond the bound) or `agreed`."""

@@ -79,3 +79,24 @@ def test_setting_the_wall_clock_drops_what_was_measured_against_it() -> None:
             clock.sample(name, now_ms - 50, now_ms - 25, now_ms, now=float(second))
         clock.adjust(now_ms, float(second))
     assert abs(clock.now_ms(now_ms) - now_ms) < 100
+
+
+def test_a_clock_that_was_years_off_and_is_set_right_is_not_corrected_by_those_years_again():
+    clock = MeshClock()
+    years_ms = 10 * 365 * 86_400_000
+    wrong_ms, now = BUILT_MS + 1_000_000 - years_ms, 0.0
+    for aid in (b"a", b"b"):
+        clock.sample(aid, wrong_ms, wrong_ms + years_ms, wrong_ms, now)
+    clock.adjust(wrong_ms, now)
+    assert clock.now_ms(wrong_ms) == wrong_ms + years_ms
+    right_ms = wrong_ms + years_ms + 1000
+    assert clock.adjust(right_ms, now + 1.0)
+    assert abs(clock.now_ms(right_ms) - right_ms) < 1000
+
+
+def test_a_suspend_leaves_mesh_time_as_the_wall_clock_tells_it():
+    clock = MeshClock()
+    clock.adjust(BUILT_MS, 0.0)
+    asleep_ms = 8 * 3_600_000
+    assert clock.adjust(BUILT_MS + asleep_ms, 1.0)
+    assert clock.now_ms(BUILT_MS + asleep_ms) == BUILT_MS + asleep_ms
