@@ -103,8 +103,8 @@ class MeshClock:
         """Somebody set the wall clock: what was measured against it before says nothing any more.
 
         A suspend looks the same, and leaves the offset right. So until the next answers come that one is
-        used which is nearer to none: the one before, or the one with which mesh time goes on as it was. A clock
-        that was years off and was set right must not be corrected by those years once more.
+        used which is nearer to none: the one before, or the one with which mesh time goes on as it was. A
+        clock that was years off and was set right must not be corrected by those years once more.
         """
         wall_before_ms, before = self._seen or (wall_ms, now)
         step_ms = (wall_ms - wall_before_ms) - (now - before) * 1000
