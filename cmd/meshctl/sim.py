@@ -218,8 +218,19 @@ _NAME = arg("scenario", metavar="NAME|FILE", help="a scenario of `meshctl sim li
 
 COMMANDS: Commands = {
     "sim": (
-        Verb("list", ls, "list the scenarios that come with mesh"),
-        Verb("show", show, "print a scenario's file, as a beginning for one's own", (_NAME,)),
+        Verb(
+            "list",
+            ls,
+            "list the scenarios that come with mesh",
+            examples=(("meshctl sim list", "what is there to run?"),),
+        ),
+        Verb(
+            "show",
+            show,
+            "print a scenario's file, as a beginning for one's own",
+            (_NAME,),
+            examples=(("meshctl sim show quick > mine.toml", "to change"),),
+        ),
         Verb(
             "run",
             run,
@@ -259,6 +270,7 @@ COMMANDS: Commands = {
                     help="show from this virtual time on",
                 ),
             ),
+            examples=(("meshctl sim replay t.json --step", "look at a failure, line by line"),),
         ),
         Verb(
             "mutants",
@@ -268,6 +280,7 @@ COMMANDS: Commands = {
                 arg("name", nargs="*", metavar="MUTANT", help="these only"),
                 arg("--quick", action="store_true", help="those that are found in a second or two"),
             ),
+            examples=(("meshctl sim mutants --quick", "would the simulator notice?"),),
         ),
     ),
 }

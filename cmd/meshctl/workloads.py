@@ -284,6 +284,6 @@ COMMANDS: Commands = {
             (arg("rule", metavar="RULE", help="its name"),),
             examples=(("meshctl admission delete no-root", "allow it again"),),
         ),
-        TEST,
+        TEST._replace(examples=(("meshctl admission test app.toml", "would it be admitted?"),)),
     ),
 }
