@@ -79,6 +79,8 @@ class Summary:
 
     def _changed(self, changes: list[Change]) -> None:
         paths = {change.path for change in changes if change.scope == MESH and change.path.startswith(PREFIX)}
+        if self._path in paths:
+            self._moved.set()  # what another gateway said of our zone may have to be set right
         for path in sorted(paths):
             self._read(path)
 

@@ -39,6 +39,9 @@ class Summary:
 
     def changed(self, change: StateChanged) -> None:
         """A member's state changed in our view."""
+        self._stir()
+
+    def _stir(self) -> None:
         if self._due == float("inf"):
             self._due = max(self._node.fleet.world.now, self._said_at + EVERY_S)
 
@@ -64,12 +67,16 @@ class Summary:
         members = [member for member in machine.board if member.place.zone == self._node.place.zone]
         states = {m.aid: "alive" if m.aid == mine else str(m.state) for m in members}
         value = {"states": dict(sorted(states.items()))}
-        held = next((rec for rec in log.slots(self._path) if rec.aid == mine), None)
-        return [] if held is not None and held.val == value else [Statement(self._path, Kind.ALL, value)]
+        newest = max(
+            (r for r in log.slots(self._path) if r.op == Op.PUT), key=lambda r: r.order, default=None
+        )
+        return [] if newest is not None and newest.val == value else [Statement(self._path, Kind.ALL, value)]
 
     def stored(self, scope: str, records: list[Record]) -> None:
         """The word of another zone came."""
         if scope == MESH:
+            if any(rec.path == self._path and rec.aid != self._node.aid for rec in records):
+                self._stir()  # what another gateway said of our zone may have to be set right
             paths = {rec.path for rec in records if rec.path.startswith(PREFIX) and rec.path != self._path}
             for path in sorted(paths):
                 self._read(path)

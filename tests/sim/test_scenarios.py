@@ -9,8 +9,12 @@ import sys
 import msgspec
 import pytest
 
+from mesh.core.collect import Statement
+from mesh.core.record import MESH, Kind
+from mesh.core.rings import Place
 from mesh.sim import mutants
 from mesh.sim.faults import KINDS, plan
+from mesh.sim.fleet import Fleet
 from mesh.sim.mutants import Mutant
 from mesh.sim.run import Result, Run
 from mesh.sim.scenario import Scenario, load
@@ -89,3 +93,18 @@ def test_a_broken_rule_is_noticed(mutant: Mutant) -> None:
 def test_there_are_mutants_enough_and_none_has_anothers_name() -> None:
     names = [mutant.name for mutant in mutants.yard()]
     assert len(set(names)) == len(names) >= 20
+
+
+def test_a_gateway_sets_right_what_another_has_said_of_their_zone() -> None:
+    places = [Place(f"zone-{number % 2}", gateway=True) for number in range(6)]
+    fleet = Fleet(6, seed=1, places=places).form(6)
+    assert fleet.abroad()
+    first = fleet.nodes[0].machine
+    assert first is not None
+    second = fleet.nodes[fleet.number[first.board.gateways("zone-0")[1]]]
+    wrong = {node.aid: "dead" for node in fleet.nodes[::2]}
+    assert second.replica is not None
+    second.replica.say(MESH, lambda log: [Statement("zone/zone-0", Kind.ALL, {"states": wrong})])
+    fleet.until(lambda: not fleet.abroad(), 1)
+    assert not fleet.abroad()
+    assert fleet.until(fleet.abroad, 6) <= 6
