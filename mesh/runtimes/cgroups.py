@@ -10,6 +10,7 @@ whoever holds the instance's lock knows that nobody is in them.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,8 +140,8 @@ def _write(path: Path, value: str) -> bool:
     return True
 
 
-def remove(group: Group) -> None:
-    """What is in no use any more."""
-    for folder in group.folders:
+def remove(folders: Iterable[str]) -> None:
+    """Groups that nobody is in any more."""
+    for folder in folders:
         with contextlib.suppress(OSError):
             Path(folder).rmdir()

@@ -40,6 +40,7 @@ class State(msgspec.Struct, kw_only=True):
     notes: tuple[str, ...] = ()
     kill: str = ""
     usage: str = ""
+    groups: tuple[str, ...] = ()
     stop_signal: int = 15
     grace_s: float = 10.0
     exclusive: bool = False

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import trio
 
+from mesh.runtimes import cgroups
 from mesh.runtimes.base import Exit, Usage
 from mesh.runtimes.folders import LOCK, Folder, State
 from mesh.runtimes.shim import start_ticks
@@ -63,6 +64,7 @@ class ProcessInstance:
         state = self._folder.state()
         if state.phase != "over" and state.boot == boot_id():
             await trio.to_thread.run_sync(self._sweep, state)
+            cgroups.remove(state.groups)
         return _exit(state)
 
     async def stop(self, grace_s: float | None = None) -> Exit:

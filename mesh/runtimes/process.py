@@ -122,6 +122,7 @@ class Processes:
             notes=_notes(launch, group),
             kill=group.kill,
             usage=group.usage,
+            groups=group.folders,
             stop_signal=stop_number(launch.stop_signal),
             grace_s=launch.grace_s,
             exclusive=launch.exclusive,

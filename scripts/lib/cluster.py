@@ -82,7 +82,7 @@ class Node:
                 stderr=log,
                 start_new_session=True,
                 cwd="/",
-                env={**os.environ, **self.environment},
+                env={"MESHD_RUNTIMES__KEEP_RUNNING": "false", **os.environ, **self.environment},
             )
         self.pid_file.write_text(f"{process.pid}\n")
         return process

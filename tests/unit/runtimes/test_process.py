@@ -215,6 +215,7 @@ async def test_a_killed_shim_takes_everything_with_it(processes: Processes, root
     end = await over(running)
     assert "shim" in end.why
     assert not running_commands(processes)
+    assert not any(Path(group).exists() for group in Folder(root, "app/0").state().groups)
     assert (await over(await processes.start(shell("exit 0")))).good
 
 
