@@ -1,0 +1,56 @@
+"""One link under a flood leaves the loop to the others."""
+
+from __future__ import annotations
+
+import time
+
+import trio
+
+from mesh.agent.session import SLICE_S, Session
+from mesh.wire import frames, messages
+from mesh.wire.messages import Hello, Ping
+
+HELLO = Hello(1, b"m" * 16, b"", [], [], 0, 1, {}, "default")
+FRAMES = 40
+
+
+class Flood:
+    """A stream on which there is always more, so that reading never waits."""
+
+    public = b"p" * 32
+
+    def __init__(self) -> None:
+        self._left = [frames.pack(messages.encode(Ping(number, 0))) * 10 for number in range(FRAMES // 10)]
+
+    async def send(self, data: bytes) -> None:
+        raise AssertionError
+
+    async def receive(self, max_bytes: int = 0) -> bytes:
+        return self._left.pop() if self._left else b""
+
+    async def close(self) -> None: ...
+
+    async def reset(self) -> None: ...
+
+
+async def test_a_link_that_never_runs_dry_lets_others_have_their_turn() -> None:
+    session = Session(Flood(), HELLO, frames.FrameReader(), dialled=False, now=trio.current_time())
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async def costly(body: bytes) -> None:
+        until = time.perf_counter() + SLICE_S / 4
+        while time.perf_counter() < until:
+            pass
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        await session.read(costly)
+        nursery.cancel_scope.cancel()
+    assert session.frames_in == FRAMES
+    assert turns >= FRAMES / 8
