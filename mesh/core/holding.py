@@ -191,7 +191,7 @@ class Holding:
         if spec is None or not enough or _stays(spec):
             return
         plan = self._table.plan(seat.name, [seat], now, self._desk.now_ms(now))[seat]
-        if any(it.aid != self._me and it.late <= 1 for it in plan):
+        if any(it.aid != self._me and it.late <= 2 for it in plan):
             mine.barred = True
             self.stop(seat, why)
             self._desk.do(Tell("barred", seat, f"given up here: {why}", (self._me,)))

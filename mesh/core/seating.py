@@ -304,11 +304,18 @@ class Seating:
             groups[group] = groups.get(group, 0) + 1
 
     def _late(self, seat: Seat, aid: bytes, workload: Workload, now_ms: int) -> float:
-        """0 for a trusted node; 1 while it is new; more after it has failed, the longest ago first."""
+        """0 for a trusted node; 1 while it is new, 2 while it still waits for the last owner (`held_until`);
+        more after it has failed, the longest ago first.
+        """
         claim = self.claims.get(seat, {}).get(aid)
         if claim is not None and claim.st == Stage.BAR and claim.until_ms > now_ms:
             return float(claim.until_ms)
-        return float(now_ms - self.sites[aid].offer.life < workload.recovery_after_s * 1000)
+        life = self.sites[aid].offer.life
+        claims = [each for other, each in self.claims.get(seat, {}).items() if other != aid]
+        last_ms = max((max(each.since_ms, each.life) for each in claims), default=life)
+        if last_ms < life and now_ms - life < BOOT_S * 1000:
+            return 2.0
+        return float(now_ms - life < workload.recovery_after_s * 1000)
 
     def worth(self, seat: Seat, aid: bytes) -> tuple[float, float]:
         """(weight, score) of a node for a seat, whatever the seat itself takes of its room left out."""
