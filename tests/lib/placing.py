@@ -258,6 +258,8 @@ class World:
                 self.agenda(other)
 
     def _say(self, other: Node, node: Node, standing: Any) -> None:
+        if standing == "dead" and node.up and self.linked(other, node):
+            return  # it is back already
         other.give(StandingSaid(node.aid, standing))
         self.agenda(other)
 
