@@ -33,6 +33,7 @@ from mesh.agent.table import Table
 from mesh.agent.tenure import Tenure
 from mesh.core import placing
 from mesh.core.claims import Claim, Seat, claim_path, decode_claim, encode, seat_of
+from mesh.core.clock import unix_ms_of
 from mesh.core.placement import Placement
 from mesh.core.placing import AnyEvent, ClaimsSaid
 from mesh.core.record import MESH, Kind, Op, Record
@@ -223,7 +224,7 @@ class Placer:
             if aid != rec.aid or rec.kind != Kind.ALL:
                 return None
             counts = rec.op == Op.PUT and self._node.view.counts(rec)
-            return aid, seat, decode_claim(rec.val) if counts else None
+            return aid, seat, decode_claim(rec.val, unix_ms_of(rec.hlc)) if counts else None
         except PeerError as error:
             self._node.alarm("claim", rec.aid, error.message)
             return None

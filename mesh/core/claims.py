@@ -33,6 +33,7 @@ from mesh.errors import PeerError
 OFFER_PREFIX = "offer/"
 WHY_CHARS_MAX = 300
 EPOCH_MAX = 1 << 60
+EPOCH_AHEAD_S = 366 * 86_400
 _AID_HEX = 32
 Whole = Annotated[int, msgspec.Meta(ge=0, le=EPOCH_MAX)]
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
@@ -153,16 +154,22 @@ def encode(value: Claim | Offer) -> dict[str, Any]:
     return found
 
 
-def decode_claim(value: Any) -> Claim:
+def decode_claim(value: Any, said_ms: int) -> Claim:
     """Check a node's claim.
+
+    Args:
+        said_ms: mesh time of its record. An epoch far beyond it would leave no room for the next owner's.
 
     Raises:
         PeerError: malformed.
     """
     try:
-        return msgspec.convert(value, Claim)
+        claim = msgspec.convert(value, Claim)
     except msgspec.ValidationError as error:
         raise PeerError(f"a malformed claim: {str(error)[:120]}") from None
+    if claim.epoch > said_ms // 1000 + EPOCH_AHEAD_S:
+        raise PeerError(f"a claim with epoch {claim.epoch}, far ahead of its time")
+    return claim
 
 
 def decode_offer(value: Any) -> Offer:

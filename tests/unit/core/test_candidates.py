@@ -13,6 +13,7 @@ from mesh.core.workload_parts import Amounts
 from mesh.errors import PeerError
 
 GIB = 1 << 30
+NOW_MS = 1_800_000_000_000
 
 
 def site(number: int = 1, **fields: Any) -> Site:
@@ -98,10 +99,17 @@ def test_paths_of_claims_are_read_back_and_nothing_else_is() -> None:
 def test_malformed_claims_and_offers_are_peer_errors() -> None:
     for wrong in (None, [], {}, {"gen": -1}, {"gen": 1, "epoch": 1, "st": "king", "since_ms": 1, "life": 1}):
         with pytest.raises(PeerError):
-            decode_claim(wrong)
+            decode_claim(wrong, NOW_MS)
     for wrong in (None, {}, {"life": "x"}, {"life": 1, "cpu": float("nan")}):
         with pytest.raises(PeerError):
             decode_offer(wrong)
+
+
+def test_an_epoch_far_ahead_of_its_time_counts_nothing() -> None:
+    good = {"gen": 1, "epoch": NOW_MS // 1000 + 5, "st": "run", "since_ms": 1, "life": 1}
+    assert decode_claim(good, NOW_MS).epoch == good["epoch"]
+    with pytest.raises(PeerError):
+        decode_claim({**good, "epoch": 1 << 59}, NOW_MS)
 
 
 def test_an_unknown_room_is_not_checked() -> None:
