@@ -18,6 +18,7 @@ from mesh.agent.placer import Placer
 from mesh.agent.rollouts import Rollouts
 from mesh.core import generations
 from mesh.core.claims import Claim, Seat, Stage, decode_claim, seat_of
+from mesh.core.clock import unix_ms_of
 from mesh.core.mover import Running
 from mesh.core.record import MESH, Op, Record
 from mesh.core.rollout import Plan
@@ -63,7 +64,7 @@ class Rolling:
             claims = self._claims.setdefault(seat.name, {})
             claims.pop((aid, seat), None)
             if rec.op == Op.PUT:
-                claims[aid, seat] = decode_claim(rec.val)
+                claims[aid, seat] = decode_claim(rec.val, unix_ms_of(rec.hlc))
         except PeerError:
             return
 
