@@ -16,7 +16,7 @@ from pathlib import Path
 from setup import ROOT
 
 from fault.base import Row, Run
-from fault.field import Agent, Field, GaveUp, field, wait
+from fault.field import PATIENCE_S, Agent, Field, GaveUp, field, wait
 from fault.history import PREFIX, History, Writers
 
 POWERCUT = ROOT / "tests" / "fault" / "powercut.py"
@@ -234,15 +234,12 @@ def restored(run: Run) -> None:
         yield
         with victim.client() as client:
             client.restore(iter(pieces), force=True)
-        wait(f"{victim.name} has taken the backup", lambda: _is_back(victim))
+        assert victim.process is not None
+        victim.process.wait(PATIENCE_S)  # it ends, for whoever runs it to start it again
+        victim.start()
+        victim.ready()
 
     _fallen(run, forget)
-
-
-def _is_back(agent: Agent) -> bool:
-    if not agent.running:
-        agent.start()
-    return agent.answers()
 
 
 def disk_lost(run: Run) -> None:
