@@ -339,7 +339,7 @@ class Fleet:
         self._stirred = True
         subject = self.number[action.aid]
         seen_by = tuple(self.number[aid] for aid in action.seen_by)
-        settled = self.world.now - viewer.resumed_at > AWAKE_S
+        settled = self.world.now - viewer.started_at > AWAKE_S
         assert viewer.machine is not None
         self.checks.believes(viewer.number, action.aid, viewer.machine.board.members[action.aid].inc)
         change = Change(

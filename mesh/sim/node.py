@@ -85,7 +85,7 @@ class Node:
         self.pipes: dict[int, Pipe] = {}
         self._pipes: list[Pipe] = []
         self.frozen = False
-        self.resumed_at = float("-inf")
+        self.started_at = self.resumed_at = float("-inf")
         self.spoil: Callable[[bytes], bytes] | None = None
         self._seed = seed
         self._lives = 0
@@ -121,7 +121,7 @@ class Node:
         net = self.fleet.net
         net.listening[self.number], net.powered[self.number] = True, True
         net.frozen[self.number] = False
-        self.resumed_at = self.fleet.world.now
+        self.started_at = self.resumed_at = self.fleet.world.now
         self.time.start(PING_S * rng.uniform(0.8, 1.2))
         self.feed(MembersChanged(members))
 
