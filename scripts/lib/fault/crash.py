@@ -16,7 +16,7 @@ from pathlib import Path
 from setup import ROOT
 
 from fault.base import Row, Run
-from fault.field import PATIENCE_S, Agent, Field, GaveUp, field, wait
+from fault.field import Agent, Field, GaveUp, field, wait
 from fault.history import PREFIX, History, Writers
 
 POWERCUT = ROOT / "tests" / "fault" / "powercut.py"
@@ -232,14 +232,19 @@ def restored(run: Run) -> None:
         with victim.client() as client:
             pieces = list(client.backup())
         yield
+        begun = time.monotonic()
         with victim.client() as client:
             client.restore(iter(pieces), force=True)
-        assert victim.process is not None
-        victim.process.wait(PATIENCE_S)  # it ends, for whoever runs it to start it again
-        victim.start()
-        victim.ready()
+        wait(
+            f"{victim.name} has begun anew with the backup",
+            lambda: _uptime_s(victim) < time.monotonic() - begun,
+        )
 
     _fallen(run, forget)
+
+
+def _uptime_s(agent: Agent) -> float:
+    return float(agent.ask(lambda client: client.status())["uptime_s"])
 
 
 def disk_lost(run: Run) -> None:
