@@ -6,14 +6,27 @@ directory. Links, devices, paths and duplicates are refused, so nothing is ever 
 
 from __future__ import annotations
 
+import io
 import shutil
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from mesh.errors import UsageError
 
 NAMES = ("data.mdb", "manifest.json")
 BYTES_MAX = 1 << 40
+
+
+def bundle(texts: Mapping[str, str]) -> bytes:
+    """A .tar.gz of text files by name."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, text in texts.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    return packed.getvalue()
 
 
 def pack(archive: Path, folder: Path) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import platform
 import shutil
-import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +16,6 @@ import trio
 
 import mesh
 from mesh import settings
-from mesh.agent import archives
 from mesh.agent.members import Members
 from mesh.agent.node import Node
 from mesh.config import Config
@@ -239,6 +235,10 @@ class Status:
     # -- the rest ---------------------------------------------------------------------------------------
 
     async def version(self) -> Json:
+        from importlib.metadata import (
+            version as version_of,
+        )  # zipfile and email come with it: half a megabyte
+
         return {
             "version": mesh.__version__,
             "python": platform.python_version(),
@@ -271,17 +271,17 @@ class Status:
                 "liveness": dict(self._node.vitality.drive.counts),
             },
         }
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-            for name, content in files.items():
-                _add(archive, name, json.dumps(content, indent=1, default=repr).encode())
-            _add(archive, "recent.log", "\n".join(self._logs.recent).encode())
-        data = packed.getvalue()
+        from mesh.agent import archives
+
+        texts = {name: json.dumps(content, indent=1, default=repr) for name, content in files.items()}
+        data = archives.bundle({**texts, "recent.log": "\n".join(self._logs.recent)})
         for start in range(0, len(data), PIECE_BYTES):
             yield data[start : start + PIECE_BYTES]
 
     async def backup(self) -> AsyncIterator[bytes]:
         """A consistent copy of the store as one .tar, made beside it first."""
+        from mesh.agent import archives
+
         with tempfile.TemporaryDirectory(prefix=".backup-", dir=self._node.home.path) as folder:
             copy, archive = Path(folder) / "store", Path(folder) / "store.tar"
             await self._node.store.backup(copy, self._node.now_ms())
@@ -297,6 +297,8 @@ class Status:
             UsageError: not a backup, damaged, or of another mesh.
             Conflict: there are keys here and `force` is not set.
         """
+        from mesh.agent import archives
+
         node = self._node
         with node.store.read(MESH) as slots:
             used = next(iter(slots.paths("kv/")), None) is not None
@@ -316,9 +318,3 @@ class Status:
 
 def _check(name: str, result: str, message: str, hint: str = "") -> Json:
     return {"check": name, "result": result, "message": message, "hint": hint}
-
-
-def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size = len(data)
-    archive.addfile(entry, io.BytesIO(data))
