@@ -34,6 +34,7 @@ START_S = 30.0
 STOP_S = 20.0
 AGREE_S = 60.0
 HOLD_S = 120.0
+Held = dict[str, list[tuple[str, str, int]]]  # of each node what `held_by` said
 
 
 class UpError(Exception):
@@ -252,15 +253,19 @@ def load(node: Node, file: Path) -> str:
     return node.ctl("kv", "import", str(file), timeout_s=3600.0).strip()
 
 
-def same(nodes: Sequence[Node]) -> bool:
-    """Whether every agent holds the same records: equal digests of the mesh, and of each zone in it."""
+def same(nodes: Sequence[Node], held: Held) -> bool:
+    """Whether every agent holds the same records: equal digests of the mesh, and of each zone in it.
+
+    Leaves in `held` what was compared: a moment later a mesh with work in it has written something else.
+    """
     digests: dict[str, set[str]] = {}
     try:
-        for node in nodes:
-            for where, digest, _ in held_by(node):
-                digests.setdefault(where, set()).add(digest)
+        held.update({node.name: held_by(node) for node in nodes})
     except UpError:
         return False
+    for rows in held.values():
+        for where, digest, _ in rows:
+            digests.setdefault(where, set()).add(digest)
     return all(len(found) == 1 for found in digests.values())
 
 
@@ -275,13 +280,13 @@ def held_by(node: Node) -> list[tuple[str, str, int]]:
     ]
 
 
-def show(nodes: Sequence[Node], directory: Path | None) -> None:
+def show(nodes: Sequence[Node], held: Held, directory: Path | None) -> None:
     """Print the members, who holds what, and what to try next; names the directory if it is not the usual."""
     first = nodes[0]
     print(first.ctl("members").rstrip())
     print(f"\n{'NODE':10} {'HOLDS':14} {'RECORDS':>8}  DIGEST")
     for node in nodes:
-        for where, digest, records in held_by(node):
+        for where, digest, records in held[node.name]:
             print(f"{node.name:10} {where:14} {records:8}  {digest[:16]}")
     meshctl = os.path.relpath(first.programs / "meshctl")
     last, where = nodes[-1], f" --dir {directory}" if directory else ""
@@ -300,8 +305,38 @@ all {len(nodes)} agents agree and hold the same data. Try:
     )
 
 
+def shims(node: Node) -> list[int]:
+    """Processes that hold an instance of a workload of this node; they outlive an agent that was killed."""
+    work = os.fsencode(os.path.join(os.path.realpath(node.data), "work", ""))
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes()
+                if b"mesh.runtimes.shim" in line and work in line:
+                    found.append(int(entry.name))
+    return found
+
+
+def end_instances(nodes: Sequence[Node]) -> None:
+    """End what agents left running that were killed before; a shim ends its instance, with its grace."""
+    left = [pid for node in nodes for pid in shims(node)]
+    for number in (signal.SIGTERM, signal.SIGKILL):  # the kernel kills the command of a killed shim
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + STOP_S
+        while left and time.monotonic() < deadline:
+            time.sleep(0.02)
+            alive = {pid for node in nodes for pid in shims(node)}
+            left = [pid for pid in left if pid in alive]
+
+
 def stop(nodes: Sequence[Node]) -> list[Node]:
-    """Ask every agent to end, wait for the exits, and return those that did not."""
+    """Ask every agent to end, wait for the exits, and return those that did not.
+
+    An agent that `start` started takes its instances along; those of one that was killed are ended here.
+    """
     running = {node: pid for node in nodes if (pid := node.pid())}
     for pid in running.values():
         for number in (signal.SIGTERM, signal.SIGCONT):  # a frozen agent has to wake up to hear it
@@ -311,6 +346,7 @@ def stop(nodes: Sequence[Node]) -> list[Node]:
     while any(node.pid() for node in running) and time.monotonic() < deadline:
         time.sleep(0.02)
     left = [node for node in running if node.pid()]
+    end_instances([node for node in nodes if node not in left])
     for node in nodes:
         if node not in left:
             node.pid_file.unlink(missing_ok=True)

@@ -472,7 +472,7 @@ def joining(figures: Figures, programs: Path, options: argparse.Namespace) -> No
         client = Client(str(made.nodes[0].socket))
         for start_ in range(0, 100_000, 1000):
             client.put_many([{"key": f"load/{n}", "value": "x" * 120} for n in range(start_, start_ + 1000)])
-        wait(lambda: cluster.same(made.nodes), 0.2)
+        wait(lambda: cluster.same(made.nodes, {}), 0.2)
         node = Node(made.folder, 3, programs)
         cluster.enrol(node, made.nodes, "bench")
         begun = time.monotonic()

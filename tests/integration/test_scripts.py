@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,3 +175,20 @@ def test_down_wakes_a_frozen_agent_so_that_it_can_end(directory: Path, table: Pa
     done = script("down", "--dir", directory)
     assert done.returncode == 0, done.stderr
     assert ended(pid)
+
+
+def test_down_ends_the_instances_that_a_killed_agent_left_running(directory: Path, table: Path) -> None:
+    assert script("up", "--nodes", "1", "--dir", directory, "--data", table).returncode == 0
+    spec, noted = directory / "nap.toml", directory / "nap.pid"
+    line = f"echo $$ > {noted}.new && mv {noted}.new {noted} && exec sleep 600"
+    spec.write_text(f'name = "nap"\ncommand = ["/bin/sh", "-c", "{line}"]\n')
+    ctl(directory, 1, "apply", str(spec))
+    deadline = time.monotonic() + 60
+    while not noted.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    instance = int(noted.read_text())
+    os.kill(pid_of(directory, 1), signal.SIGKILL)
+    assert not ended(instance)
+    done = script("down", "--dir", directory)
+    assert done.returncode == 0, done.stderr
+    assert ended(instance)
