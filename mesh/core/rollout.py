@@ -43,13 +43,12 @@ from typing import Annotated, Any
 
 import msgspec
 
-from mesh.core.workload_parts import Rollout
+from mesh.core.workload_parts import STRATEGIES, Rollout
 from mesh.errors import PeerError, UsageError
 
 Plan = Rollout
 PREFIX = "roll/"
 TARGETS_MAX = 16_384
-STRATEGIES = ("rolling", "canary", "gradual", "regional")
 WHY_CHARS_MAX = 300
 SETTLE_MS = 2000
 AT_ONCE_SHARE = 0.1

@@ -32,8 +32,10 @@ from mesh.core.registry import ENDPOINTS_MAX, name_ok
 from mesh.core.registry import Spec as ServiceSpec
 from mesh.core.registry import parse as parse_service
 from mesh.core.selector import parse_selector
+from mesh.core.words import text_of
 from mesh.core.workload_parts import (
     REPLICAS_MAX,
+    STRATEGIES,
     Affinity,
     Argv,
     Mount,
@@ -44,7 +46,6 @@ from mesh.core.workload_parts import (
     Rollout,
     Seconds,
     Service,
-    Strategy,
     Text,
     Word,
     Words,
@@ -270,7 +271,7 @@ def _hint(text: str) -> str:
 _CHOICES = {
     "mode": get_args(Mode),
     "runtime": get_args(RuntimeKind),
-    "rollout.strategy": get_args(Strategy),
+    "rollout.strategy": STRATEGIES,
     "restart": get_args(Restart),
     "reconcile": get_args(Reconcile),
     "placement": get_args(Placing),
@@ -297,6 +298,7 @@ def _check_running(where: str, it: Workload) -> None:
     for text in (*it.argv, *it.env.values(), it.workdir, it.image):
         if "\0" in text:
             raise UsageError(f"{where}: {text!r:.80} has a zero byte")
+    text_of(where, "version", it.version)
     for name in it.env:
         if not _ENV.fullmatch(name) or name.startswith(OWN_ENV):
             raise UsageError(

@@ -160,3 +160,14 @@ def test_a_circle_is_told_exactly_when_there_is_one(edges: dict[str, set[str]]) 
     assert bool(found) == bool(left)
     for one, other in pairwise(found):
         assert other in specs[one].depends
+
+
+def test_a_version_that_would_write_on_somebodys_terminal_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"version .* control characters"):
+        parse({**WEB, "version": "1\x1b[2J"})
+
+
+def test_of_strategies_only_those_that_can_be_done_are_recommended() -> None:
+    with pytest.raises(UsageError) as refused:
+        parse({**WEB, "rollout": {"strategy": "blue-green"}})
+    assert refused.value.hint == "one of rolling, canary, gradual, regional"
