@@ -120,7 +120,8 @@ def replace(context: Context, args: Namespace) -> None:
     if not isinstance(value, dict):
         raise UsageError(f"{args.file} is not a route: an object", "see `meshctl route set -h`")
     found = context.client.set_route(args.name, value)
-    context.out.done(found, f"calls of {found['name']} follow {args.file}")
+    given = "the route given" if args.file == "-" else args.file
+    context.out.done(found, f"calls of {found['name']} follow {given}")
 
 
 def delete(context: Context, args: Namespace) -> None:
