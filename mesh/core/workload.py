@@ -265,6 +265,8 @@ def _hint(text: str) -> str:
     for field, words in _CHOICES.items():
         if text.endswith(f"$.{field}`"):
             return "one of " + ", ".join(words)
+    if "Expected `array`" in text:
+        return 'a list: ["...", "..."]'
     return "`meshctl workload schema` lists every field" if "unknown field" in text else ""
 
 

@@ -171,3 +171,9 @@ def test_of_strategies_only_those_that_can_be_done_are_recommended() -> None:
     with pytest.raises(UsageError) as refused:
         parse({**WEB, "rollout": {"strategy": "blue-green"}})
     assert refused.value.hint == "one of rolling, canary, gradual, regional"
+
+
+def test_a_command_written_as_a_line_is_told_to_be_a_list() -> None:
+    with pytest.raises(UsageError, match="command: '/bin/web -v'") as refused:
+        parse({"name": "web", "command": "/bin/web -v"})
+    assert refused.value.hint == 'a list: ["...", "..."]'
