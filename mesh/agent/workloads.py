@@ -28,6 +28,7 @@ from mesh.core.guard import Rule
 from mesh.core.log import Log
 from mesh.core.record import MESH, Kind, Op
 from mesh.core.seating import Seating, Spec
+from mesh.core.voters import PREFIX as QUORUMS
 from mesh.core.workload import PREFIX, Workload, document, parse, schema
 from mesh.errors import Conflict, MeshError, NotFound, UsageError
 
@@ -229,6 +230,9 @@ class Workloads:
 
     def _empty(self, seat: Seat) -> Json:
         why = "no node can run it: see `meshctl workload explain`" if self._nobody(seat.name) else ""
+        voters = self._spec(seat.name).workload.voters
+        if voters and self._orders.in_force(QUORUMS + voters) is None:
+            why = f"there is no quorum {voters}: `meshctl quorum create {voters} ...`"
         return {
             "instance": str(seat),
             "state": "unplaced",

@@ -346,3 +346,9 @@ def test_an_exclusive_instance_keeps_its_token_through_a_restart_and_is_handed_o
     assert newer > token
     assert not sleepers(agent)
     assert first.ctl("node", "undrain", name).returncode == 0
+
+
+def test_an_exclusive_workload_whose_quorum_is_not_there_says_so(first: Agent) -> None:
+    apply(first, name="stray", mode="exclusive", voters="nowhere")
+    with first.client() as client:
+        assert "there is no quorum nowhere" in client.workload("stray")["why"]
