@@ -127,11 +127,12 @@ class MeshClock:
     def believable(self, wall_ms: int, now: float, until_ms: int) -> bool:
         """Whether others' certificates can be judged by this clock.
 
-        While nobody has told us the time, a clock by which our own certificate has run out (`until_ms`) is
-        likely wrong. And were it right, the others would refuse us.
+        Until two others have told us the time, a clock by which our own certificate has run out (`until_ms`)
+        is likely wrong. And were it right, the others would refuse us. One other is not enough: of two clocks
+        that differ the later one counts, which is ours, and we would refuse the others that could outvote it.
         """
         status = self.status(wall_ms, now)
-        return status != "unset" and not (status == "alone" and until_ms < wall_ms)
+        return status == "agreed" or (status != "unset" and until_ms >= wall_ms)
 
     def status(self, wall_ms: int, now: float) -> str:
         """`unset`, `alone`, `two`, `disputed` (two clocks that differ beyond the bound) or `agreed`."""

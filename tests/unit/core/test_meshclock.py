@@ -100,3 +100,16 @@ def test_a_suspend_leaves_mesh_time_as_the_wall_clock_tells_it():
     asleep_ms = 8 * 3_600_000
     assert clock.adjust(BUILT_MS + asleep_ms, 1.0)
     assert clock.now_ms(BUILT_MS + asleep_ms) == BUILT_MS + asleep_ms
+
+
+def test_one_other_is_not_enough_to_believe_a_clock_by_which_we_have_run_out() -> None:
+    ahead_ms = WALL + 10 * 365 * 86_400_000
+    clock = MeshClock()
+    assert not clock.believable(ahead_ms, 0.0, WALL)
+    clock.sample(b"a", ahead_ms, WALL, ahead_ms + 1, 0.0)
+    clock.adjust(ahead_ms, 0.0)
+    assert not clock.believable(ahead_ms, 0.0, WALL)
+    clock.sample(b"b", ahead_ms, WALL, ahead_ms + 1, 0.0)
+    clock.adjust(ahead_ms, 0.0)
+    assert clock.believable(ahead_ms, 0.0, WALL)
+    assert abs(clock.now_ms(ahead_ms) - WALL) < 10
