@@ -73,7 +73,7 @@ def test_settings_that_the_documents_name_are_settings() -> None:
     variables = {knob.variable for knob in knobs().values()} | {"MESHD_SECTION__KEY"}
     assert set(re.findall(r"\bMESHD_\w+__\w+\b", documents)) <= variables
     dotted = re.findall(rf"\b((?:{'|'.join(SECTIONS)})\.[a-z_]+)\b", documents)
-    assert {name for name in dotted if name not in knobs()} <= {"node.key", "admin.sock"}
+    assert {name for name in dotted if name not in knobs()} <= {"node.key", "admin.sock", "services.d"}
 
 
 def test_the_port_in_the_readme_is_the_default() -> None:

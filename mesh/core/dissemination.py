@@ -443,7 +443,8 @@ class Dissemination:
     def tick(self, now: float) -> list[Action]:
         """Do what is due: repairs, timeouts of wants, lazy announcements, comparisons."""
         out: list[Action] = []
-        for key in [key for key, want in self._wants.items() if now - want.at >= self.config.want_timeout_s]:
+        timeout_s = self.config.want_timeout_s  # added as in `deadline`: rounded otherwise, time would stand still
+        for key in [key for key, want in self._wants.items() if want.at + timeout_s <= now]:
             self._offers.get(key, {}).pop(self._wants.pop(key).link, None)
         self._repair_due(now, out)
         for name, link in self._links.items():
