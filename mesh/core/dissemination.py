@@ -443,7 +443,7 @@ class Dissemination:
     def tick(self, now: float) -> list[Action]:
         """Do what is due: repairs, timeouts of wants, lazy announcements, comparisons."""
         out: list[Action] = []
-        timeout_s = self.config.want_timeout_s  # added as in `deadline`: rounded otherwise, time would stand still
+        timeout_s = self.config.want_timeout_s  # added up as in `deadline`: else rounding stops virtual time
         for key in [key for key, want in self._wants.items() if want.at + timeout_s <= now]:
             self._offers.get(key, {}).pop(self._wants.pop(key).link, None)
         self._repair_due(now, out)
