@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from mesh.core.verdict import INC_JUMP_MAX
 from mesh.core.vitals import Action, PersistIncarnation, PublishLease, State, StateChanged
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ class Witness:
         self._at_once = (0.0, 0)
 
     def accusation(self, inc: int) -> None:
-        """An accusation of the node itself has reached it."""
-        if inc >= self._node.disk_inc:
+        """An accusation of the node itself has reached it; none that lies too far ahead to be believed."""
+        if self._node.disk_inc <= inc <= self._node.disk_inc + INC_JUMP_MAX:
             self.accused = max(self.accused, inc)
             self.answer_by = min(self.answer_by, self._node.fleet.world.now + self._node.fleet.answer_s)
 
