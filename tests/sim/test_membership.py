@@ -198,7 +198,7 @@ def test_zones_judge_their_own_members_only() -> None:
     fleet.freeze(7)
     assert fleet.until(fleet.whole, 60) <= 8
     for change in fleet.changes[since:]:
-        assert change.viewer % 3 == change.subject % 3
+        assert change.viewer % 3 == change.subject % 3 or change.why == "summary"
     far = [pipe for node in fleet.running() for pipe in node.pipes if pipe % 3 != node.number % 3]
     assert far, "gateways hold links across zones"
 
