@@ -77,7 +77,7 @@ class Rolling:
             else:
                 self._drop(change)
             if change.aid == self._node.me:
-                self._rollouts.wake()
+                self._rollouts.reconsider()
 
     def _drop(self, change: Change) -> None:
         try:

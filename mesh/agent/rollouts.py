@@ -66,6 +66,11 @@ class Rollouts:
         """Something that is rolled out changed here."""
         self._woken.set()
 
+    def reconsider(self) -> None:
+        """This node came to have something, or lost it: also where everybody was done."""
+        self._over.clear()
+        self._woken.set()
+
     # -- what is stored ---------------------------------------------------------------------------------
 
     def _changed(self, changes: list[Change]) -> None:
@@ -85,7 +90,11 @@ class Rollouts:
         found = self._seen.newest(subject, newest)
         if found is None:
             return newest
-        return rollout.generation_for(self._node.me, self._seen.picture(*found))
+        kind, _, name = subject.partition("/")
+        provider = self._seen.subjects.get(kind)
+        running = provider.running(name) if provider is not None else None
+        held = running.gen if running is not None else 0
+        return rollout.generation_for(self._node.me, self._seen.picture(*found), held)
 
     def _begin(self, subject: str, value: Json, plan: Plan) -> Said:
         """The order, said in the same transaction as the value that has the new generation in it."""
@@ -134,8 +143,10 @@ class Rollouts:
         if provider is None:
             return math.inf
         picture = self._seen.picture(ident, order)
-        word, soonest_ms = self._mover.step(picture, provider.running(name), self._node.now_ms())
-        self._tell(order.subject, rollout.generation_for(self._node.me, picture))
+        running = provider.running(name)
+        word, soonest_ms = self._mover.step(picture, running, self._node.now_ms())
+        held = running.gen if running is not None else 0
+        self._tell(order.subject, rollout.generation_for(self._node.me, picture, held))
         if word is None:
             if picture.state in OVER:
                 self._over.add(ident)

@@ -46,6 +46,8 @@ class Mover:
             return (self._word(picture, St.WAIT, now_ms) if st in BUSY else None), math.inf
         if not picture.has(self.me):
             return None, math.inf
+        if picture.joined_late(self.me, running.gen):
+            return (self._word(picture, St.OK, now_ms) if running.healthy else None), math.inf
         if st in BEFORE:
             return self._waiting(picture, said, now_ms)
         if st in BUSY:

@@ -309,6 +309,13 @@ class Picture:
         busy = any(st in BUSY or st in BEFORE for st in there)
         return not busy and sum(st == St.OK for st in there) >= self.plan.min_ok * len(there)
 
+    def joined_late(self, aid: bytes, held: int) -> bool:
+        """Whether a target took over (`held`) the new generation when everybody else was ok."""
+        if self.halt or self.order.course == Course.ABORT or held != self.order.after:
+            return False
+        others = [it.aid for it in self.alive if it.aid != aid]
+        return self.statement(aid) is None and bool(others) and all(self.st(it) == St.OK for it in others)
+
     @property
     def state(self) -> str:
         """In one word."""
@@ -416,15 +423,15 @@ def _wave(waves: Sequence[float], u: float) -> int:
     return next((number for number, p in enumerate(waves) if u < p), len(waves) - 1)
 
 
-def generation_for(aid: bytes, picture: Picture) -> int:
+def generation_for(aid: bytes, picture: Picture, held: int = 0) -> int:
     """Which generation of the subject a node is to have.
 
     A node that is no target (it has no instance yet) gets the old one until the rollout is done, so that a
-    failover in its midst promotes nothing.
+    failover in its midst promotes nothing. Who took over the new one (`held`) after that keeps it.
     """
     if picture.taken_back:
         return picture.order.before
-    if picture.st(aid) in MOVED:
+    if picture.st(aid) in MOVED or picture.joined_late(aid, held):
         return picture.order.after
     own = any(target.aid == aid for target in picture.targets)
     return picture.order.after if not own and picture.done else picture.order.before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mesh.core import generations, rollout
+from mesh.core.mover import Mover, Running
 from mesh.core.rollout import Order, Picture, Plan, St, Statement, Target, generation_for, place
 from mesh.errors import NotFound, PeerError, UsageError
 
@@ -107,3 +108,17 @@ def test_generations_are_kept_bounded_and_found_again() -> None:
     for nonsense in (None, {}, {"gen": "1", "spec": {}}, {"gen": 1, "spec": {}, "past": [1]}):
         with pytest.raises(PeerError):
             generations.all_of(nonsense)
+
+
+def test_who_took_over_the_new_generation_after_the_end_keeps_it_and_says_so() -> None:
+    done = picture(order(), {A: word(St.OK), B: word(St.OK)})
+    assert done.joined_late(C, held=2)
+    assert generation_for(C, done, held=2) == 2
+    assert generation_for(C, done, held=1) == 1  # one of the first targets, whose turn is still to come
+    mover = Mover(C)
+    assert mover.step(done, Running(2, healthy=False), NOW) == (None, float("inf"))
+    said, _ = mover.step(done, Running(2, healthy=True), NOW)
+    assert said is not None
+    assert said.st == St.OK
+    midst = picture(order(), {A: word(St.OK), B: word(St.TRIAL)})
+    assert generation_for(C, midst, held=2) == 1
