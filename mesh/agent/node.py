@@ -486,16 +486,16 @@ class Node:
                 self.author.say_live_again()
                 self.vitality.say_again()
             return None
-        trusted = self.author.fences[scope].trusts_strays(self.now_ms())
-        if own.strays and not trusted:
-            strays = Own([], own.strays)
+        trusted = self.author.fences[scope].trusted(own.strays, self.now_ms())
+        strays = Own([], [rec for rec in own.strays if rec not in trusted])
+        if strays.strays:
             self.nursery.start_soon(
                 self.author.say, scope, lambda slots: answer_strays(slots, strays, self.now_ms())
             )
         if not own.unknown and not trusted:
             return None
         with self.store.read(scope) as slots:
-            return 0 if own.strays and trusted else own.since(slots.author(self.me).floor)
+            return 0 if trusted else own.since(slots.author(self.me).floor)
 
     def _clash(self, scope: str, one: Record, other: Record) -> None:
         self.nursery.start_soon(self.forks.clash, scope, one, other)

@@ -7,6 +7,10 @@ backup, or was rolled back), then our own writes of this life are set aside, the
 are said again on top: under fresh stamps, with `asof` so that other authors' records keep their place. In a
 slot where both lives have written, counters are joined by epoch (`core/tally.py`) and `sees` by author.
 
+What is not newer than the fence and was not in our log then, we did not forget but delete, whatever others
+still hold; only what a reset took away since, and another names, may be what the first left out.
+Counters are never deleted: one of ours that an answer does not name was left out on the way, and stays.
+
 Local reads and writes never wait for this. Collection does: until the fence has passed nothing is voided,
 re-issued or collected, because a floor above what we forgot, or a void in its slot, would delete it at
 everyone who still has it.
@@ -40,6 +44,7 @@ class Fence(msgspec.Struct):
         settled: counter epochs up to here are folded.
         checked: some peer has answered since it was set.
         forgot: it is known that the store was set back: something came back since it was set.
+        taken: the lowest stamp that a reset has taken away since it was set; 0 if none has.
     """
 
     hlc: int = 0
@@ -49,6 +54,7 @@ class Fence(msgspec.Struct):
     settled: int = 0
     checked: bool = False
     forgot: bool = False
+    taken: int = 0
 
     @staticmethod
     def opened(log: Log, me: bytes, stored: Fence | None, now_ms: int, nonce: int) -> Fence:
@@ -70,12 +76,15 @@ class Fence(msgspec.Struct):
         """Whether whoever could remind us has had a day to do so."""
         return self.checked and now_ms >= self.set_ms + keep_ms
 
-    def trusts_strays(self, now_ms: int) -> bool:
-        """Whether what others still hold of ours below our floor may be what we forgot, not what we deleted.
+    def trusted(self, strays: Sequence[Record], now_ms: int) -> list[Record]:
+        """Those of what others still hold of ours below our floor that we may have forgotten, not deleted.
 
-        Then it is not withdrawn, and whoever has our floor and still names it in a reset is believed.
+        They are not withdrawn, and whoever has our floor and still names them in a reset is believed.
         """
-        return self.forgot and not self.passed(now_ms)
+        return self._doubtful(strays) if self.forgot and not self.passed(now_ms) else []
+
+    def _doubtful(self, strays: Sequence[Record]) -> list[Record]:
+        return [rec for rec in strays if rec.hlc > self.hlc or 0 < self.taken <= rec.hlc]
 
     def alone(self) -> None:
         """There is no other member in this scope who could know more of us."""
@@ -113,9 +122,10 @@ class Fence(msgspec.Struct):
         own = own_offered(log, me, records, now_ms)
         if own is None:
             return []
-        if (own.unknown or self.trusts_strays(now_ms)) and reset:
+        if reset:
             gc = max((rec for rec in records if is_gc(rec)), key=gc_order, default=None)
-            own.unknown += own.strays if gc_floor(gc) >= log.author(me).floor else []
+            strays = self._doubtful(own.strays) if own.unknown else self.trusted(own.strays, now_ms)
+            own.unknown += strays if gc_floor(gc) >= log.author(me).floor else []
         if not own.unknown:
             return []
         self.forgot = True
@@ -153,7 +163,8 @@ class Fence(msgspec.Struct):
             named = {rec.hlc for rec in records}
             for rec in list(log.since(me, 0)):
                 gone = rec.hlc <= floor and rec.hlc not in named and rec.slot not in aside
-                if gone and rec.kind != Kind.LOG and not immortal(rec.path):
+                if gone and rec.kind not in (Kind.LOG, Kind.CTR) and not immortal(rec.path):
+                    self.taken = min(self.taken or rec.hlc, rec.hlc)
                     log.drop(rec.slot)
         under = {}
         for rec in lost:

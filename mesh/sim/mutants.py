@@ -282,6 +282,7 @@ MODEL_SEEDS = {
     "drops-pulls-below-floor": 6,
     "expired-is-absent": 0,
     "floor-whatever-is-freed": 0,
+    "forwards-resets": 5079,
     "head-after-list": 91,
     "ignores-strays": 8,
     "newest-floor": 30,

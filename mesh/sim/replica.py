@@ -267,14 +267,14 @@ class Replica:
                 again = Statement(rec.path, rec.kind, rec.val, rec.op, rec.ttl)
                 self.say_live(again, urgent=False)
             return None
-        trusted = self.disk.fences[scope].trusts_strays(self.node.now_ms())
-        if own.strays and not trusted and self._parts.answers_strays:
-            strays = sync.Own([], own.strays)
+        trusted = self.disk.fences[scope].trusted(own.strays, self.node.now_ms())
+        strays = sync.Own([], [rec for rec in own.strays if rec not in trusted])
+        if strays.strays and self._parts.answers_strays:
             self.say(scope, lambda log: answer_strays(log, strays, self.node.now_ms()), again=True)
         if not own.unknown and not trusted:
             return None
         floor = self.logs[scope].author(self.me).floor
-        return 0 if own.strays and trusted else own.since(floor)
+        return 0 if trusted else own.since(floor)
 
     def _confirm(self, scope: str) -> None:
         self.disk.fences[scope].checked = True

@@ -15,15 +15,19 @@ from mesh.sim.model.variants import VARIANTS
 ONCE_BROKEN = (
     *(500046, 500069, 600364, 700481, 700507, 701050, 701258, 701523, 702347, 702461, 702827, 702985),
     *(800410, 810249, 810462, 820759, 821425, 830054, 830872, 831146, 850054, 850313, 850372, 870107),
+    *(1005038, 1005263),
 )
-# Runs in which no rule was wrong but the model asked for more than is promised; 600043: both admins removed.
-ONCE_DOUBTED = (600043, 701114)
+# Runs in which no rule was wrong but the model asked for more than is promised, or its nodes did less than
+# agents do; 600043: both admins removed;
+# 1000358: the only admin left that knew a removed author's counts was set back to a backup;
+# 1000147, 2300108: an admin whose certificate had run out did not speak for the removed author; agents do.
+ONCE_DOUBTED = (600043, 701114, 1000358, 1000147, 2300108)
 CAUGHT = {
     "collects-without-reissue": (0, 1, 2),
     "drops-pulls-below-floor": (0, 1, 2),
     "expired-is-absent": (0, 4, 8),
     "floor-whatever-is-freed": (0, 1, 2),
-    "forwards-resets": (45,),
+    "forwards-resets": (5079,),
     "ignores-strays": (1, 4, 6),
     "newest-floor": (21, 31, 46),
     "reissues-fresh": (1, 7, 9),

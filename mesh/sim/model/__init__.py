@@ -15,7 +15,8 @@ The seed is the bug report: the same seed gives the same run in any process.
 
 What is not promised, and all that the oracle excuses (`world.py`):
 
-    lost stores   what only a store held that died or was set back, also what it said for a removed author
+    lost stores   what only a store held that died or was set back, also what it said for a removed author;
+                  of an admin's, counts of a removed author that only others hold, who may not speak for it
     the fence     own writes after a backup of which nobody told the author within a day of the first answer:
                   they may be lost, and what they had replaced in the author's own slot may show again
     removals      what the remover did not know of the removed author; its values of kind all and log; what

@@ -113,10 +113,12 @@ class Node(Replica):
                 self.notice(rec)
 
     def _own(self, sender: int, scope: str, own: sync.Own) -> None:
-        if own.strays and self.fences[scope].trusts_strays(self.now_ms):
+        trusted = self.fences[scope].trusted(own.strays, self.now_ms)
+        strays = sync.Own([], [rec for rec in own.strays if rec not in trusted])
+        if strays.strays and self.world.policy.answers_strays:
+            self.say(scope, answer_strays(self.logs[scope], strays, self.now_ms), source=self.aid)
+        if trusted:
             self.contact(sender, scope, since=0)
-        elif own.strays and self.world.policy.answers_strays:
-            self.say(scope, answer_strays(self.logs[scope], own, self.now_ms), source=self.aid)
         if own.unknown:
             self.contact(sender, scope, since=own.since(self.logs[scope].author(self.aid).floor))
 
@@ -134,7 +136,8 @@ class Node(Replica):
         for scope in KEPT_SCOPES:
             if self.aid in self.admins:
                 self._speak_for(gone, scope)
-            self.say(scope, voids_before_drop(self.logs[scope], self.aid, gone, self.counts))
+            voids = voids_before_drop(self.logs[scope], self.aid, gone, self.counts)
+            self.say(scope, voids, burial=True)
             drop_removed(self.logs[scope], gone, admin=gone in self.admins)
         drop_removed(self.logs[LIVE], gone, admin=False)
         self.removed.add(gone)
@@ -142,11 +145,11 @@ class Node(Replica):
     def _speak_for(self, gone: bytes, scope: str, *, removing: bool = False) -> None:
         """As an admin: say again what an author decided here, before it is dropped."""
         plan = plan_removal(self.logs[scope], self.aid, gone, self.now_ms, self.counts)
-        self.say(scope, plan.statements, source=gone)
+        self.say(scope, plan.statements, source=gone, burial=True)
         for number, counters in enumerate(plan.counters or [{}] if removing else plan.counters):
             name = removed_path(gone) + (f"/{number}" if number else "")
-            self.say(scope, [Statement(name, Kind.ALL, {"counters": counters})])
-        self.say(scope, tell(self.logs[scope], gone, self.aid))
+            self.say(scope, [Statement(name, Kind.ALL, {"counters": counters})], burial=True)
+        self.say(scope, tell(self.logs[scope], gone, self.aid), burial=True)
 
     # -- the fence --------------------------------------------------------------------------------------
 

@@ -109,18 +109,21 @@ class Replica:
         quota: bool = False,
         source: bytes | None = None,
         moved: bool = True,
+        burial: bool = False,
     ) -> list[Record]:
         """Write own statements; what the quota or the certificate forbids is left out.
 
         Args:
             source: whose records are said again, for the oracle.
             moved: whether their stamps may be others than the first time, for the oracle.
+            burial: it belongs to a removal: said also when our certificate has run out, because afterwards
+                the author's slots are gone. Others take it once we have a new one.
         """
         out = []
         clock = self.live_clock if scope == LIVE else self.clock
         log = self.logs[scope]
         for say in statements:
-            if not self.certified() and say.path != member_path(self.aid):
+            if not burial and not self.certified() and say.path != member_path(self.aid):
                 continue
             if scope in self.fences and source is None:
                 say = self.fences[scope].counted(log, self.aid, say)

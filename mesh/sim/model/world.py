@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from mesh.core import folds, sync
+from mesh.core import folds, sync, tally
 from mesh.core.collect import Statement
 from mesh.core.record import LIVE, MESH, ZONE, Kind, Op, Record, SlotKey
 from mesh.sim.model.misbehave import Misbehaviour
@@ -338,9 +338,23 @@ class World:
                 if place[0] == node.place(scope):
                     slot = SlotKey(place[1], Kind.CTR, aid)
                     bits = folds.totals(node.logs[scope].get(slot))[0]
-                    for log in logs:
-                        bits &= ~folds.totals(log.get(slot))[0]
+                    for other in others:
+                        if other.zone == node.zone or scope == MESH:
+                            bits &= ~self._told_by(node, other, scope, slot)
                     used.optional |= bits
+
+    def _told_by(self, node: Replica, other: Backup | Replica, scope: str, slot: SlotKey) -> int:
+        """The counts that another store can give back to one that is lost: of an author that is being removed
+        only an admin can, or who holds what an admin noted. Others drop it when they hear."""
+        log = other.logs[scope]
+        bits = 0
+        for path in log.paths(f"removed/{slot.aid.hex()}"):
+            for rec in log.slots(path):
+                bits |= tally.notes(rec.val).get(slot.path, (0, 0))[0]
+        ordinary = isinstance(other, Replica) and other.aid not in node.admins
+        if ordinary and node.aid in node.admins and self.index_of[slot.aid] in self.tainted:
+            return bits
+        return bits | folds.totals(log.get(slot))[0]
 
     def _lost_with(self, node: Replica, scope: str, rec: Record) -> None:
         """A record that only this store held: what it said for a removed author goes with it."""

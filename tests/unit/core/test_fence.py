@@ -99,10 +99,39 @@ def test_a_stray_is_believed_while_it_is_known_that_something_was_forgotten() ->
     own = own_offered(log, ME, [one, two, floor], LATER_MS)
     assert own is not None
     assert own.strays == [two]
-    assert fence.trusts_strays(LATER_MS)
+    assert fence.trusted(own.strays, LATER_MS) == [two]
     recover(log, fence, [one, two, floor], reset=True)
     assert log.get(slot(0, "kv/two")) == two
-    assert not fence.trusts_strays(LATER_MS + DAY_MS)
+    assert not fence.trusted([two], LATER_MS + DAY_MS)
+
+
+def test_a_stray_that_the_backup_did_not_have_and_is_not_newer_was_deleted() -> None:
+    log = log_of(gc(0, 3, 4))
+    log.set_marks(ME, head=gc(0, 3, 4).hlc, floor=rec(0, "kv/x", 3).hlc)
+    fence = Fence.opened(log, ME, None, NOW_MS, 1)
+    fence.forgot = True
+    stray = rec(0, "kv/one", 1)
+    assert not fence.trusted([stray], LATER_MS)
+    recover(log, fence, [stray, gc(0, 3, 4), rec(0, "kv/new", 9)], reset=True)
+    assert log.get(slot(0, "kv/one")) is None
+    assert log.get(slot(0, "kv/new")) is not None
+
+
+def test_a_stray_that_the_backup_had_and_a_reset_did_not_name_is_believed() -> None:
+    log = log_of(rec(0, "kv/one", 1), rec(0, "kv/two", 2))
+    fence = Fence.opened(log, ME, None, NOW_MS, 1)
+    recover(log, fence, [rec(0, "kv/one", 1), gc(0, 3, 4)], reset=True)
+    assert log.get(slot(0, "kv/two")) is None
+    assert fence.trusted([rec(0, "kv/two", 2)], LATER_MS)
+
+
+def test_a_counter_that_a_reset_did_not_name_stays() -> None:
+    counter = rec(0, "kv/c", 1, kind=Kind.CTR, val=[5, 0])
+    log = log_of(counter, rec(0, "kv/two", 2))
+    fence = Fence.opened(log, ME, None, NOW_MS, 1)
+    recover(log, fence, [gc(0, 3, 4)], reset=True)
+    assert log.get(slot(0, "kv/c", Kind.CTR)) == counter
+    assert log.get(slot(0, "kv/two")) is None
 
 
 def test_what_was_noted_for_a_removed_author_is_joined() -> None:
