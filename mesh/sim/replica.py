@@ -67,8 +67,8 @@ class Replica:
         disk = self.disk = node.disk
         self.tags = {scope: scope_tag(scope, node.place.zone) for scope in SCOPES}
         self.live = CheckedLog(self.fleet.checks, node.number, LIVE, self.tags[LIVE])
-        # What was stamped in RAM is forgotten with it; who sees lower stamps sent back says them again.
-        self.fleet.checks.set_back(self.tags[LIVE], node.aid, 0)
+        # Stamps in RAM beyond the ceiling are forgotten with it; who sees such sent back says them again.
+        self.fleet.checks.set_back(self.tags[LIVE], node.aid, disk.ceiling)
         self.logs: dict[str, CheckedLog] = {**disk.logs, LIVE: self.live}
         self._snapshots = {scope: nullcontext[Log](log) for scope, log in self.logs.items()}
         self.writer = Writer(node.later)
