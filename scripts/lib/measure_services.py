@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measure import Figures, Fleet, alive, fleet, wait
+from figures import Figures
+from measure import Fleet, alive, fleet, wait
 
 from mesh.client import Client
 

@@ -28,6 +28,7 @@ STAMP = VENV / "mesh-stamp.json"
 PYTHON_MIN = (3, 11)
 RUN = ()
 TEST = ("dev",)
+BENCH = ("bench",)
 ENGINE = {"podman": "podman", "runc": "runc", "busybox": "busybox-static"}
 TEST_PROGRAMS = (
     ("redis-server", "redis-server"),
