@@ -66,6 +66,7 @@ INDEX: dict[str, dict[str, Entry]] = {
         "apply": Entry("workloads", "have workloads run on the mesh"),
         "validate": Entry("workloads", "read workloads without applying them"),
         "workload": Entry("workloads", "list, explain and change workloads"),
+        "secret": Entry("secret", "values that only the nodes which run a workload can read"),
         "admission": Entry("workloads", "rules of what may run"),
         "logs": Entry("logs", "print what workloads write"),
     },

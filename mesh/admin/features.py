@@ -33,6 +33,7 @@ from mesh.admin.lock_features import Quorums as Quorums
 from mesh.admin.rights_features import Certs as Certs
 from mesh.admin.rights_features import Invites as Invites
 from mesh.admin.rights_features import Policy as Policy
+from mesh.admin.workload_features import Secrets as Secrets
 from mesh.admin.workload_features import Workloads as Workloads
 
 Json = dict[str, Any]

@@ -49,3 +49,23 @@ class Workloads(Protocol):
 
     async def test(self, specs: Sequence[Json], rules: Sequence[Json]) -> Rows:
         """`shapes.Admitted` of each spec on each node, by these rules, or those in force if none."""
+
+
+class Secrets(Protocol):
+    """Values that workloads name and only some nodes can read. Nothing here ever tells a value."""
+
+    async def set(
+        self, name: str, value: bytes, *, selector: str | None, nodes: Sequence[str] | None
+    ) -> Json:
+        """`shapes.SecretSet`. None twice: for whom it was; one of them None: that is not narrowed.
+        UsageError, Denied.
+        """
+
+    async def list(self) -> Rows:
+        """`shapes.Secret` of each, by name."""
+
+    async def show(self, name: str) -> Json:
+        """`shapes.Secret`. NotFound."""
+
+    async def remove(self, name: str) -> Json:
+        """`shapes.Secret` as it was. NotFound, Denied; Conflict: a workload names it."""

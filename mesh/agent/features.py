@@ -121,6 +121,7 @@ class Features:
             self.rollouts,
         )
         self.workloads, self.logs = self.placed.workloads, self.placed.logs
+        self.secrets = self.placed.secrets
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the features' tasks until cancelled."""

@@ -45,7 +45,7 @@ def launch_of(
         entrypoint=bool(command),
         image=it.image,
         env={
-            **{name: _fill(text, words) for name, text in it.env.items()},
+            **{name: _fill(text, words) for name, text in it.plain_env.items()},
             **words,
             "MESH_VERSION": it.version,
             "MESH_GENERATION": str(spec.gen),
@@ -69,6 +69,8 @@ def launch_of(
         grace_s=it.stop_grace_s,
         restart=it.restart,
         exclusive=it.mode == "exclusive",
+        secret_env=it.secret_env,
+        secret_files=it.secrets,
         deadline_s=until_boot_s,
     )
 

@@ -1,6 +1,7 @@
 """Everything about workloads that runs on a node, put together.
 
 orders       what admins want to run, and may       placer      the machine of placement, carried out
+secrets      what it needs and only some may read
 supervisor   what runs here                         workloads   what people ask; logs: what instances wrote
 """
 
@@ -22,6 +23,7 @@ from mesh.agent.placer import Placer
 from mesh.agent.rolling import Rolling
 from mesh.agent.rollouts import Rollouts
 from mesh.agent.runtimes import supervisor_of
+from mesh.agent.secret import Secrets
 from mesh.agent.table import Table
 from mesh.agent.workloads import Workloads
 
@@ -41,12 +43,16 @@ class Placement:
         calls: Calls,
         rollouts: Rollouts,
     ) -> None:
-        self.supervisor = supervisor_of(node)
         self.orders = Orders(node)
-        self.placer = Placer(node, table, members, events, offered, leases, self.supervisor, self.orders)
+        self.secrets = Secrets(node, certificates, table, self.orders)
+        self.supervisor = supervisor_of(node, self.secrets.open)
+        self.placer = Placer(
+            node, table, members, events, offered, leases, self.supervisor, self.orders, self.secrets
+        )
         self._rolling = Rolling(node, rollouts, self.orders, self.placer)
         measured = Measured(self.supervisor, calls, table)
         self.workloads = Workloads(node, certificates, table, self.orders, self.placer, rollouts, measured)
+        self.secrets.table, self.secrets.restarted = self.placer.machine.table, self.workloads.restarted
         self.logs = Logs(self.supervisor, calls, table)
         self.logs.where = lambda name: self.workloads.holders(name) or table.present()
         members.before_leaving.append(self.placer.leave)
@@ -56,4 +62,5 @@ class Placement:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.logs.run)
             await nursery.start(self.placer.run)
+            nursery.start_soon(self.secrets.run)
             task_status.started()

@@ -27,6 +27,7 @@ from mesh.agent.node import Node
 from mesh.agent.offering import Offering
 from mesh.agent.orders import Orders
 from mesh.agent.ports import Ports
+from mesh.agent.secret import Secrets
 from mesh.agent.sites import Sites
 from mesh.agent.supervisor import Supervisor
 from mesh.agent.table import Table
@@ -38,6 +39,7 @@ from mesh.core.placement import Placement
 from mesh.core.placing import AnyEvent, ClaimsSaid
 from mesh.core.record import MESH, Kind, Op, Record
 from mesh.core.seating import Spec
+from mesh.core.secret import Readers
 from mesh.core.vitals import StateChanged
 from mesh.core.workload import CLAIM_PREFIX
 from mesh.errors import MeshError, PeerError
@@ -87,12 +89,15 @@ class Placer:
         leases: Leases,
         supervisor: Supervisor,
         orders: Orders,
+        secrets: Secrets,
     ) -> None:
         self._node = node
         self._table = table
         self._events = events
         self.supervisor = supervisor
         self.orders = orders
+        self._secrets = secrets
+        self._readers: dict[str, Readers] = {}
         self.sites = Sites(node, table, members, supervisor.kinds(), self.give)
         self.machine = Placement(placing.Config(), node.me, self.sites.life_ms)
         self._drive = Drive(Clocked(self.machine, node.now_ms), self._queue)
@@ -114,6 +119,7 @@ class Placer:
         node.on_link.append(lambda session: self._met())
         supervisor.on_change.append(self._supervised)
         orders.on_change.append(self._ordered)
+        secrets.on_change.append(self._sealed)
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -138,6 +144,7 @@ class Placer:
         """Everything that the store holds, and what still runs here."""
         self.sites.load()
         self.give(placing.RulesSaid(self.orders.rules()))
+        self._sealed()
         self.give(placing.SpecsSaid(dict(self.orders.specs())))
         claims = self._claims_below("")
         mine = {seat: claim for aid, seat, claim in claims if aid == self._node.me and claim is not None}
@@ -255,6 +262,12 @@ class Placer:
             self.give(placing.RulesSaid(self.orders.rules()))
         if specs:
             self.give(placing.SpecsSaid(specs))
+
+    def _sealed(self) -> None:
+        """It may be others who can open a secret."""
+        if self._started and (found := self._secrets.readers()) != self._readers:
+            self._readers = found
+            self.give(placing.SecretsSaid(found))
 
     def _supervised(self, status: Status) -> None:
         """What became of an instance here."""

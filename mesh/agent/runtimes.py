@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mesh.agent.node import Node
 from mesh.agent.supervisor import Supervisor
-from mesh.runtimes.base import Kind, Runtime
+from mesh.runtimes.base import Kind, Opener, Runtime
 from mesh.runtimes.offered import engine_socket, in_pod
 
 FOLDER = "work"
@@ -19,8 +19,8 @@ def folder_of(node: Node) -> Path:
     return Path(configured) / node.me.hex()[:16] if configured else node.home.path.absolute() / FOLDER
 
 
-def supervisor_of(node: Node) -> Supervisor:
-    """The supervisor of this node."""
+def supervisor_of(node: Node, open_secret: Opener) -> Supervisor:
+    """The supervisor of this node. `open_secret`: the value of a secret that this node can read."""
     settings = node.config.runtimes
     engine = settings.container or engine_socket()
     root, word = folder_of(node), node.me.hex()[:8]
@@ -29,12 +29,12 @@ def supervisor_of(node: Node) -> Supervisor:
         from mesh.runtimes.process import LogLimits, Processes
 
         logs = LogLimits(settings.log_bytes_max, settings.log_files, settings.log_bytes_s)
-        return Processes(root, word, node.wall_ms, logs)
+        return Processes(root, word, node.wall_ms, logs, open_secret)
 
     def container() -> Runtime:
         from mesh.runtimes.container import Containers
 
-        return Containers(engine, root, word)
+        return Containers(engine, root, word, open_secret)
 
     def kubernetes() -> Runtime:
         from mesh.runtimes.kubeconfig import find_cluster

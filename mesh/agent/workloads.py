@@ -135,6 +135,11 @@ class Workloads:
         await self._node.author.say(MESH, build)
         return self._row(name)
 
+    def restarted(self, slots: Log, name: str) -> list[Statement]:
+        """What to say so that every instance is started anew, by its rollout."""
+        held = self._held(slots, name)
+        return self._staged(slots, held.workload, held.restarts + 1) if held is not None else []
+
     async def scale(self, name: str, replicas: int | str) -> Json:
         """`shapes.Workload`."""
 
@@ -229,7 +234,7 @@ class Workloads:
         return sorted({aid for seat, by_node in claims if seat.name == name for aid in by_node})
 
     def _empty(self, seat: Seat) -> Json:
-        why = "no node can run it: see `meshctl workload explain`" if self._nobody(seat.name) else ""
+        why = self._why_nobody(seat.name)
         voters = self._spec(seat.name).workload.voters
         if voters and self._orders.in_force(QUORUMS + voters) is None:
             why = f"there is no quorum {voters}: `meshctl quorum create {voters} ...`"
@@ -244,9 +249,13 @@ class Workloads:
             "why": why,
         }
 
-    def _nobody(self, name: str) -> bool:
+    def _why_nobody(self, name: str) -> str:
+        """Why no node can run it, "" if one can."""
         table = self._seats
-        return all(table.why_not(name, aid) or table.why_crowded(name, aid) for aid in table.sites)
+        found = {table.why_not(name, aid) or table.why_crowded(name, aid) for aid in table.sites}
+        if "" in found:
+            return ""
+        return f"no node can run it: {found.pop() if len(found) == 1 else 'see `meshctl workload explain`'}"
 
     def _instance(self, seat: Seat, aid: bytes, claim: Claim) -> Json:
         node, node_name = self._table.who(aid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mesh.client.base import Base
+from mesh.client.base import Base, given
 from mesh.client.http import Request, segment
 
 
@@ -63,3 +63,27 @@ class WorkloadCalls(Base):
         """List of `Admitted`: each spec on each node, by these rules, or by those in force."""
         asked = [dict(spec) for spec in specs]
         return self._post("/v1/admission/test", specs=asked, rules=[dict(rule) for rule in rules])
+
+    def secrets(self) -> Any:
+        """List of `Secret`, without their values."""
+        return self._get("/v1/secrets")
+
+    def secret(self, name: str) -> Any:
+        """`Secret`, without its value."""
+        return self._get(f"/v1/secrets/{segment(name)}")
+
+    def set_secret(
+        self,
+        name: str,
+        value: str | bytes,
+        *,
+        selector: str | None = None,
+        nodes: Iterable[str] | None = None,
+    ) -> Any:
+        """`SecretSet`. With `selector` (over zone and tier) and `nodes` unsaid it stays for whom it was."""
+        more = given(selector=selector, nodes=None if nodes is None else list(nodes))
+        return self._ask(Request("PUT", f"/v1/secrets/{segment(name)}", body={"value": value, **more}))
+
+    def remove_secret(self, name: str) -> Any:
+        """`Secret` as it was. Conflict: a workload names it."""
+        return self._ask(Request("DELETE", f"/v1/secrets/{segment(name)}"))

@@ -48,6 +48,7 @@ from mesh.core.placing import (
     Doubted,
     Found,
     RulesSaid,
+    SecretsSaid,
     Settled,
     SitesSaid,
     SpecsSaid,
@@ -114,6 +115,9 @@ class Placement:
                 return [*self._replanned(own=False), *sorted(table.seats_of.get(aid, ()))]
             case RulesSaid(rules=rules):
                 table.set_rules(rules)
+                return self._replanned(own=True)
+            case SecretsSaid(secrets=secrets):
+                table.set_secrets(secrets)
                 return self._replanned(own=True)
             case Settled():
                 self.own.settled = True

@@ -10,6 +10,7 @@ from mesh.core.candidates import Site
 from mesh.core.claims import Claim, Seat
 from mesh.core.guard import Rule
 from mesh.core.seating import Spec, Standing
+from mesh.core.secret import Readers
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +75,12 @@ class RulesSaid(Event, frozen=True):
     rules: tuple[Rule, ...]
 
 
+class SecretsSaid(Event, frozen=True):
+    """Who can open each secret."""
+
+    secrets: dict[str, Readers]
+
+
 class Settled(Event, frozen=True):
     """What the others know has come in, or nobody was in reach: from now on empty seats may be claimed."""
 
@@ -136,6 +143,7 @@ AnyEvent: TypeAlias = (
     | SitesSaid
     | StandingSaid
     | RulesSaid
+    | SecretsSaid
     | Settled
     | Found
     | Doubted

@@ -55,6 +55,7 @@ RESERVED = (
     *("policy", "policy/**", "removed/**", "invite/**", "cert/**", "config/**"),
     # Orders to all: traffic rules, workloads, rollouts (but not what nodes say of them), voters, admission.
     *("route/**", "wl/**", "roll/*", "quorum/**", "admission/**", "token/**"),
+    "secret/**",
 )
 # Rooms of users' keys, one for each type that is not kept under the key itself.
 USERS = ("kv/**", "mv/**", "set/**", "map/**", "log/**", "flag/**", "counter/**")

@@ -14,7 +14,7 @@ here, and time comes in only as `now`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -22,6 +22,7 @@ import msgspec
 from mesh.core.candidates import Candidate, Load, Site, crowded, ordered, score, unfit, weight
 from mesh.core.claims import Claim, Seat, Stage
 from mesh.core.guard import Rule
+from mesh.core.secret import Readers, why_closed
 from mesh.core.workload import Workload
 
 Standing = Literal["alive", "unknown", "dead", "gone"]
@@ -71,6 +72,7 @@ class Seating:
         self.sites: dict[bytes, Site] = {}
         self.members: dict[bytes, Member] = {}
         self.rules: tuple[Rule, ...] = ()
+        self.secrets: Mapping[str, Readers] = {}
         self._seats: dict[str, set[Seat]] = {}
         self._loads: dict[bytes, Load] = {}
         self._here: dict[bytes, Counter[str]] = {}
@@ -137,6 +139,11 @@ class Seating:
     def set_rules(self, rules: Iterable[Rule]) -> None:
         """The rules of admission changed."""
         self.rules = tuple(rules)
+        self._unfit.clear()
+
+    def set_secrets(self, secrets: Mapping[str, Readers]) -> None:
+        """Who can open which secret changed."""
+        self.secrets = secrets
         self._unfit.clear()
 
     def set_standing(self, aid: bytes, standing: Standing, now: float) -> bool:
@@ -230,8 +237,14 @@ class Seating:
         assert spec is not None
         found = self._unfit.setdefault(name, {})
         if aid not in found:
-            found[aid] = unfit(spec.workload, site, self.rules)
+            workload = spec.workload
+            found[aid] = unfit(workload, site, self.rules) or why_closed(workload, aid, self.secrets)
         return found[aid]
+
+    def suits(self, workload: Workload, aid: bytes) -> bool:
+        """Whether a node may ever run a workload, if it can open its secrets."""
+        site = self.sites.get(aid)
+        return site is not None and not unfit(workload, site, self.rules)
 
     def why_closed(self, aid: bytes) -> str:
         """Why a node is given nothing new at present, or ""."""

@@ -45,6 +45,7 @@ from mesh.core.workload_parts import (
     Resources,
     Rollout,
     Seconds,
+    SecretRef,
     Service,
     Text,
     Word,
@@ -76,7 +77,9 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         version: a free word of its author; shown, and told to the program.
         command, args: argv of a process; entrypoint and arguments in a container. Never through a shell.
         env: variables. `${PORT}`, `${PORT_<NAME>}`, `${DIR_<NAME>}` and the MESH_ variables are put in, in
-            `command`, `args` and `env` alike.
+            `command`, `args` and `env` alike. {secret = "name"} stands for the value of a secret.
+        secrets: names of secrets that the program finds as files; SECRET_<NAME> is the path of each.
+        rotation: what follows when a secret that it names is set anew: its rollout, or the next start.
         selector: labels a node must have, see `core/selector.py`.
         capabilities: words that the node's card must list.
         tolerations: taints it may run in spite of: `key`, `key=value`, or `*`.
@@ -96,7 +99,9 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     command: Argv = ()
     image: Word = ""
     args: Argv = ()
-    env: Annotated[dict[str, Text], msgspec.Meta(max_length=256)] = {}
+    env: Annotated[dict[str, Text | SecretRef], msgspec.Meta(max_length=256)] = {}
+    secrets: Names = ()
+    rotation: Literal["restart", "keep"] = "restart"
     workdir: Text = ""
     replicas: Annotated[
         int, msgspec.Meta(extra_json_schema={"type": ["integer", "string"]}, description='or "each"')
@@ -142,6 +147,21 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     def each(self) -> bool:
         """Whether it runs once on every node that matches."""
         return self.replicas == EACH
+
+    @property
+    def secret_env(self) -> dict[str, str]:
+        """The secret that each such variable stands for."""
+        return {name: ref.secret for name, ref in self.env.items() if isinstance(ref, SecretRef)}
+
+    @property
+    def plain_env(self) -> dict[str, str]:
+        """The variables that are written down."""
+        return {name: text for name, text in self.env.items() if isinstance(text, str)}
+
+    @property
+    def secrets_named(self) -> list[str]:
+        """Every secret that it needs, by name."""
+        return sorted({*self.secrets, *self.secret_env.values()})
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -297,7 +317,11 @@ def _check_running(where: str, it: Workload) -> None:
             )
     elif not it.image:
         raise UsageError(f"{where}: image is missing", f"runtime {it.runtime} runs an image")
-    for text in (*it.argv, *it.env.values(), it.workdir, it.image):
+    if it.secrets_named and it.runtime == "kubernetes":
+        raise UsageError(
+            f"{where}: secrets are not given to runtime kubernetes", "use a Secret of the cluster itself"
+        )
+    for text in (*it.argv, *it.plain_env.values(), it.workdir, it.image):
         if "\0" in text:
             raise UsageError(f"{where}: {text!r:.80} has a zero byte")
     text_of(where, "version", it.version)
@@ -352,6 +376,7 @@ def _check_parts(where: str, it: Workload) -> None:
     _unique(where, "mount", [mount.name for mount in it.mounts])
     numbers = [str(port.port) for port in it.ports if port.port]
     _unique(where, "port number", numbers)
+    _unique(where, "secret", list(it.secrets))
     for mount in it.mounts:
         if (mount.kind == "host") != bool(mount.source) or ".." in (mount.source + mount.path).split("/"):
             raise UsageError(

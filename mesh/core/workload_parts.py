@@ -28,6 +28,12 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """A part of a spec: what is unknown is refused, what is default is left out of records."""
 
 
+class SecretRef(Part, frozen=True):
+    """In the place of a variable's text: the secret whose value it has."""
+
+    secret: Name
+
+
 class Amounts(Part, frozen=True):
     """Processor in cores, memory and storage in bytes."""
 

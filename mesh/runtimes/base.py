@@ -12,17 +12,19 @@ import hashlib
 import re
 import signal
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from mesh.errors import UsageError
+from mesh.errors import NotFound, UsageError
 
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}(/[A-Za-z0-9_-]{1,20})?")
-_VARIABLE = re.compile(r"\$\{((?:DIR_|MESH_)[A-Z0-9_]+)\}")
+_VARIABLE = re.compile(r"\$\{((?:DIR_|MESH_|SECRET_)[A-Z0-9_]+)\}")
+SECRETS_INSIDE = "/mesh/secrets"
 Kind = Literal["process", "container", "kubernetes"]
 Restart = Literal["always", "on-failure", "never"]
+Opener = Callable[[str], bytes]
 
 
 class Directory(msgspec.Struct, frozen=True):
@@ -78,6 +80,9 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         network: containers: none, host, or a network that the engine has.
         exclusive: the instance is killed when its deadline is not moved on (`Running.renew`).
         deadline_s: the first such deadline, on CLOCK_BOOTTIME.
+        secret_env: the name of the secret that each of these variables has the value of. Values are never
+            part of a launch: a runtime opens them when it starts the instance, and keeps none.
+        secret_files: names of secrets that the program finds as files, at SECRET_<NAME>.
         replicas: Kubernetes only.
     """
 
@@ -100,6 +105,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     restart: Restart = "always"
     exclusive: bool = False
     deadline_s: float = 0.0
+    secret_env: Mapping[str, str] = {}
+    secret_files: tuple[str, ...] = ()
     replicas: int = 1
 
     @property
@@ -140,10 +147,59 @@ def instance_of(word: str) -> str:
     return check_instance(word.replace(".", "/"))
 
 
+class Opened(NamedTuple):
+    """The secrets of one start. They are forgotten with it."""
+
+    env: dict[str, str]
+    files: dict[str, bytes]
+
+    def redacted(self, text: str) -> str:
+        """A message of somebody who was told the secrets."""
+        words = {*self.env.values(), *(data.decode(errors="replace") for data in self.files.values())}
+        for word in sorted(words, key=len, reverse=True):
+            text = text.replace(word, "***") if word else text
+        return text
+
+
+def no_secrets(name: str) -> bytes:
+    """Where nothing can open a secret."""
+    raise NotFound(f"secret {name[:80]} is not there")
+
+
+def opened(launch: Launch, open_secret: Opener) -> Opened:
+    """The secrets that a launch names, opened for its start.
+
+    Raises:
+        MeshError: one cannot be opened here, or cannot be a variable.
+    """
+    names = {*launch.secret_env.values(), *launch.secret_files}
+    values = {name: open_secret(name) for name in sorted(names)}
+    env = {variable: _as_text(name, values[name]) for variable, name in launch.secret_env.items()}
+    return Opened(env, {name: values[name] for name in launch.secret_files})
+
+
+def _as_text(name: str, value: bytes) -> str:
+    try:
+        if b"\0" not in value:
+            return value.decode()
+    except UnicodeDecodeError:
+        pass
+    raise UsageError(f"secret {name} is not text, so it cannot be a variable", "name it in `secrets = [...]`")
+
+
+def secret_places(launch: Launch, folder: str) -> dict[str, str]:
+    """The variables that tell a program where its secrets lie."""
+    return {f"SECRET_{_upper(name)}": f"{folder}/{name}" for name in launch.secret_files}
+
+
+def _upper(name: str) -> str:
+    return name.upper().replace("-", "_")
+
+
 def environment(launch: Launch, places: Mapping[str, str]) -> dict[str, str]:
     """What is told to the program, whatever the workload sets itself. `places`: paths of its directories."""
     return {
-        **{f"DIR_{name.upper().replace('-', '_')}": place for name, place in places.items()},
+        **{f"DIR_{_upper(name)}": place for name, place in places.items()},
         "MESH_WORKLOAD": launch.workload,
         "MESH_INSTANCE": launch.instance,
         "MESH_EPOCH": str(launch.epoch),

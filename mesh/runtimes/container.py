@@ -7,6 +7,9 @@ about restarts, never the engine. A container that is over is kept, for its log,
 Network is none unless the launch says otherwise. Directories that the runtime makes lie where those of
 processes do. Capabilities and seccomp are the engine's defaults; new privileges are refused.
 
+Variables that are secrets are known to the engine, which shows them to whoever may inspect the container and
+keeps them with it on its disk; files of secrets lie in memory and are mounted read-only.
+
 An exclusive container has a watchdog process (`watchdog.py`), because the engine knows nothing of leases.
 """
 
@@ -23,15 +26,21 @@ import trio
 from mesh.errors import Conflict, Failed, MeshError, NotFound
 from mesh.runtimes import watchdog
 from mesh.runtimes.base import (
+    SECRETS_INSIDE,
     Exit,
     Launch,
     Line,
+    Opened,
+    Opener,
     Running,
     Usage,
     check_instance,
     environment,
     filled,
     instance_of,
+    no_secrets,
+    opened,
+    secret_places,
     word_of,
 )
 from mesh.runtimes.engine import Engine
@@ -48,14 +57,15 @@ class Containers:
 
     Args:
         socket: of the engine.
-        root, node: as for processes.
+        root, node, open_secret: as for processes.
     """
 
-    def __init__(self, socket: str, root: Path, node: str) -> None:
+    def __init__(self, socket: str, root: Path, node: str, open_secret: Opener = no_secrets) -> None:
         self._socket = socket
         self._engine = Engine(socket)
         self._root = root
         self._node = node
+        self._open = open_secret
 
     def _name(self, instance: str) -> str:
         return f"mesh-{self._node}-{word_of(instance)}"
@@ -63,12 +73,22 @@ class Containers:
     async def start(self, launch: Launch) -> Running:
         """See `mesh.runtimes.base.Runtime`."""
         launch.check()
+        told = opened(launch, self._open)
+        try:
+            return await self._start(launch, told)
+        except MeshError as error:
+            error.message = told.redacted(error.message)
+            error.args = (error.message,)
+            raise
+
+    async def _start(self, launch: Launch, told: Opened) -> Running:
         name = self._name(launch.instance)
         await self._clear(name)
-        folder = Folder(self._root, launch.instance)
+        folder, owner = Folder(self._root, launch.instance), _owner(launch.user)
         folder.make()
-        await trio.to_thread.run_sync(folder.make_directories, launch.directories, _owner(launch.user))
-        body = self._body(launch, folder)
+        await trio.to_thread.run_sync(folder.make_directories, launch.directories, owner)
+        await trio.to_thread.run_sync(folder.write_secrets, told.files, owner)
+        body = self._body(launch, folder, told)
         try:
             await self._engine.create(name, body)
         except NotFound:
@@ -94,10 +114,10 @@ class Containers:
             raise Conflict(f"container {name} runs already")
         await self._engine.remove(name)
 
-    def _body(self, launch: Launch, folder: Folder) -> dict[str, Any]:
+    def _body(self, launch: Launch, folder: Folder, told: Opened) -> dict[str, Any]:
         """What the engine is asked to create."""
         places = {each.name: each.path or f"/mesh/{each.name}" for each in launch.directories}
-        own = environment(launch, places)
+        own = {**environment(launch, places), **secret_places(launch, SECRETS_INSIDE)}
         labels = {
             f"{LABEL}node": self._node,
             f"{LABEL}instance": launch.instance,
@@ -112,7 +132,7 @@ class Containers:
             "Image": launch.image,
             "Entrypoint": words if launch.entrypoint else None,
             "Cmd": [] if launch.entrypoint else words,
-            "Env": [f"{name}={value}" for name, value in {**launch.env, **own}.items()],
+            "Env": [f"{name}={value}" for name, value in {**launch.env, **told.env, **own}.items()],
             "WorkingDir": launch.cwd,
             "User": launch.user,
             "Labels": labels,
@@ -163,7 +183,8 @@ def _host_config(launch: Launch, folder: Folder, places: dict[str, str]) -> dict
         "Binds": [
             f"{folder.place_of(each)}:{places[each.name]}{':ro' if each.read_only else ''}"
             for each in launch.directories
-        ],
+        ]
+        + ([f"{folder.secrets}:{SECRETS_INSIDE}:ro"] if launch.secret_files else []),
         "NetworkMode": launch.network,
         "PortBindings": ports if launch.network not in ("none", "host") else {},
         "PidsLimit": limits.processes or PIDS,
@@ -208,6 +229,7 @@ class Container:
                 state = (await self._engine.inspect(self._name)).get("State", {})
                 if not state.get("Running"):
                     watchdog.reap()
+                    self._folder.drop_secrets()
                     return self._exit(state)
                 await self._engine.wait(self._name)
             except NotFound:

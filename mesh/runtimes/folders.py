@@ -2,6 +2,7 @@
 
     <root>/instances/<instance>/    lock, state.json, control, deadline, log/, scratch/<name>/
     <root>/data/<instance>/<name>/  persistent directories
+    <memory>/<instance>/<name>      secrets, in memory (`sheltered`), mode 0600, while the instance runs
 
 Whoever holds the lock may change the folder; the shim inherits it from the agent. A lock that cannot be had
 means that something of the instance still lives, and nothing else does.
@@ -11,22 +12,25 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
 
-from mesh.errors import Conflict, MeshError, StoreError, StoreFull, UsageError
+from mesh.errors import Conflict, Denied, MeshError, StoreError, StoreFull, UsageError
 from mesh.identity import files
 from mesh.runtimes.base import Directory, instance_of, word_of
 
 LOCK, STATE, CONTROL, DEADLINE, LOG = "lock", "state.json", "control", "deadline", "log"
 INSTANCES = "instances"
 ENTRIES_MAX = 200_000
+MEMORY = ("/dev/shm", "/run/mesh")
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -65,6 +69,7 @@ class Folder:
         self.path = root / INSTANCES / word_of(instance)
         self.data = root / "data" / word_of(instance)
         self.log = self.path / LOG
+        self._root = root
 
     def make(self) -> None:
         """Raises StoreError or StoreFull."""
@@ -168,6 +173,42 @@ class Folder:
         except OSError as error:
             raise _trouble(self.path, error) from None
 
+    # -- secrets ----------------------------------------------------------------------------------------
+
+    @property
+    def secrets(self) -> Path:
+        """Where the files of its secrets lie while it runs."""
+        return sheltered(self._root) / word_of(self.instance)
+
+    def write_secrets(self, files: Mapping[str, bytes], owner: tuple[int, int] | None) -> None:
+        """Make these files, and no others, for the instance's own user only.
+
+        Raises:
+            Denied: somebody else has put something in the place.
+            StoreError, StoreFull: they cannot be made.
+        """
+        self.drop_secrets()
+        if not files:
+            return
+        place = self.secrets
+        try:
+            place.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+            found = os.lstat(place.parent)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+                raise Denied(f"{place.parent} is not this agent's own", "look who made it, and remove it")
+            os.chmod(place.parent, 0o711)
+            place.mkdir(mode=0o700)
+            for name, data in files.items():
+                _write_private(place / name, data, owner)
+            if owner is not None:
+                os.chown(place, *owner)
+        except OSError as error:
+            raise _trouble(place, error) from None
+
+    def drop_secrets(self) -> None:
+        """The instance is over."""
+        shutil.rmtree(self.secrets, ignore_errors=True)
+
     def storage_bytes(self) -> int:
         """What its own directories hold; a program may be changing them meanwhile."""
         return sum(_sizes(self.data)) + sum(_sizes(self.path / "scratch"))
@@ -177,6 +218,7 @@ class Folder:
         if self.path.exists():
             fd = self.lock()
             try:
+                self.drop_secrets()
                 shutil.rmtree(self.path, ignore_errors=True)
             finally:
                 os.close(fd)
@@ -189,6 +231,35 @@ def all_folders(root: Path) -> Iterator[Folder]:
     for name in sorted(os.listdir(root / INSTANCES)) if (root / INSTANCES).is_dir() else ():
         with contextlib.suppress(UsageError):
             yield Folder(root, instance_of(name))
+
+
+def sheltered(root: Path) -> Path:
+    """A folder in memory for the secrets of one node's instances; in its own folder where there is none."""
+    word = hashlib.blake2b(str(root).encode(), digest_size=6).hexdigest()
+    for place in MEMORY:
+        if os.access(place, os.W_OK | os.X_OK) and in_memory(place):
+            return Path(place) / f"mesh-{os.geteuid()}-{word}"
+    return root / "secrets"
+
+
+@lru_cache(maxsize=8)
+def in_memory(place: str) -> bool:
+    """Whether a folder is a file system that is never on a disk, swap apart."""
+    try:
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    except OSError:
+        return False
+    kinds = [words[2] for words in mounts if len(words) > 2 and words[1] == os.path.realpath(place)]
+    return bool(kinds) and kinds[-1] in ("tmpfs", "ramfs")
+
+
+def _write_private(path: Path, data: bytes, owner: tuple[int, int] | None) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        os.fchmod(fd, 0o600)
+        if owner is not None:
+            os.fchown(fd, *owner)
+        file.write(data)
 
 
 def _sizes(top: Path) -> Iterator[int]:

@@ -32,15 +32,20 @@ from mesh.runtimes import cgroups, logreader
 from mesh.runtimes.base import (
     Launch,
     Line,
+    Opened,
+    Opener,
     Running,
     check_instance,
     environment,
     filled,
+    no_secrets,
+    opened,
+    secret_places,
     stop_number,
     word_of,
 )
 from mesh.runtimes.cgroups import Group
-from mesh.runtimes.folders import Folder, State, all_folders, reachable
+from mesh.runtimes.folders import Folder, State, all_folders, in_memory, reachable
 from mesh.runtimes.instance import ProcessInstance, boot_id
 
 SHIM = "import sys; sys.path.append(sys.argv[1]); from mesh.runtimes.shim import main; main()"
@@ -67,13 +72,22 @@ class Processes:
         root: folder of all instances of this node.
         node: short word that keeps apart the agents of one device.
         now_ms: wall time.
+        open_secret: the value of a secret, asked for at each start.
     """
 
-    def __init__(self, root: Path, node: str, now_ms: Any, logs: LogLimits | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        node: str,
+        now_ms: Any,
+        logs: LogLimits | None = None,
+        open_secret: Opener = no_secrets,
+    ) -> None:
         self._root = root
         self._node = node
         self._now_ms = now_ms
         self._logs = logs or LogLimits()
+        self._open = open_secret
 
     # -- start ------------------------------------------------------------------------------------------
 
@@ -81,11 +95,12 @@ class Processes:
         """See `mesh.runtimes.base.Runtime`."""
         launch.check()
         owner = _owner(launch.user)
+        told = opened(launch, self._open)
         folder = Folder(self._root, launch.instance)
         folder.make()
         lock = folder.lock()
         try:
-            order = await trio.to_thread.run_sync(self._prepare, folder, launch, owner)
+            order = await trio.to_thread.run_sync(self._prepare, folder, launch, owner, told)
             answer = await self._spawn(order, lock)
         finally:
             os.close(lock)
@@ -95,14 +110,19 @@ class Processes:
         return ProcessInstance(folder)
 
     def _prepare(
-        self, folder: Folder, launch: Launch, owner: tuple[int, int, list[int]] | None
+        self, folder: Folder, launch: Launch, owner: tuple[int, int, list[int]] | None, told: Opened
     ) -> dict[str, Any]:
         folder.make_directories(launch.directories, owner[:2] if owner else None)
+        folder.write_secrets(told.files, owner[:2] if owner else None)
         places = {each.name: str(folder.place_of(each)) for each in launch.directories}
-        own = {**environment(launch, places), "MESH_SCRATCH": str(folder.path / "scratch")}
+        own = {
+            **environment(launch, places),
+            **secret_places(launch, str(folder.secrets)),
+            "MESH_SCRATCH": str(folder.path / "scratch"),
+        }
         digest, launch = launch.digest, filled(launch, own)
         home = next(iter(places.values()), "/")
-        env = _environment(launch, own, home)
+        env = {**_environment(launch, {}, home), **told.env, **own}
         if owner is not None:
             barrier = reachable(folder.path, owner[0], {owner[1], *owner[2]})
             if barrier is not None and launch.directories:
@@ -119,7 +139,7 @@ class Processes:
             digest=digest,
             workload=launch.workload,
             epoch=launch.epoch,
-            notes=_notes(launch, group),
+            notes=_notes(launch, group, folder),
             kill=group.kill,
             usage=group.usage,
             groups=group.folders,
@@ -144,6 +164,7 @@ class Processes:
         uid, gid, groups = owner or (None, None, [])
         return {
             "folder": str(folder.path),
+            "secrets": str(folder.secrets) if launch.secret_files else "",
             "argv": launch.argv,
             "env": env,
             "cwd": cwd,
@@ -267,8 +288,10 @@ def _rlimits(launch: Launch, group: Group) -> list[tuple[int, int]]:
     return found
 
 
-def _notes(launch: Launch, group: Group) -> tuple[str, ...]:
+def _notes(launch: Launch, group: Group, folder: Folder) -> tuple[str, ...]:
     notes = []
+    if launch.secret_files and not in_memory(str(folder.secrets.parent.parent)):
+        notes.append("its secrets lie on disk while it runs: there is no tmpfs at /dev/shm")
     if launch.limits.cpu_cores and "cpu" not in group.enforced:
         notes.append("the cpu limit is not enforced: control groups cannot be written here")
     if launch.limits.memory_bytes and "memory" not in group.enforced:

@@ -340,6 +340,7 @@ class Shim:
         """Write down how it ended, and give back what the kernel kept for it."""
         assert self.status is not None
         killed = self.oom()
+        self.drop_secrets()
         self.log.close()
         end: dict[str, Any] = {
             "code": os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None,
@@ -358,6 +359,15 @@ class Shim:
         for path in self.order["cgroups"]:
             with contextlib.suppress(OSError):
                 os.rmdir(path)
+
+    def drop_secrets(self) -> None:
+        """The files of its secrets go with it, also when no agent is there."""
+        place = self.order["secrets"]
+        with contextlib.suppress(OSError):
+            for name in os.listdir(place) if place else ():
+                os.unlink(os.path.join(place, name))
+            if place:
+                os.rmdir(place)
 
     def oom(self) -> bool:
         """Whether the kernel killed something for the memory limit."""

@@ -33,6 +33,7 @@ from mesh.admin.memory.node import (
     MemoryStatus,
 )
 from mesh.admin.memory.policy import MemoryPolicy
+from mesh.admin.memory.secret import MemorySecrets
 from mesh.admin.memory.services import MemoryServices, MemoryShards
 from mesh.admin.memory.traffic import MemoryRouting, MemoryTokens
 from mesh.admin.memory.workloads import MemoryWorkloads
@@ -67,6 +68,7 @@ class Features:
         self.routing = MemoryRouting(clock, self.messages)
         self.tokens = MemoryTokens(clock)
         self.workloads = MemoryWorkloads()
+        self.secrets = MemorySecrets(clock)
         self.services = MemoryServices(clock)
         self.shards = MemoryShards(clock)
 

@@ -11,6 +11,7 @@ from mesh.admin.routes import (
     members,
     messages,
     policy,
+    secret,
     services,
     status,
     traffic,
@@ -30,4 +31,5 @@ ROUTES = (
     *services.ROUTES,
     *traffic.ROUTES,
     *workloads.ROUTES,
+    *secret.ROUTES,
 )

@@ -129,3 +129,28 @@ class Admitted(TypedDict):
     node_name: str | None
     allowed: bool
     why: str
+
+
+class Secret(TypedDict):
+    """A secret without its value. `readers`: members that can open this generation; `waiting`: those it is
+    for that cannot yet, until an admin node is up; `exposed`: nodes that could, and are members no more.
+    """
+
+    name: str
+    gen: int
+    selector: str
+    nodes: list[str]
+    readers: list[str]
+    waiting: list[str]
+    exposed: list[str]
+    used_by: list[str]
+    author: str
+    author_name: str
+    time: str
+
+
+class SecretSet(Secret):
+    """`change`: created, changed or unchanged; `restarted`: workloads that start anew for it."""
+
+    change: str
+    restarted: list[str]
