@@ -96,12 +96,13 @@ COMMANDS: Commands = {
                 arg("--selector", metavar="TERMS", help="only nodes of this zone or tier, e.g. zone=north"),
                 arg("--node", action="append", metavar="NODE", help="only this node; may be repeated"),
             ),
-            text='A workload names it as `env.DB_PASSWORD = { secret = "db" }`, or as a file: `secrets = ["db"]`. '
-            "All admin nodes can read it, and of the others those that --selector and --node allow and "
-            "that may run a workload which names it. One newline at the end of standard input is left out; a "
-            "file is taken as it is. 16 KiB at most. Needs an admin node.\n\n"
+            text='A workload names it as `env.DB_PASSWORD = { secret = "db" }`, or, as a file, in '
+            '`secrets = ["db"]`. All admin nodes can read it, and of the others those that --selector and '
+            "--node allow and that may run a workload which names it. One newline at the end of standard "
+            "input is left out; a file is taken as it is. 16 KiB at most. Needs an admin node.\n\n"
             "Set again, workloads that name it start anew by their rollout, unless they say "
-            "`rotation = keep`. Without --selector and --node it stays for whom it was; --selector '' opens it.",
+            "`rotation = keep`. Without --selector and --node it stays for whom it was; --selector '' opens "
+            "it again.",
             examples=(
                 ("pass show db | meshctl secret set db - --selector zone=north", "for one zone"),
                 ("meshctl secret set tls-key @server.key --node web1 --node web2", "for two nodes"),

@@ -169,7 +169,7 @@ def decode(value: Any) -> Secret:
         PeerError: malformed.
     """
     try:
-        secret = msgspec.convert(value, Secret)
+        secret = msgspec.convert(value, Secret, builtin_types=(bytes,))
         check_selector(secret.selector)
     except (msgspec.ValidationError, UsageError):
         raise PeerError("a malformed secret") from None
@@ -181,7 +181,7 @@ def held(secret: Secret, said: Iterable[Any]) -> Held:
     wraps: dict[bytes, bytes] = {}
     for value in said:
         try:
-            more = msgspec.convert(value, More)
+            more = msgspec.convert(value, More, builtin_types=(bytes,))
         except msgspec.ValidationError:
             continue
         if more.box == secret.digest:

@@ -190,7 +190,14 @@ class Folder:
         self.drop_secrets()
         if not files:
             return
-        place = self.secrets
+        try:
+            self._write_secrets(self.secrets, files, owner)
+        except (
+            FileNotFoundError
+        ):  # another instance was the last one at this moment, and took the folder away
+            self._write_secrets(self.secrets, files, owner)
+
+    def _write_secrets(self, place: Path, files: Mapping[str, bytes], owner: tuple[int, int] | None) -> None:
         try:
             place.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
             found = os.lstat(place.parent)
@@ -202,12 +209,16 @@ class Folder:
                 _write_private(place / name, data, owner)
             if owner is not None:
                 os.chown(place, *owner)
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise _trouble(place, error) from None
 
     def drop_secrets(self) -> None:
         """The instance is over."""
         shutil.rmtree(self.secrets, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.secrets.parent.rmdir()  # the last one's
 
     def storage_bytes(self) -> int:
         """What its own directories hold; a program may be changing them meanwhile."""

@@ -65,7 +65,7 @@ class ProcessInstance:
         if state.phase != "over" and state.boot == boot_id():
             await trio.to_thread.run_sync(self._sweep, state)
             cgroups.remove(state.groups)
-            self._folder.drop_secrets()
+        self._folder.drop_secrets()
         return _exit(state)
 
     async def stop(self, grace_s: float | None = None) -> Exit:

@@ -31,6 +31,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/workloads/{workload}/scale": {"replicas": 2},
     "/v1/admission": {"rules": [{"name": "made", "root": False}]},
     "/v1/admission/test": {"specs": [{"name": "made", "command": ["/bin/true"]}]},
+    "/v1/secrets/{secret}": {"value": "x"},
     "/v1/rollout/steer": {"subject": "workload/web", "word": "pause"},
     "/v1/rollout/start": {"subject": "workload/web"},
     "/v1/rollout/undo": {"subject": "workload/web"},

@@ -15,6 +15,7 @@ from mesh.runtimes import watchdog
 from mesh.runtimes.base import Directory, Exit, Launch, Limits, Port, Running, boottime_s
 from mesh.runtimes.container import Containers
 from mesh.runtimes.engine import Engine
+from mesh.runtimes.folders import Folder
 
 MIB = 1024 * 1024
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
@@ -141,3 +142,29 @@ async def test_a_container_that_somebody_removed_is_lost_not_failed(
     await Engine(socket).remove("mesh-test-app.0")
     assert (await over(running)).lost
     await containers.forget("app/0", keep_data=False)
+
+
+async def test_secrets_reach_a_container_as_variable_and_file_and_leave_with_it(
+    socket: str, root: Path, containers: Containers
+) -> None:
+    told = Containers(socket, root, "test", lambda name: f"value of {name}".encode())
+    launch = shell(
+        'echo "$PASSWORD"; echo "$(cat $SECRET_KEY)"; ls -l $SECRET_KEY; touch $SECRET_KEY || echo kept',
+        secret_env={"PASSWORD": "db"},
+        secret_files=("key",),
+    )
+    assert (await over(await told.start(launch))).good
+    lines = await text_of(containers)
+    assert lines[:2] == ["value of db", "value of key"]
+    assert lines[2].startswith("-rw-------")
+    assert lines[-1] == "kept"
+    assert not Folder(root, "app/0").secrets.exists()
+    assert b"value of" not in b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())
+
+
+async def test_an_engine_that_repeats_a_secret_in_its_error_is_not_passed_on(socket: str, root: Path) -> None:
+    told = Containers(socket, root, "test", lambda name: b"hunter2")
+    with pytest.raises(MeshError) as refused:
+        await told.start(shell("true", image="localhost:1/hunter2:1", secret_env={"PASSWORD": "db"}))
+    assert "hunter2" not in refused.value.message + str(refused.value)
+    assert "***" in refused.value.message

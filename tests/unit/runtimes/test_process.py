@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -15,8 +15,8 @@ import psutil
 import pytest
 import trio
 
-from mesh.errors import Conflict, Failed, NotFound, StoreError, UsageError
-from mesh.runtimes import cgroups
+from mesh.errors import Conflict, Denied, Failed, NotFound, StoreError, UsageError
+from mesh.runtimes import cgroups, folders
 from mesh.runtimes.base import Directory, Exit, Launch, Limits, Running, boottime_s
 from mesh.runtimes.folders import Folder
 from mesh.runtimes.instance import ProcessInstance
@@ -335,3 +335,78 @@ def test_limits_are_written_to_control_groups_of_version_2(tmp_path: Path) -> No
     assert (folder / "pids.max").read_text() == "9"
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
     assert group.procs == (str(folder / "cgroup.procs"),)
+
+
+def opener(**values: bytes) -> Callable[[str], bytes]:
+    def open_secret(name: str) -> bytes:
+        if name not in values:
+            raise Denied(f"secret {name} cannot be opened here")
+        return values[name]
+
+    return open_secret
+
+
+async def test_secrets_are_a_variable_and_a_private_file_and_nothing_else_has_them(root: Path) -> None:
+    told = opener(db=b"hunter2", key=b"\x00hunter3")
+    processes = Processes(root, f"t{os.getpid()}", lambda: 0, open_secret=told)
+    launch = shell(
+        'echo "$PASSWORD" | wc -c; wc -c < $SECRET_KEY; ls -l $SECRET_KEY; echo ${SECRET_KEY}; sleep 1000',
+        secret_env={"PASSWORD": "db"},
+        secret_files=("key",),
+    )
+    running = await processes.start(launch)
+    place = await line_like(processes, "/key")
+    lines = await text_of(processes)
+    assert [int(line) for line in lines[:2]] == [8, 8]
+    assert lines[2].startswith("-rw-------")
+    folder = Folder(root, "app/0")
+    assert folder.secrets.stat().st_mode & 0o777 == 0o700
+    assert place.endswith(str(folder.secrets / "key"))
+    written = b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())
+    words = Path(f"/proc/{folder.state().shim}/cmdline").read_bytes()
+    words += Path(f"/proc/{folder.state().pid}/cmdline").read_bytes()
+    assert b"hunter" not in written + words + repr(launch).encode()
+    assert (await running.stop(0.1)).asked
+    assert not folder.secrets.exists()
+
+
+async def test_the_files_of_secrets_go_also_when_no_agent_or_no_shim_is_there(root: Path) -> None:
+    processes = Processes(root, f"t{os.getpid()}", lambda: 0, open_secret=opener(key=b"x"))
+    folder = Folder(root, "app/0")
+    running = await processes.start(shell("sleep 1000", secret_files=("key",)))
+    os.kill(folder.state().pid, signal.SIGKILL)
+    with trio.fail_after(60):
+        while folder.secrets.exists():  # nobody waits for it: the shim does this
+            await trio.sleep(0.02)
+    await over(running)
+    running = await processes.start(shell("sleep 1000", secret_files=("key",)))
+    os.kill(folder.state().shim, signal.SIGKILL)
+    await over(running)
+    assert not folder.secrets.exists()
+
+
+async def test_a_secret_that_cannot_be_opened_or_is_no_text_starts_nothing(root: Path) -> None:
+    processes = Processes(root, f"t{os.getpid()}", lambda: 0, open_secret=opener(key=b"\xff\x00hunter"))
+    with pytest.raises(Denied, match="secret db cannot be opened"):
+        await processes.start(shell("true", secret_env={"A": "db"}))
+    with pytest.raises(UsageError, match="secret key is not text") as refused:
+        await processes.start(shell("true", secret_env={"A": "key"}))
+    assert "hunter" not in str(refused.value)
+    assert not Folder(root, "app/0").path.exists()
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="needs root")
+async def test_a_secret_file_is_its_users_own(root: Path) -> None:
+    processes = Processes(root, f"t{os.getpid()}", lambda: 0, open_secret=opener(key=b"x"))
+    running = await processes.start(shell('cat "$SECRET_KEY"; id -un', user="nobody", secret_files=("key",)))
+    assert (await over(running)).good
+    assert await text_of(processes) == ["xnobody"]
+
+
+async def test_a_place_for_secrets_that_somebody_else_made_is_not_used(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "sheltered", lambda root: tmp_path / "link")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(Denied, match="not this agent's own"):
+        Folder(root, "app/0").write_secrets({"key": b"x"}, None)
