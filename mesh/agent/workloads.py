@@ -209,7 +209,8 @@ class Workloads:
             "running": running,
             "state": _state(wanted, running, instances),
             "nodes": sorted({row["node_name"] for row in instances if row["node_name"]}),
-            "why": next((row["why"] for row in instances if row["why"]), ""),
+            "why": next((row["why"] for row in instances if row["why"]), "")
+            or ("" if instances else self._why_nobody(name)),
         }
 
     def _wanted(self, spec: Spec) -> int:

@@ -1,0 +1,194 @@
+"""Secrets on real agents: sealed to whom they are for, also to those that come later, and found nowhere."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from leftovers import end_all
+from yard import Agent, Yard, eventually
+
+from mesh.errors import Conflict, Denied
+from mesh.runtimes.folders import sheltered
+
+pytestmark = pytest.mark.slow
+TINY = {"requests": {"cpu": 0.01, "memory": "4Mi"}, "limits": {"memory": "64Mi"}}
+QUICK = {"pause_s": 0.1, "bake_s": 0.1, "max_unavailable": 9}
+SCRIPT = 'echo got "$PASSWORD" | tr a-z A-Z; echo $(cat $SECRET_KEY | tr a-z A-Z); exec sleep 100000'
+
+
+@pytest.fixture(scope="module")
+def yard() -> Iterator[Yard]:
+    """n1 and n2 are admins, n3 is none."""
+    folder = Path(tempfile.mkdtemp(prefix="yard-"))
+    made = Yard(folder)
+    try:
+        starting(made.first(start=False))
+        with made.agents[0].client() as client:
+            admin = client.create_invite(roles=["member", "admin"])["token"]
+        starting(made.join(admin, start=False))
+        starting(made.join(made.invite(made.agents[0]), start=False))
+        made.agree()
+        with made.agents[1].client() as client:
+            eventually(lambda: confirmed(client), "n2 is a confirmed admin")
+        yield made
+    finally:
+        made.end()
+        end_all(folder)
+        for agent in made.agents:  # killed, nobody was there to remove them
+            shutil.rmtree(sheltered(agent.data.absolute() / "work"), ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def starting(agent: Agent) -> None:
+    agent.settings = {"MESHD_WORKLOADS__ALONE_S": "1", "MESHD_MEMBERSHIP__FLAP_WINDOW_S": "0"}
+    agent.start()
+
+
+def confirmed(client: Any) -> bool:
+    try:
+        client.set_secret("probe", "x")
+    except Denied:
+        return False
+    client.remove_secret("probe")
+    return True
+
+
+def apply(agent: Agent, name: str, **more: Any) -> None:
+    spec: dict[str, Any] = {
+        "name": name,
+        "command": ["/bin/sh", "-c", SCRIPT],
+        "env": {"PASSWORD": {"secret": "db"}},
+        "secrets": ["key"],
+        "replicas": "each",
+        "resources": TINY,
+        "rollout": QUICK,
+        **more,
+    }
+    with agent.client() as client:
+        client.apply([spec])
+
+
+def said(agent: Agent, name: str = "app") -> list[str]:
+    """What the instances of a workload have written, on all nodes."""
+    return agent.ctl("logs", name, "-n", "1000").stdout.splitlines()
+
+
+def running(agent: Agent, name: str = "app") -> set[str]:
+    with agent.client() as client:
+        return {row["node_name"] for row in client.workload(name)["instances"] if row["state"] == "running"}
+
+
+def why(agent: Agent, node: str, name: str = "app") -> str:
+    with agent.client() as client:
+        return next((row["why"] for row in client.explain_workload(name) if row["node_name"] == node), "")
+
+
+def test_a_secret_reaches_those_who_run_what_names_it_and_is_found_nowhere(
+    yard: Yard, tmp_path: Path
+) -> None:
+    first = yard.agents[0]
+    apply(first, "app")
+    eventually(lambda: "secret db is not there" in why(first, "n3"), "it is told what is missing")
+    with first.client() as client:
+        assert "secret db is not there" in client.workload("app")["why"]
+    done = first.ctl("secret", "set", "db", "-", stdin="hunter-two\n")
+    assert done.returncode == 0, done.stderr
+    key = tmp_path / "key"
+    key.write_text("hunter-three")
+    assert first.ctl("secret", "set", "key", f"@{key}").returncode == 0
+    key.unlink()
+    eventually(lambda: running(first) == {"n1", "n2", "n3"}, "it runs everywhere")
+    lines = eventually(lambda: len(found := said(first)) == 6 and found, "all have said what they got")
+    assert sum(line.endswith("] GOT HUNTER-TWO") for line in lines) == 3
+    assert sum(line.endswith("] HUNTER-THREE") for line in lines) == 3
+
+    third = yard.agents[2]
+    assert third.ctl("debug", "bundle", str(tmp_path / "bundle.tgz")).returncode == 0
+    assert third.ctl("backup", str(tmp_path / "backup.tar")).returncode == 0
+    shown = [
+        third.ctl(*words).stdout for words in (("workload", "show", "app"), ("secret", "ls"), ("events",))
+    ]
+    assert "hunter" not in "".join(shown)
+    with first.client() as client:
+        row = client.secret("db")
+    assert row["readers"] == ["n1", "n2", "n3"]
+    assert row["used_by"] == ["app"]
+    with tarfile.open(tmp_path / "bundle.tgz") as bundle:
+        bundle.extractall(tmp_path / "bundle", filter="data")
+    everything = [*yard.folder.rglob("*"), *tmp_path.rglob("*")]
+    assert not any(b"hunter" in path.read_bytes() for path in everything if path.is_file())
+
+
+def test_only_admins_set_secrets_and_none_that_is_named_is_removed(yard: Yard) -> None:
+    first, third = yard.agents[0], yard.agents[2]
+    with third.client() as client, pytest.raises(Denied, match="n3 is not an admin node"):
+        client.set_secret("db", "x")
+    with first.client() as client, pytest.raises(Conflict, match="named by app"):
+        client.remove_secret("db")
+    assert first.ctl("secret", "set", "db", "hunter").returncode == 2
+    assert "hunter" not in first.ctl("secret", "set", "db", "hunter").stderr
+
+
+def test_another_value_starts_instances_anew_but_for_those_that_keep_theirs(yard: Yard) -> None:
+    first = yard.agents[0]
+    apply(first, "still", rotation="keep", selector="name=n3")
+    eventually(lambda: running(first, "still") == {"n3"}, "it runs")
+    with first.client() as client:
+        assert client.set_secret("db", "hunter-two")["change"] == "unchanged"
+        row = client.set_secret("db", "hunter-four")
+    assert (row["change"], row["gen"], row["restarted"]) == ("changed", 2, ["app"])
+    eventually(lambda: sum("GOT HUNTER-FOUR" in line for line in said(first)) == 3, "all have the new one")
+    assert not any("FOUR" in line for line in said(first, "still"))
+    with first.client() as client:
+        client.delete_workload("still")
+
+
+def test_whom_a_secret_is_not_for_is_no_candidate(yard: Yard) -> None:
+    second = yard.agents[1]  # any admin
+    apply(second, "web", secrets=[], env={"PASSWORD": {"secret": "mine"}}, command=["/bin/sleep", "100000"])
+    with second.client() as client:
+        row = client.set_secret("mine", b"x", nodes=["n2"])
+    assert set(row["readers"]) == {"n1", "n2"}  # n1 is an admin
+    eventually(lambda: running(second, "web") == {"n1", "n2"}, "it runs where it can be opened")
+    assert "secret mine is not for it" in why(yard.agents[2], "n3", "web")
+    with second.client() as client:
+        assert client.set_secret("mine", b"x", selector="")["nodes"] == []
+    eventually(lambda: running(second, "web") == {"n1", "n2", "n3"}, "now for everybody")
+    with second.client() as client:
+        client.delete_workload("web")
+
+
+def test_a_node_that_comes_later_waits_until_an_admin_is_up(yard: Yard) -> None:
+    first, second, third = yard.agents
+    token, address = yard.invite(first), third.status()["addresses"][0]
+    for agent in (first, second):
+        assert agent.stop() == 0
+    fourth = yard.join(token, start=False)
+    fourth.seeds = [address]
+    starting(fourth)
+    eventually(lambda: "secret db is not sealed to it yet" in why(third, "n4"), "n4 is no candidate yet")
+    with third.client() as client:
+        assert client.secret("db")["waiting"] == ["n4"]
+    second.start()  # not the admin who set it
+    eventually(lambda: "n4" in running(third), "the other admin sealed it to n4")
+    first.start()
+    yard.agree()
+
+
+def test_a_node_that_was_removed_is_sealed_nothing_more(yard: Yard) -> None:
+    first, fourth = yard.agents[0], yard.agents[3]
+    with first.client() as client:
+        client.revoke("n4", reason="stolen")
+        eventually(lambda: client.secret("db")["exposed"] == ["n4"], "it is told who could read it")
+        row = client.set_secret("db", "hunter-five")
+    assert row["exposed"] == []
+    assert row["readers"] == ["n1", "n2", "n3"]
+    fourth.kill()
+    yard.agents.remove(fourth)
+    eventually(lambda: sum("GOT HUNTER-FIVE" in line for line in said(first)) == 3, "the others have it")
