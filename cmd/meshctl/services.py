@@ -11,7 +11,7 @@ from meshctl import parse, words
 from meshctl.command import Arg, Commands, Verb, arg
 from meshctl.context import Context
 from meshctl.output import Column
-from meshctl.traffic import RESOLVE
+from meshctl.traffic import CALL, RESOLVE
 
 _SERVICES = (
     Column("NAME", "name"),
@@ -265,6 +265,7 @@ COMMANDS: Commands = {
             examples=(("meshctl service show orders", "by name"),),
         ),
         RESOLVE,
+        CALL,
         Verb(
             "watch",
             watch,

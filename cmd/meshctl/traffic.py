@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mesh.errors import UsageError
+from mesh.errors import MeshError, Unreachable, UsageError
 from meshctl import parse, words
 from meshctl.command import Arg, Commands, Verb, arg
 from meshctl.context import Context
 from meshctl.output import Column
 from meshctl.terminal import note
+
+if TYPE_CHECKING:
+    from mesh.client import Talk
 
 _RESOLVED = (
     Column("service", "service"),
@@ -53,6 +58,7 @@ _TOKENS = (
     Column("STATE", lambda row: "expired" if row["expired"] else "good"),
     Column("NOTE", "note", short=True),
 )
+_PARTS = (Column("PART", lambda row: words.value(row["payload"])),)
 _LISTENERS = (Column("WHAT", "what"), Column("ADDRESS", lambda row: f"{row['host']}:{row['port']}"))
 NAME = arg("name", metavar="NAME", help="the service's name")
 WANTS: tuple[Arg, ...] = (
@@ -105,6 +111,37 @@ def explain(context: Context, args: Namespace) -> None:
             f"{found['service']}{stands}: {document}; target {found['target']}, by {found['because']}; "
             f"turns by {found['algorithm']}{group}"
         )
+
+
+def call(context: Context, args: Namespace) -> None:
+    """The verb `service call`."""
+    payload, timeout_s = parse.value(args), parse.seconds(args.timeout, "--timeout")
+    wanted = {**wants(args), "timeout_s": 30.0 if timeout_s is None else timeout_s}
+    if args.stream:
+        with context.client.stream(args.name, payload, **wanted) as talk:
+            threading.Thread(target=_say, args=(talk, args.json), daemon=True).start()
+            context.out.stream(({"payload": part} for part in talk), _PARTS)
+        return
+    answer = context.client.call(args.name, payload, repeat=args.repeat, **wanted)
+    if context.out.form == "table":
+        context.out.value(answer["payload"])
+    else:
+        fields = [Column(name, name) for name in ("node_name", "node", "rtt_ms", "payload")]
+        context.out.one(answer, fields, "node_name")
+
+
+def _say(talk: Talk, json: bool) -> None:
+    """Send each line of standard input as a part."""
+    try:
+        for line in sys.stdin:
+            text = line.rstrip("\n")
+            talk.send(parse.parse_json(text.encode(), "a line of standard input") if json else text)
+        talk.end()
+    except Unreachable:
+        return  # the answer's end says why
+    except MeshError as error:
+        note(f"{error.message}; {error.hint}")
+        talk.close()
 
 
 def routes(context: Context, args: Namespace) -> None:
@@ -165,6 +202,28 @@ RESOLVE = Verb(
     examples=(("meshctl service resolve orders -o wide", "with all candidates and their costs"),),
 )
 
+CALL = Verb(
+    "call",
+    call,
+    "ask the program behind a service",
+    (
+        NAME,
+        *parse.OPTIONAL_VALUE,
+        arg("--stream", action="store_true", help="parts both ways: lines of standard input, and answers"),
+        arg("--repeat", action="store_true", help="it may be done twice: ask another when one breaks"),
+        parse.TIMEOUT,
+        *WANTS,
+    ),
+    text="A program answers that serves the service's name (`handle` of the client library) on the node of "
+    "an instance, in this zone or, through a gateway, in another one. With --stream each line of standard "
+    "input is a part (JSON with --json), its end the end. Exit status 4 if nobody serves it; 7: no answer in "
+    "time.",
+    examples=(
+        ("meshctl service call adder 41 --json", "a program that handles adder"),
+        ("seq 3 | meshctl service call sums 0 --json --stream", "parts both ways"),
+    ),
+)
+
 COMMANDS: Commands = {
     "route": (
         Verb(
@@ -173,7 +232,7 @@ COMMANDS: Commands = {
             "show every instance of a service, its costs, and why it is taken or refused",
             (NAME, *WANTS),
             text="The score is 0.5 distance + 0.3 network + 0.2 load unless a route says otherwise; the "
-            "least is taken, and all within the margin take turns.",
+            "least is taken, and all within the margin take turns. Exit status 4 if nobody offers it.",
             examples=(("meshctl route explain orders --latency 20ms", "for a call in a hurry"),),
         ),
         Verb(

@@ -314,6 +314,9 @@ class Messages(Protocol):
         Conflict: another local program serves it.
         """
 
+    def parts(self, call: str) -> AsyncIterator[Json]:
+        """`shapes.Part`: what the caller of an open call sends besides, until it is done. NotFound."""
+
     async def answer(self, call: str, payload: Any, *, more: bool, error: Json | None) -> Json:
         """{"call"}. Answer a `Call`; `more`: further parts follow;
         `error` {"code", "message", "hint"}: it failed.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from mesh.admin.features import Json, Rows
+from mesh.admin.talk import Talk
 
 
 class Routing(Protocol):
@@ -17,7 +18,7 @@ class Routing(Protocol):
         """`shapes.Resolved`: the instance whose turn it is. NoInstances."""
 
     async def explain(self, name: str, *, wants: Mapping[str, Any]) -> Json:
-        """`shapes.Explained`: every candidate, its costs, and why it is taken or refused."""
+        """`shapes.Explained`: every candidate, its costs, and why it is taken or refused. NoInstances."""
 
     async def listeners(self) -> Rows:
         """`shapes.Listener`: where proxy, imports, names and gateway are reached on this device."""
@@ -39,6 +40,13 @@ class Routing(Protocol):
     ) -> Json:
         """`shapes.Answer` of the program that serves `name` on the node of an instance. `repeat`: it may be
         asked again elsewhere when it cannot be known whether it was done.
+        """
+
+    async def talk(
+        self, name: str, payload: Any, *, timeout_s: float | None, wants: Mapping[str, Any]
+    ) -> Talk:
+        """A call with parts both ways of the program that serves `name` on the node of an instance, once it
+        took the call.
         """
 
     async def connect(self, name: str, *, wants: Mapping[str, Any]) -> Any:

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -164,7 +165,11 @@ class AdminServer:
             await self._work(conn, route, feature, call)
         elif route.kind == "switch":
             carry = await route.handler(feature, call)
-            sock, early = await conn.switch(SWITCHED)
+            try:
+                sock, early = await conn.switch(SWITCHED)
+            except BaseException:
+                await _drop(carry)
+                raise
             await carry(sock, early)
             raise trio.BrokenResourceError  # nothing that is HTTP follows
         else:
@@ -230,3 +235,11 @@ class AdminServer:
                 self._in_flight.discard(scope)
         if scope.cancelled_caught:
             raise trio.BrokenResourceError
+
+
+async def _drop(carry: Callable[[socket.socket, bytes], Awaitable[None]]) -> None:
+    """Let go what was to carry a connection: give it one that has ended already."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + GRACE_S):
+        await carry(ours, b"")

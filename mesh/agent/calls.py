@@ -12,6 +12,7 @@ the right to request them, and `sys/...` for the agent's own, which see to it th
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeAlias
@@ -30,6 +31,7 @@ from mesh.agent.callstream import (
     shown,
 )
 from mesh.agent.peers import Peers
+from mesh.agent.talk import Heard, Remote, Talk, with_self
 from mesh.core.policy import REQUEST
 from mesh.errors import (
     Denied,
@@ -42,10 +44,11 @@ from mesh.errors import (
     UsageError,
 )
 from mesh.identity.keys import peer_id_of
+from mesh.net.base import Refused
 from mesh.observe.counters import Counters
 from mesh.wire import calls as wire
 from mesh.wire import frames, protocols
-from mesh.wire.calls import Answer, CallMessage, Failure, Request
+from mesh.wire.calls import Answer, CallMessage, Failure, Ready, Request
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +58,14 @@ KEPT_PER_PEER_MAX = 8
 KEPT_MAX = 512
 SERVED_MAX = 256
 SERVED_PER_PEER_MAX = 64
-DEADLINE_S_MAX = 3600.0
+DEADLINE_S_MAX = OPEN_S_MAX = 3600.0
 
 
 Opener: TypeAlias = Callable[[bytes, str, float], Awaitable[Stream]]
+
+
+class NotSent(Unreachable):
+    """There was no way to the node: whatever was asked, it was not done."""
 
 
 class Calls:
@@ -97,7 +104,7 @@ class Calls:
         try:
             while True:
                 with trio.move_on_after(IDLE_S) as idle:
-                    message = await pipe.read()
+                    message = await pipe.next_request()
                 if idle.cancelled_caught or message is None:
                     break
                 if not isinstance(message, Request):
@@ -120,16 +127,7 @@ class Calls:
             return
         self._serving[public] += 1
         try:
-            deadline = trio.current_time() + min(max(request.deadline_ms, 0) / 1000, DEADLINE_S_MAX)
-            call = Call(
-                public,
-                request.method,
-                request.body,
-                stream=request.stream,
-                deadline=deadline,
-                emit=lambda part: pipe.write(Answer(part, more=True)),
-            )
-            outcome = await self._watched(pipe, call) if request.stream else await self._outcome(call)
+            outcome = await self._answered(pipe, request)
             try:
                 await pipe.write(outcome)
             except UsageError as error:
@@ -139,7 +137,25 @@ class Calls:
             if not self._serving[public]:
                 del self._serving[public]
 
-    async def _watched(self, pipe: CallStream, call: Call) -> Answer | Failure:
+    async def _answered(self, pipe: CallStream, request: Request) -> Answer | Failure:
+        heard = Heard(pipe) if request.stream and request.parts else None
+        call = Call(
+            pipe.public,
+            request.method,
+            request.body,
+            stream=request.stream,
+            deadline=trio.current_time() + min(max(request.deadline_ms, 0) / 1000, DEADLINE_S_MAX),
+            emit=lambda part: pipe.write(Answer(part, more=True)),
+            parts=heard.parts if heard is not None else None,
+            ready=(lambda by: pipe.write(Ready(by))) if heard is not None else None,
+        )
+        if not request.stream:
+            return await self._outcome(call)
+        outcome = await self._watched(call, heard.until_gone if heard is not None else pipe.until_gone)
+        pipe.trailing = heard is not None and not heard.ended
+        return outcome
+
+    async def _watched(self, call: Call, until_gone: Callable[[], Awaitable[None]]) -> Answer | Failure:
         """A streaming call ends when its caller goes, even while the handler has nothing to send."""
         outcome: list[Answer | Failure] = []
 
@@ -149,7 +165,7 @@ class Calls:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(answer)
-            await pipe.until_gone()
+            await until_gone()
             nursery.cancel_scope.cancel()
         if not outcome:
             raise Unreachable("the caller is gone")
@@ -182,12 +198,15 @@ class Calls:
 
     # -- calling ----------------------------------------------------------------------------------------
 
-    async def request(self, public: bytes, method: str, body: Any, *, deadline_s: float) -> Any:
-        """Ask a node and wait for its answer.
+    async def request(
+        self, public: bytes, method: str, body: Any, *, deadline_s: float, open_s: float = OPEN_S_MAX
+    ) -> Any:
+        """Ask a node and wait for its answer; `open_s` of the deadline may go by until it is reached.
 
         Raises:
             UnknownNode: not a member.
-            Unreachable: no way to it, or it went away before it answered.
+            NotSent: no way to it.
+            Unreachable: it went away before it answered.
             NoHandler: nothing there serves the method.
             Denied: it may not be asked by us.
             TimedOut: no answer by the deadline.
@@ -201,7 +220,7 @@ class Calls:
         message: CallMessage | None = None
         try:
             with trio.move_on_after(deadline_s):
-                pipe = await self._send(public, request, deadline_s)
+                pipe = await self._send(public, request, deadline_s, open_s)
                 message = await pipe.read()
                 if message is None:
                     raise Unreachable(f"{peer_id_of(public)} ended the call without an answer")
@@ -265,6 +284,35 @@ class Calls:
                 else:
                     await pipe.reset()
 
+    async def talk(
+        self, public: bytes, method: str, body: Any, *, deadline_s: float, open_s: float = OPEN_S_MAX
+    ) -> Talk:
+        """A call with parts both ways, once somebody took it; `deadline_s` is until then. Close it.
+
+        Raises as `request`. Until it is taken nothing of it was done.
+        """
+        request = Request(method, int(DEADLINE_S_MAX * 1000), body, stream=True, parts=True)
+        if public == self._public:
+            return await with_self(public, request, self._outcome, self._nursery, deadline_s)
+        self._check_member(public)
+        pipe: CallStream | None = None
+        stands = False
+        try:
+            with trio.move_on_after(deadline_s):
+                pipe = await self._send(public, request, deadline_s, open_s)
+                message = await pipe.read()
+                if isinstance(message, Ready):
+                    stands = True
+                    return Remote(pipe, self._keep, message.by)
+                if isinstance(message, Failure):
+                    raise error_of(message)
+                raise Unreachable(f"{self._named(public)} ended the call, or takes none with parts")
+        finally:
+            if pipe is not None and not stands:
+                await pipe.reset()
+        self._counters["calls.timed_out"] += 1
+        raise TimedOut(f"{self._named(public)} did not take the call within {deadline_s:g} s")
+
     async def _call_self(self, method: str, body: Any, deadline_s: float) -> Any:
         async def refuse(part: Any) -> None:
             raise AssertionError
@@ -319,7 +367,9 @@ class Calls:
 
     # -- streams ----------------------------------------------------------------------------------------
 
-    async def _send(self, public: bytes, request: Request, deadline_s: float) -> CallStream:
+    async def _send(
+        self, public: bytes, request: Request, deadline_s: float, open_s: float = OPEN_S_MAX
+    ) -> CallStream:
         """Send on a kept stream, or on a new one if there is none or it turns out to be gone."""
         self._counters["calls.out"] += 1
         data = frames.pack(wire.encode(request))
@@ -335,7 +385,7 @@ class Calls:
         lock = self._opening.setdefault(public, trio.Lock())
         try:
             async with lock:
-                pipe = CallStream(await self._opener(public, protocols.CALL, deadline_s))
+                pipe = await self._opened(public, deadline_s, open_s)
         finally:
             if not lock.locked():
                 self._opening.pop(public, None)
@@ -345,6 +395,19 @@ class Calls:
             await pipe.reset()
             raise
         return pipe
+
+    async def _opened(self, public: bytes, deadline_s: float, open_s: float) -> CallStream:
+        hurried = open_s < deadline_s
+        try:
+            with trio.move_on_after(open_s if hurried else math.inf):
+                return CallStream(await self._opener(public, protocols.CALL, min(deadline_s, open_s)))
+        except Refused:
+            raise
+        except (Unreachable, TimedOut) as error:
+            if isinstance(error, TimedOut) and not hurried:
+                raise
+            raise NotSent(error.message, error.hint) from None
+        raise NotSent(f"no way to {self._named(public)} within {open_s:g} s")
 
     async def _keep(self, pipe: CallStream) -> None:
         kept = self._kept.setdefault(pipe.public, deque())

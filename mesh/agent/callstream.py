@@ -11,7 +11,7 @@ import trio
 from mesh.errors import Failed, MeshError, PeerError, Unreachable, UsageError
 from mesh.wire import calls as wire
 from mesh.wire import frames
-from mesh.wire.calls import CallMessage, Failure
+from mesh.wire.calls import CallMessage, Failure, Part
 
 TEXT_CHARS_MAX = 1000
 PROGRAMS = "call/"
@@ -39,6 +39,7 @@ class Call:
         method, body: what is asked.
         stream: whether several answers are welcome.
         deadline: monotonic time after which nobody waits any more.
+        parts: what the caller sends besides, or None: it sends nothing more.
     """
 
     def __init__(
@@ -50,13 +51,23 @@ class Call:
         stream: bool,
         deadline: float,
         emit: Callable[[Any], Awaitable[None]],
+        parts: trio.MemoryReceiveChannel[Any] | None = None,
+        ready: Callable[[bytes], Awaitable[None]] | None = None,
     ) -> None:
         self.public = public
         self.method = method
         self.body = body
         self.stream = stream
         self.deadline = deadline
+        self.parts = parts
         self._emit = emit
+        self._ready = ready
+
+    async def accept(self, by: bytes = b"") -> None:
+        """Somebody takes the call (on the node `by`, if that is not this one): its parts may come."""
+        if self._ready is not None:
+            ready, self._ready = self._ready, None
+            await ready(by)
 
     async def emit(self, part: Any) -> None:
         """Send one part of a streaming answer; waits while the caller does not take it.
@@ -78,6 +89,8 @@ class CallStream:
     def __init__(self, stream: Stream) -> None:
         self.public = stream.public
         self.idle_since = 0.0
+        # Parts of a call that ended before its caller did are still on their way.
+        self.trailing = False
         self._stream = stream
         self._reader = frames.FrameReader(wire.FRAME_BYTES_MAX)
         self._ready: deque[bytes] = deque()
@@ -102,6 +115,12 @@ class CallStream:
                 return None
             self._ready.extend(self._reader.feed(data))
         return wire.decode(self._ready.popleft())
+
+    async def next_request(self) -> CallMessage | None:
+        """The next message that is no leftover of the call before. Raises as `read`."""
+        while isinstance(message := await self.read(), Part) and self.trailing:
+            self.trailing = message.more
+        return message
 
     async def until_gone(self) -> None:
         """Wait until the peer ends the stream, or breaks the order of messages."""

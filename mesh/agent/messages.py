@@ -120,6 +120,10 @@ class Messages:
         """See `Programs.serve`."""
         return self.programs.serve(name)
 
+    def parts(self, call: str) -> AsyncIterator[Json]:
+        """See `Programs.parts`."""
+        return self.programs.parts(call)
+
     async def answer(self, call: str, payload: Any, *, more: bool, error: Json | None) -> Json:
         """See `Programs.answer`."""
         codec.check_user_value(payload)

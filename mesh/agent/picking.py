@@ -257,6 +257,11 @@ class Picker:
             routing.require(held.plan, name)
         raise NoInstances(f"no available instances of {name[:80]}: {len(tried)} did not answer", "try again")
 
+    def of_other_zones(self, name: str) -> list[str]:
+        """Keys of a service's instances that only their own zone's gateway reaches."""
+        service, _ = resolve_alias(name, self._documents)
+        return [each.service.id for each in self._catalogue.instances(service) if each.summary]
+
     def rotation(self, name: str, wants: Wants = ANYTHING) -> list[Picked]:
         """Everyone who takes turns now. Raises as `pick`."""
         held = self._held(name, wants)

@@ -124,6 +124,7 @@ class Programs:
             "deadline_s": round(call.deadline - trio.current_time(), 3),
             "stream": call.stream,
             "query": waiting.query,
+            "parts": call.parts is not None,
         }
 
     def find(self, method: str) -> Handler | None:
@@ -152,6 +153,7 @@ class Programs:
         program.waiting.append(waiting)
         program.woken.set()
         try:
+            await call.accept()
             async for answer in waiting.receive:
                 if answer.error is not None:
                     raise answer.error
@@ -165,6 +167,24 @@ class Programs:
         finally:
             del self._open[waiting.ident], program.calls[waiting.ident]
             waiting.receive.close()
+            if call.parts is not None:
+                call.parts.close()
+
+    async def parts(self, call: str) -> AsyncIterator[dict[str, Any]]:
+        """What the caller of an open call sends besides, until it has no more or the call is over.
+
+        Raises:
+            NotFound: no such call, or it was answered.
+        """
+        waiting = self._open.get(call)
+        if waiting is None:
+            raise NotFound(f"there is no open call {call[:80]!r}", "its caller may have given up")
+        parts = waiting.call.parts
+        while parts is not None:
+            try:
+                yield {"payload": await parts.receive()}
+            except (trio.EndOfChannel, trio.ClosedResourceError):
+                return
 
     def _here(self) -> str:
         return self._peers.name_of(self._me) or "this node"

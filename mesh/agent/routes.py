@@ -5,25 +5,30 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+import trio
 
 from mesh.agent import pipes
+from mesh.agent.asking import UNDONE, Asking
 from mesh.agent.certs import Certs
 from mesh.agent.documents import Documents
 from mesh.agent.picking import Picked
 from mesh.agent.routing import CONNECT_S, Router
-from mesh.agent.words import iso
+from mesh.agent.talk import Talk
+from mesh.agent.words import iso, nearest
 from mesh.core import routes, tokens
-from mesh.core.registry import Service, check_name
+from mesh.core.registry import check_name
 from mesh.core.routes import Route
 from mesh.core.routing import Wants
 from mesh.core.tokens import Token
 from mesh.errors import MeshError, NoHandler, NoInstances, NotFound, TimedOut, Unreachable, UsageError
 from mesh.net.base import Refused
+from mesh.wire import codec
 
+T = TypeVar("T")
 Json = dict[str, Any]
 Rows = list[Json]
-Ask = Callable[[Service, Any, float], Awaitable[Json]]
 Carry = Callable[[socket.socket, bytes], Awaitable[None]]
 
 CALL_S = 30.0
@@ -63,8 +68,9 @@ class Routing:
 
     Args:
         who: (id, name) of a member.
-        ask: asks the program behind an instance: (service, payload, timeout_s).
+        asking: asks the programs behind instances.
         listening: where proxy, imports, names and gateway are reached.
+        names: of all services known.
     """
 
     def __init__(
@@ -73,22 +79,28 @@ class Routing:
         documents: Documents[Route],
         certs: Certs,
         who: Callable[[bytes], tuple[str, str]],
-        ask: Ask,
+        asking: Asking,
         listening: Callable[[], Mapping[str, tuple[str, int]]],
+        names: Callable[[], Sequence[str]],
     ) -> None:
         self._router = router
         self._documents = documents
         self._certs = certs
         self._who = who
-        self._ask = ask
+        self._asking = asking
         self._listening = listening
+        self._names = names
 
     # -- asking -----------------------------------------------------------------------------------------
 
     async def resolve(self, name: str, *, source: str, wants: Mapping[str, Any]) -> Json:
         """The instance whose turn it is, with the explanation. NotFound (no_instances)."""
         asked = wants_of(wants)
-        picked = self._router.pick(check_name(name), asked, source=source.encode())
+        try:
+            picked = self._router.pick(check_name(name), asked, source=source.encode())
+        except NoInstances:
+            self._known(name, asked)
+            raise
         service = picked.instance.service
         owner, owner_name = self._who(service.owner)
         return {
@@ -101,8 +113,22 @@ class Routing:
         }
 
     async def explain(self, name: str, *, wants: Mapping[str, Any]) -> Json:
-        """Every candidate, its costs, and why it is taken or refused."""
-        return self._explained(check_name(name), wants_of(wants))
+        """Every candidate, its costs, and why it is taken or refused. NoInstances: nobody offers it."""
+        asked = wants_of(wants)
+        self._known(check_name(name), asked)
+        return self._explained(name, asked)
+
+    def _known(self, name: str, wants: Wants) -> None:
+        """Refuse a name that nobody offers, not even badly; says which are like it."""
+        found = self._explained(name, wants)
+        if not found["candidates"]:
+            service = found["service"]
+            stands = f", which stands for {name}" if service != name else ""
+            written = "; an admin wrote a route for it" if found["document"] else ""
+            raise NoInstances(
+                f"nobody offers a service {service}{stands}{written}",
+                nearest(service, self._names(), "`meshctl service ls --all` lists services"),
+            )
 
     def _explained(self, name: str, wants: Wants) -> Json:
         found = self._router.explain(name, wants)
@@ -176,36 +202,74 @@ class Routing:
         wants: Mapping[str, Any],
     ) -> Json:
         """Ask the program that serves `name` on the node of an instance; see the Protocol."""
-        timeout_s = CALL_S if timeout_s is None else timeout_s
-        asked, tried = wants_of(wants), list[str]()
+        codec.check_user_value(payload)
+
+        async def once(picked: Picked, left_s: float) -> Json:
+            begun = trio.current_time()
+            usage = self._router.meter.begin(picked.candidate.key)
+            try:
+                answer = await self._asking.ask(picked.instance, payload, left_s)
+                usage.answered(trio.current_time() - begun)
+            finally:
+                self._router.meter.end(usage)
+            node, node_name = self._who(answer.by)
+            rtt_ms = round((trio.current_time() - begun) * 1000, 3)
+            return {"node": node, "node_name": node_name, "payload": answer.payload, "rtt_ms": rtt_ms}
+
+        return await self._try_each(name, wants_of(wants), timeout_s, once, repeat=repeat)
+
+    async def talk(
+        self, name: str, payload: Any, *, timeout_s: float | None, wants: Mapping[str, Any]
+    ) -> ServiceTalk:
+        """A talk with the program that serves `name` on the node of an instance; see the Protocol."""
+        codec.check_user_value(payload)
+
+        async def once(picked: Picked, left_s: float) -> ServiceTalk:
+            usage = self._router.meter.begin(picked.candidate.key)
+            stands = False
+            try:
+                by, talk = await self._asking.talk(picked.instance, payload, left_s)
+                stands = True
+                return ServiceTalk(talk, *self._who(by), lambda: self._router.meter.end(usage))
+            finally:
+                if not stands:
+                    self._router.meter.end(usage)
+
+        return await self._try_each(name, wants_of(wants), timeout_s, once, repeat=False)
+
+    async def _try_each(
+        self,
+        name: str,
+        wants: Wants,
+        timeout_s: float | None,
+        once: Callable[[Picked, float], Awaitable[T]],
+        *,
+        repeat: bool,
+    ) -> T:
+        """Ask instances until one answers, as long as it cannot be that one has done it (or `repeat`)."""
+        end = trio.current_time() + (CALL_S if timeout_s is None else timeout_s)
+        tried: list[str] = []
         last: MeshError | None = None
         while True:
             try:
-                picked = self._router.pick(check_name(name), asked, tried=tried)
-            except NoInstances:
-                raise last or NoInstances(f"no available instances of {name}") from None
-            if last is not None and not self._router.may_retry(picked.service):
+                picked = self._router.pick(check_name(name), wants, tried=tried)
+            except NoInstances as error:
+                raise last or error from None
+            left_s = end - trio.current_time()
+            if last is not None and (left_s <= 0 or not self._router.may_retry(picked.service)):
                 raise last
             try:
-                return await self._ask_one(picked, payload, timeout_s)
-            except (NoHandler, Refused) as error:
+                found = await once(picked, left_s)
+                self._router.answered(picked)
+                return found
+            except NoHandler as error:
                 last = error
             except (Unreachable, TimedOut) as error:
-                self._router.failed(picked)
+                self._router.failed(picked, conclusive=isinstance(error, Refused))
                 last = error
-                if not repeat:  # it may have been done
+                if not repeat and not isinstance(error, UNDONE):  # it may have been done
                     raise
             tried.append(picked.candidate.key)
-
-    async def _ask_one(self, picked: Picked, payload: Any, timeout_s: float) -> Json:
-        usage = self._router.meter.begin(picked.candidate.key)
-        try:
-            answer = await self._ask(picked.instance.service, payload, timeout_s)
-            usage.answered(answer["rtt_ms"] / 1000)
-            self._router.answered(picked)
-            return answer
-        finally:
-            self._router.meter.end(usage)
 
     async def connect(self, name: str, *, wants: Mapping[str, Any]) -> Carry:
         """A connection with an instance, to be tied to a local program's socket."""
@@ -218,6 +282,37 @@ class Routing:
                 connection.end()
 
         return carry
+
+
+class ServiceTalk:
+    """A talk with the program behind a service, and which node it is on."""
+
+    def __init__(self, talk: Talk, node: str, node_name: str, ended: Callable[[], None]) -> None:
+        self.node = node
+        self.node_name = node_name
+        self._talk = talk
+        self._ended: Callable[[], None] | None = ended
+
+    async def send(self, part: Any) -> None:
+        """Raises UsageError: it cannot be sent; Unreachable."""
+        codec.check_user_value(part)
+        await self._talk.send(part)
+
+    async def end(self) -> None:
+        """Nothing more will be sent."""
+        await self._talk.end()
+
+    async def receive(self) -> tuple[Any] | None:
+        """The next part of the answer, None at its end. Raises what the program failed with."""
+        answer = await self._talk.receive()
+        return None if answer is None else (answer.body,)
+
+    async def close(self) -> None:
+        """Let go."""
+        if self._ended is not None:
+            self._ended()
+            self._ended = None
+        await self._talk.close()
 
 
 class Tokens:

@@ -11,7 +11,7 @@ from mesh.agent.changes import Kind, Moved
 from mesh.agent.checks import Checks
 from mesh.agent.offers import Offers
 from mesh.agent.registry import Registry
-from mesh.agent.words import iso, rounded
+from mesh.agent.words import iso, nearest, rounded
 from mesh.core.health import Gauge, Health
 from mesh.core.lookup import Lookup, parse_lookup
 from mesh.core.registry import Endpoint, Instance, Service, id_ok
@@ -107,7 +107,10 @@ class Services:
             ids = ", ".join(each.service.id for each in named[:8])
             raise UsageError(f"{len(named)} services are named {word}", f"name one by its id: {ids}")
         if not named:
-            raise NotFound(f"no service {word:.80}", "`meshctl service ls --all` lists them")
+            raise NotFound(
+                f"no service {word:.80}",
+                nearest(word, self._registry.names(), "`meshctl service ls --all` lists them"),
+            )
         return named[0]
 
     def _row(self, instance: Instance) -> Json:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from mesh.agent.callstream import PROGRAMS, Call
+from mesh.agent.asking import Asking
 from mesh.agent.certs import Certs
 from mesh.agent.documents import Documents
 from mesh.agent.forward import Caller, Forward
@@ -27,13 +27,11 @@ from mesh.agent.surroundings import Surroundings
 from mesh.agent.table import Table
 from mesh.core import routes, tokens
 from mesh.core.lease import Status
-from mesh.core.policy import CALL
 from mesh.core.record import MESH
 from mesh.core.registry import Service
 from mesh.core.routes import Route
 from mesh.core.tokens import Token
-from mesh.errors import Denied, Failed, MeshError, NoHandler, NoInstances, Unreachable, UsageError
-from mesh.identity.keys import peer_id_of
+from mesh.errors import Failed, MeshError, NoInstances, Unreachable
 from mesh.observe.counters import Counters
 from mesh.store.store import Change
 from mesh.wire import protocols
@@ -47,7 +45,6 @@ Json = dict[str, Any]
 
 AGAIN_S = 2.0
 TRIES_MAX = 3
-METHOD = "sys/service"
 
 
 class Traffic:
@@ -88,12 +85,10 @@ class Traffic:
             documents,
             certs,
             table.who,
-            self._ask,
+            Asking(messages.calls, messages.programs, table, self._around, self.router, self),
             self._listening,
+            registry.names,
         )
-        self._messages = messages
-        self._table = table
-        messages.calls.handle(METHOD, self._asked)
         self._proxy: Proxy | None = None
         self._gateway: Gateway | None = None
 
@@ -163,43 +158,6 @@ class Traffic:
         said = f"{caller.name} {caller.id}".strip().encode("ascii", "replace")
         await CallerHeader(near, far, said, Limits(answer_s=self._node.config.proxy.idle_s)).run()
 
-    # -- programs behind services -----------------------------------------------------------------------
-
-    async def _ask(self, service: Service, payload: Any, timeout_s: float) -> Json:
-        """Ask the program that serves a service's name beside an instance; raises as `Calls.request`."""
-        public = self._around.public_of(service.owner)
-        if public is None:
-            raise NoHandler(f"the owner of {service.name} is no member any more")
-        begun = trio.current_time()
-        body = [service.id, service.name, payload]
-        answer = await self._messages.calls.request(public, METHOD, body, deadline_s=timeout_s)
-        return {
-            "node": peer_id_of(public),
-            "node_name": self._table.name_of(service.owner),
-            "payload": answer,
-            "rtt_ms": round((trio.current_time() - begun) * 1000, 3),
-        }
-
-    async def _asked(self, call: Call) -> Any:
-        """Somebody asks the program behind one of our services: the right to call it is enough."""
-        body = call.body
-        if not (
-            isinstance(body, list) and len(body) == 3 and all(isinstance(each, str) for each in body[:2])
-        ):
-            raise UsageError("a call of a service names its id and its name")
-        id_, name, payload = body
-        if not self._table.may(call.public[:16], CALL, name):
-            raise Denied(
-                f"{self._table.name_of(call.public[:16])} may not call {name[:80]!r}",
-                "an admin can grant it: the verb `call` in the policy",
-            )
-        service = self.own(id_)
-        handler = self._messages.programs.find(PROGRAMS + name)
-        if service is None or service.name != name or handler is None:
-            raise NoHandler(f"no program behind {name[:80]} on this node answers calls")
-        call.method, call.body = PROGRAMS + name, payload
-        return await handler(call)
-
     # -- what we offer, and pass on (`mesh.agent.forward.Offers`) -----------------------------------------
 
     def own(self, id_: str) -> Service | None:
@@ -222,7 +180,7 @@ class Traffic:
             Unreachable, TimedOut, Denied: it cannot be had.
         """
         end = trio.current_time() + deadline_s
-        tried = [each.service.id for each in self._registry.instances(head.name) if each.summary]
+        tried = self.router.of_other_zones(head.name)
         last: MeshError = NoInstances(f"no available instances of {head.name[:80]} in zone {self._node.zone}")
         for _ in range(TRIES_MAX):
             try:

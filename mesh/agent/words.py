@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from mesh.core.clock import unix_ms_of
@@ -24,3 +26,9 @@ def iso_of(hlc: int) -> str:
 def rounded(value: float | None, digits: int = 3) -> float | None:
     """A figure for people, or None."""
     return None if value is None else round(value, digits)
+
+
+def nearest(word: str, known: Iterable[str], else_: str) -> str:
+    """A hint for a name that nobody has: those most like it, or where to look."""
+    near = difflib.get_close_matches(word[:80], sorted(set(known))[:10_000], n=3)
+    return f"did you mean {' or '.join(near)}?" if near else else_

@@ -8,6 +8,9 @@
     with mesh.subscribe("sensors/#") as messages:
         for message in messages: ...
     with mesh.connect("orders") as sock: ...          # bytes to a service, wherever it is
+    with mesh.stream("orders", {"since": 5}) as talk: # parts both ways with the program behind it
+        talk.send("more")
+        for part in talk: ...
 
 `AsyncClient` is its twin for trio: the same calls, each awaited; streams are read with `async with` and
 `async for`. Answers are the JSON of the API (`GET /v1/openapi.json` describes it) with bytes as bytes.
@@ -21,16 +24,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mesh.client.blocking import Client, Stream, default_socket
+from mesh.client.blocking import Client, Stream, Talk, default_socket
 
 if TYPE_CHECKING:
-    from mesh.client.on_trio import AsyncClient, AsyncStream
+    from mesh.client.on_trio import AsyncClient, AsyncStream, AsyncTalk
 
-__all__ = ["AsyncClient", "AsyncStream", "Client", "Stream", "default_socket"]
+__all__ = ["AsyncClient", "AsyncStream", "AsyncTalk", "Client", "Stream", "Talk", "default_socket"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("AsyncClient", "AsyncStream"):
+    if name in ("AsyncClient", "AsyncStream", "AsyncTalk"):
         from mesh.client import on_trio
 
         return getattr(on_trio, name)

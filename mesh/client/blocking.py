@@ -8,12 +8,24 @@ import select
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
 from mesh.client.calls import Calls
-from mesh.client.http import Lines, Reply, Request, answer_of, bytes_hook, failure, head_end, replies
+from mesh.client.http import (
+    END_LINE,
+    Json,
+    Lines,
+    Reply,
+    Request,
+    answer_of,
+    bytes_hook,
+    failure,
+    head_end,
+    part_line,
+    replies,
+)
 from mesh.errors import Denied, Failed, MeshError, NotFound, TimedOut, Unreachable, UsageError
 
 ANSWER_S = 30.0
@@ -89,31 +101,44 @@ class Client(Calls):
     ) -> None:
         self.close()
 
-    def handle(self, name: str, function: Callable[[Any], Any]) -> None:
+    def handle(self, name: str, function: Callable[..., Any], *, parts: bool = False) -> None:
         """Serve requests and queries for `name`, one at a time, until interrupted.
 
         Args:
             function: from a payload to an answer; an iterator answers in parts. A MeshError that it raises
                 reaches the caller as it is. So does the error when its answer cannot be sent (no JSON form,
                 too large, parts where the caller wants one answer): no call ends the serving.
+            parts: it also takes what the caller of `stream` sends besides, as a second argument: an
+                iterator, which is empty for every other caller.
         """
         with self.serve(name) as calls:
             for call in calls:
-                try:
-                    answer = function(call["payload"])
-                except Exception as error:
-                    answer = error
-                self._reply(call["call"], answer)
+                with ExitStack() as open_:
+                    try:
+                        more = (open_.enter_context(self._heard(call)),) if parts else ()
+                        answer = function(call["payload"], *more)
+                    except Exception as error:
+                        answer = error
+                    self._reply(call, answer)
 
-    def _reply(self, call: str, answer: Any) -> None:
+    @contextmanager
+    def _heard(self, call: Json) -> Iterator[Iterator[Any]]:
+        """What the caller of a call sends besides."""
+        if not call.get("parts"):
+            yield iter(())
+            return
+        with self.parts(call["call"]) as stream:
+            yield (part["payload"] for part in stream)
+
+    def _reply(self, call: Json, answer: Any) -> None:
         try:
-            for reply in replies(answer):
-                self.answer(call, **reply)
+            for reply in replies(answer, stream=call["stream"]):
+                self.answer(call["call"], **reply)
         except GIVEN_UP:
             return
         except MeshError as error:
             with suppress(MeshError):
-                self.answer(call, error=failure(error))
+                self.answer(call["call"], error=failure(error))
 
     def _ask(self, request: Request) -> Any:
         sock, kept = self._connection(), False
@@ -165,6 +190,9 @@ class Client(Calls):
         except BaseException:
             sock.close()
             raise
+
+    def _talk(self, request: Request) -> Any:
+        return Talk(self._connect(request), Lines(self._decode))
 
     def _connection(self) -> socket.socket:
         while self._idle:
@@ -253,6 +281,87 @@ class Stream:
 
     def close(self) -> None:
         """End the stream."""
+        self._sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Talk:
+    """A call with parts both ways. Close it, or use it in a `with`; what is not over then is given up.
+
+    `send` waits while the program takes nothing, so whoever sends much reads in another thread meanwhile.
+
+    Attributes:
+        node, node_name: who took the call.
+    """
+
+    def __init__(self, sock: socket.socket, lines: Lines) -> None:
+        self._sock = sock
+        self._lines = lines
+        self._items: deque[Any] = deque()
+        self._over = False
+        try:
+            first = self._line()
+        except BaseException:
+            self.close()
+            raise
+        self.node, self.node_name = str(first["node"]), str(first["node_name"])
+
+    def send(self, payload: Any) -> None:
+        """Send a part. Unreachable: the call is over; reading on tells why."""
+        self._write(part_line(payload))
+
+    def end(self) -> None:
+        """Say that no more parts follow."""
+        self._write(END_LINE)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._sock.sendall(data)
+        except OSError as error:
+            raise Unreachable(f"the call is over: {error}") from None
+
+    def _line(self) -> Any:
+        while not self._items:
+            data = _receive(self._sock)
+            if not data:
+                raise Unreachable(
+                    "the agent closed the connection in the middle of a call", "is it stopping?"
+                )
+            self._items.extend(self._lines.feed([data]))
+        item = self._items.popleft()
+        if isinstance(item, MeshError):
+            raise item
+        return item
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self._over:
+            raise StopIteration
+        try:
+            item = self._line()
+        except BaseException:
+            self._over = True
+            raise
+        if "payload" not in item:
+            self._over = True
+            raise StopIteration
+        return item["payload"]
+
+    def fileno(self) -> int:
+        """For select: readable when the next part may be there."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """Let go."""
         self._sock.close()
 
     def __enter__(self) -> Self:

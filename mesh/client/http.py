@@ -35,7 +35,9 @@ class Request(NamedTuple):
 
     def switching(self) -> bytes:
         """The bytes to send for a request that gives its connection up to a stream."""
-        return self._head().encode() + b"Connection: upgrade\r\nUpgrade: mesh-stream\r\n\r\n"
+        body = b"" if self.body is None else to_json(self.body)
+        length = f"Content-Length: {len(body)}\r\n" if body else ""
+        return f"{self._head()}{length}Connection: upgrade\r\nUpgrade: mesh-stream\r\n\r\n".encode() + body
 
     def _head(self) -> str:
         pairs = [f"{name}={_word(value)}" for name, value in self.query.items() if value is not None]
@@ -207,6 +209,14 @@ def head_end(taken: bytes, seen: bytes) -> int:
     return end + 4 - len(tail) if end >= 0 else len(seen)
 
 
+def part_line(payload: Any) -> bytes:
+    """A part of a talk, as it is sent. UsageError: the value has no JSON form."""
+    return to_json({"payload": payload}) + b"\n"
+
+
+END_LINE = b'{"end":true}\n'
+
+
 class Lines:
     """Decodes the body of a stream: JSON lines, or bytes as they are."""
 
@@ -241,15 +251,23 @@ def answer_of(status: int, body: bytes, decode: Callable[[str], Any]) -> Any:
     return found
 
 
-def replies(answer: Any) -> Iterator[dict[str, Any]]:
+def replies(answer: Any, *, stream: bool = False) -> Iterator[dict[str, Any]]:
     """Arguments of `Calls.answer` for what a handler returned, or raised.
 
-    An iterator answers in parts; the last one says that nothing follows.
+    An iterator answers in parts: with `stream` each at once, and at the end that nothing follows; else, for
+    a caller that takes one answer, as if the last one was it.
     """
     if isinstance(answer, Exception):
         yield {"error": failure(answer)}
     elif not isinstance(answer, Iterator):
         yield {"payload": answer}
+    elif stream:
+        try:
+            for part in answer:
+                yield {"payload": part, "more": True}
+            yield {"payload": None}
+        except Exception as error:
+            yield {"error": failure(error)}
     else:
         try:
             part = next(answer, None)
@@ -261,17 +279,17 @@ def replies(answer: Any) -> Iterator[dict[str, Any]]:
             yield {"error": failure(error)}
 
 
-async def replies_async(answer: Any) -> AsyncGenerator[dict[str, Any], None]:
+async def replies_async(answer: Any, *, stream: bool = False) -> AsyncGenerator[dict[str, Any], None]:
     """As `replies`, for answers that may also be async iterators."""
     if not isinstance(answer, AsyncIterator):
-        for reply in replies(answer):
+        for reply in replies(answer, stream=stream):
             yield reply
         return
     try:
-        part = await anext(answer, None)
+        part = None if stream else await anext(answer, None)
         async for following in answer:
-            yield {"payload": part, "more": True}
-            part = following
+            yield {"payload": following if stream else part, "more": True}
+            part = None if stream else following
         yield {"payload": part}
     except Exception as error:
         yield {"error": failure(error)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -22,6 +22,7 @@ from mesh.client.blocking import (
 )
 from mesh.client.calls import Calls
 from mesh.client.http import (
+    END_LINE,
     Json,
     Lines,
     Reply,
@@ -30,11 +31,12 @@ from mesh.client.http import (
     bytes_hook,
     failure,
     head_end,
+    part_line,
     replies_async,
 )
 from mesh.errors import Failed, MeshError, TimedOut, Unreachable
 
-Handler: TypeAlias = Callable[[Any], Awaitable[Any] | AsyncIterator[Any]]
+Handler: TypeAlias = Callable[..., Awaitable[Any] | AsyncIterator[Any]]
 
 
 class AsyncClient(Calls):
@@ -61,42 +63,51 @@ class AsyncClient(Calls):
     ) -> None:
         self.close()
 
-    async def handle(self, name: str, function: Handler, *, at_once: int = 64) -> None:
+    async def handle(self, name: str, function: Handler, *, at_once: int = 64, parts: bool = False) -> None:
         """Serve requests and queries for `name` until cancelled, up to `at_once` of them together.
 
         Args:
             function: async, from a payload to an answer; an async generator, or an iterator that is
                 returned, answers in parts. Errors are treated as by `Client.handle`.
+            parts: as for `Client.handle`; the second argument is an async iterator.
         """
         limit = trio.CapacityLimiter(at_once)
         async with self.serve(name) as calls, trio.open_nursery() as nursery:
             async for call in calls:
                 await limit.acquire_on_behalf_of(call["call"])
-                nursery.start_soon(self._handle_one, call, function, limit)
+                nursery.start_soon(self._handle_one, call, function, limit, parts)
 
-    async def _handle_one(self, call: Json, function: Handler, limit: trio.CapacityLimiter) -> None:
-        answer: Any
+    async def _handle_one(
+        self, call: Json, function: Handler, limit: trio.CapacityLimiter, parts: bool
+    ) -> None:
         try:
-            answer = function(call["payload"])
-            if isinstance(answer, Awaitable):
-                answer = await answer
-        except Exception as error:
-            answer = error
-        try:
-            await self._reply(call["call"], answer)
+            async with AsyncExitStack() as open_:
+                answer: Any
+                try:
+                    answer = function(call["payload"], *(await self._heard(call, open_) if parts else ()))
+                    if isinstance(answer, Awaitable):
+                        answer = await answer
+                except Exception as error:
+                    answer = error
+                await self._reply(call, answer)
         finally:
             limit.release_on_behalf_of(call["call"])
 
-    async def _reply(self, call: str, answer: Any) -> None:
+    async def _heard(self, call: Json, open_: AsyncExitStack) -> tuple[AsyncIterator[Any]]:
+        """What the caller of a call sends besides."""
+        stream = await open_.enter_async_context(self.parts(call["call"])) if call.get("parts") else None
+        return (_payloads(stream),)
+
+    async def _reply(self, call: Json, answer: Any) -> None:
         try:
-            async with aclosing(replies_async(answer)) as found:
+            async with aclosing(replies_async(answer, stream=call["stream"])) as found:
                 async for reply in found:
-                    await self.answer(call, **reply)
+                    await self.answer(call["call"], **reply)
         except GIVEN_UP:
             return
         except MeshError as error:
             with suppress(MeshError):
-                await self.answer(call, error=failure(error))
+                await self.answer(call["call"], error=failure(error))
 
     async def _ask(self, request: Request) -> Any:
         stream, kept = await self._connection(), False
@@ -118,6 +129,10 @@ class AsyncClient(Calls):
         return AsyncStream(self, request, Lines(None), self._timeout_s)
 
     async def _connect(self, request: Request) -> trio.SocketStream:
+        return await self.switch(request)
+
+    async def switch(self, request: Request) -> trio.SocketStream:
+        """A connection of its own that is given up to a stream."""
         stream = await self.open()
         try:
             with trio.move_on_after(request.answer_s or self._timeout_s):
@@ -147,6 +162,9 @@ class AsyncClient(Calls):
                 parts += reply.feed(await _receive(stream))
             answer_of(reply.status, b"".join(parts), self._decode)
             raise Failed("the agent did not switch to a stream", "is it older than this client?")
+
+    def _talk(self, request: Request) -> Any:
+        return AsyncTalk(self, request, Lines(self._decode))
 
     async def _connection(self) -> trio.SocketStream:
         while self._idle:
@@ -246,3 +264,88 @@ class AsyncStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class AsyncTalk:
+    """The trio twin of `Talk`: the call is made on entering `async with`. One task may send, another read."""
+
+    node = node_name = ""
+
+    def __init__(self, client: AsyncClient, request: Request, lines: Lines) -> None:
+        self._client = client
+        self._request = request
+        self._lines = lines
+        self._items: deque[Any] = deque()
+        self._over = False
+        self._stream: trio.SocketStream | None = None
+
+    async def __aenter__(self) -> Self:
+        self._stream = await self._client.switch(self._request)
+        try:
+            first = await self._line()
+        except BaseException:
+            self.close()
+            raise
+        self.node, self.node_name = str(first["node"]), str(first["node_name"])
+        return self
+
+    async def send(self, payload: Any) -> None:
+        """Send a part; waits while the program takes nothing. Unreachable: the call is over."""
+        await self._write(part_line(payload))
+
+    async def end(self) -> None:
+        """Say that no more parts follow."""
+        await self._write(END_LINE)
+
+    async def _write(self, data: bytes) -> None:
+        assert self._stream is not None, "use it in an `async with`"
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise Unreachable("the call is over") from None
+
+    async def _line(self) -> Any:
+        assert self._stream is not None, "use it in an `async with`"
+        while not self._items:
+            data = await _receive(self._stream)
+            if not data:
+                raise Unreachable(
+                    "the agent closed the connection in the middle of a call", "is it stopping?"
+                )
+            self._items.extend(self._lines.feed([data]))
+        item = self._items.popleft()
+        if isinstance(item, MeshError):
+            raise item
+        return item
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._over:
+            raise StopAsyncIteration
+        try:
+            item = await self._line()
+        except MeshError:
+            self._over = True
+            raise
+        if "payload" not in item:
+            self._over = True
+            raise StopAsyncIteration
+        return item["payload"]
+
+    def close(self) -> None:
+        """Let go."""
+        if self._stream is not None:
+            self._stream.socket.close()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+async def _payloads(stream: AsyncStream | None) -> AsyncIterator[Any]:
+    if stream is not None:
+        async for part in stream:
+            yield part["payload"]

@@ -178,6 +178,10 @@ class StateCalls(Base):
         """Stream of `Call`, each to be answered with `answer`. `handle` is simpler."""
         return self._lines(Request("GET", "/v1/serve", {"name": name}))
 
+    def parts(self, call: str) -> Any:
+        """Stream of `Part`: what the caller of a `Call` with `parts` sends besides."""
+        return self._lines(Request("GET", f"/v1/parts/{segment(call)}"))
+
     def answer(
         self, call: str, payload: Any = None, *, more: bool = False, error: Mapping[str, str] | None = None
     ) -> Any:

@@ -19,6 +19,9 @@ class TrafficCalls(Base):
     def _connect(self, request: Request) -> Any:
         raise NotImplementedError
 
+    def _talk(self, request: Request) -> Any:
+        raise NotImplementedError
+
     def call(
         self,
         service: str,
@@ -43,6 +46,19 @@ class TrafficCalls(Base):
             **more,
         )
 
+    def stream(self, service: str, payload: Any = None, *, timeout_s: float = 30.0, **wants: Any) -> Any:
+        """A `Talk`: parts both ways with the program that serves this name beside an instance.
+
+        Iterate it for the parts of the answer, `send` it parts, `end` it when there are no more; close it, or
+        use it in a `with` (of `AsyncClient` an `async with`).
+
+        Args:
+            timeout_s: until a program took the call; then it lasts as long as both like, at most an hour.
+        """
+        body = {"payload": payload, "timeout_s": timeout_s, **given(**wants)}
+        path = f"/v1/call/{segment(service)}/stream"
+        return self._talk(Request("POST", path, body=body, answer_s=patience(timeout_s)))
+
     def connect(self, service: str, **wants: Any) -> Any:
         """A connection with an instance of a service: bytes both ways, through the mesh.
 
@@ -55,7 +71,7 @@ class TrafficCalls(Base):
         return self._get(f"/v1/resolve/{segment(service)}", **given(source=source, **wants))
 
     def explain(self, service: str, **wants: Any) -> Any:
-        """`Explained`: every instance, and why it is taken or refused."""
+        """`Explained`: every instance, and why it is taken or refused. NoInstances: nobody offers it."""
         return self._get(f"/v1/explain/{segment(service)}", **given(**wants))
 
     def listeners(self) -> Any:

@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -40,6 +40,8 @@ from mesh.errors import UsageError
 PREFIX = "route/"
 EVERY = "*"
 Target = Literal["edge", "cloud", "optimal"]
+Mode = Literal["active-passive", "active-active"]
+Failover = Literal["automatic", "manual"]
 WEIGHT_DEFAULT = 100.0
 RULES_MAX, GROUPS_MAX, REGIONS_MAX, WORDS_MAX = 64, 8, 256, 32
 ALIASES_MAX = 8
@@ -91,8 +93,8 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strict: bool = False
     regions: dict[str, float] = {}
     groups: tuple[Group, ...] = ()
-    mode: Literal["active-passive", "active-active"] = "active-passive"
-    failover: Literal["automatic", "manual"] = "automatic"
+    mode: Mode = "active-passive"
+    failover: Failover = "automatic"
     active: str = ""
     failures: int = 3
     return_s: float = 300.0
@@ -103,6 +105,16 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The groups' selectors, in order."""
         return {group.name: parse_selector(group.select) for group in self.groups}
 
+
+_PLACE = re.compile(r"`\$\.(?:.*\.)?(\w+)(?:\[[^\]]*\])?`")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "algorithm": ALGORITHMS,
+    "target": get_args(Target),
+    "default": get_args(Target),
+    "mode": get_args(Mode),
+    "failover": get_args(Failover),
+}
+_FORMS: dict[str, type[msgspec.Struct]] = {"weights": Weights, "rules": Rule, "groups": Group}
 
 # Nobody wrote anything: the best healthy instance anywhere.
 UNWRITTEN = Route(default="optimal")
@@ -139,14 +151,23 @@ def parse(value: Any) -> Route:
     try:
         route = msgspec.convert(value, Route)
     except msgspec.ValidationError as error:
-        hint = (
-            f"one of {', '.join(ALGORITHMS)}" if "algorithm" in str(error) else "see `meshctl route set -h`"
-        )
-        raise UsageError(f"this route does not count: {str(error)[:200]}", hint) from None
+        raise UsageError(f"this route does not count: {str(error)[:200]}", _allowed(str(error))) from None
     _check_numbers(route)
     _check_words(route)
     _check_groups(route)
     return route
+
+
+def _allowed(problem: str) -> str:
+    """What could stand where a document has something else; msgspec names the place and not the choices."""
+    found = _PLACE.search(problem)
+    word = found[1] if found else ""
+    if word in _CHOICES:
+        return f"{word} is one of {', '.join(_CHOICES[word])}"
+    if "unknown field" in problem:
+        form: type[msgspec.Struct] = _FORMS.get(word, Route)
+        return f"known: {', '.join(form.__struct_fields__)}"
+    return "see `meshctl route set -h`"
 
 
 def _check_numbers(route: Route) -> None:

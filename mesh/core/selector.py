@@ -6,6 +6,8 @@ Terms are joined by commas and all must hold:
     key!=value               it has another value, or none
     key in (a|b)             it has one of these values        key notin (a|b)    none of them
     key                      it is there                       !key               it is not
+
+A value that is left out is a slip, not an empty value: `tier==` is refused.
 """
 
 from __future__ import annotations
@@ -71,8 +73,18 @@ def _term(text: str) -> Term:
     if match["absent"]:
         return Term(match["no"], None, True)
     if match["set"]:
-        values = frozenset(value.strip() for value in match["values"].split("|"))
+        values = frozenset(_value(text, value) for value in match["values"].split("|"))
         return Term(match["key"], values, match["set"] == "notin")
     if match["op"]:
-        return Term(match["key"], frozenset({match["value"].strip()}), match["op"] == "!=")
+        return Term(match["key"], frozenset({_value(text, match["value"])}), match["op"] == "!=")
     return Term(match["key"], None, False)
+
+
+def _value(term: str, text: str) -> str:
+    value = text.strip()
+    if not value or value.startswith("="):
+        raise UsageError(
+            f"the label filter's term {term[:80]!r} has no value",
+            "key=value; `key` alone asks whether a label is there, `!key` whether it is not",
+        )
+    return value

@@ -7,7 +7,8 @@
     ^1.4.2             at least this, and the first number stays:       >=1.4.2,<2   (^0.4.2: <0.5)
 
 Versions are ordered as by Semantic Versioning 2.0: numbers part by part, a pre-release (1.4-rc1) before its
-release, what follows a `+` not at all. A part that is no number stands after every number.
+release, what follows a `+` not at all. A part that is no number stands after every number. A range is about
+numbers: a version that is a word has no neighbours, and is asked for as such: =canary, !=canary.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mesh.errors import UsageError
 
 TERMS_MAX = 16
 _PLAIN = r"[0-9A-Za-z](?:[0-9A-Za-z.+_-]{0,63})?"
+_NUMBERED = re.compile(r"v?[0-9]")
 _TERM = re.compile(rf"(?P<op>>=|<=|!=|==|>|<|=|~|\^)?\s*(?P<version>{_PLAIN})(?P<rest>\.\*)?")
 
 Part = tuple[int, int, str]
@@ -96,6 +98,11 @@ def _terms(text: str) -> list[Term]:
             "use 1.4.2, 1.4.*, >=1.4, <2, !=1.5, ~1.4 or ^1.4, joined by commas",
         )
     op, version = match["op"] or "", match["version"]
+    if op not in ("=", "==", "!=") and not _NUMBERED.match(version):
+        raise UsageError(
+            f"the version range's term {text[:80]!r} is not a number",
+            f"use 1.4.2, 1.4.*, >=1.4, <2, ~1.4 or ^1.4; ={version} for a version that is a word",
+        )
     parts = version.split(".")
     if match["rest"] or parts[-1] in ("x", "X"):
         if op not in ("", "=", "=="):

@@ -5,7 +5,14 @@
       <------------------------- Answer(more=True) ...   streaming calls only
       <------------------------- Answer | Failure
 
-A caller that loses interest resets the stream. Backpressure of a streaming answer is the stream's own.
+A call whose caller speaks too (`agent/talk.py`):
+
+      Request(parts=True) ------------>
+      <------------------------- Ready | Failure
+      Part(more=True) ... Part -------->
+      <------------------------- Answer(more=True) ... Answer | Failure
+
+A caller that loses interest resets the stream. Backpressure is the stream's own, both ways.
 """
 
 from __future__ import annotations
@@ -24,12 +31,16 @@ FRAME_BYTES_MAX = codec.CALL_BYTES_MAX + 4096
 
 
 class Request(Message, frozen=True, tag=0):
-    """`deadline_ms` is what remains of the caller's patience; with `stream` several answers may follow."""
+    """`deadline_ms` is what remains of the caller's patience; with `stream` several answers may follow.
+
+    With `parts` the caller sends more than this, once it is told that somebody takes it.
+    """
 
     method: str
     deadline_ms: int
     body: Any = None
     stream: bool = False
+    parts: bool = False
 
 
 class Answer(Message, frozen=True, tag=1):
@@ -47,7 +58,20 @@ class Failure(Message, frozen=True, tag=2):
     hint: str = ""
 
 
-CallMessage: TypeAlias = Request | Answer | Failure
+class Part(Message, frozen=True, tag=3):
+    """What the caller sends besides; the part without `more` is the end, not an item."""
+
+    body: Any = None
+    more: bool = True
+
+
+class Ready(Message, frozen=True, tag=4):
+    """The call is taken, its parts may come. `by` is the node that takes it, where a gateway says it."""
+
+    by: bytes = b""
+
+
+CallMessage: TypeAlias = Request | Answer | Failure | Part | Ready
 
 
 def encode(message: CallMessage) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from yard import Agent, Yard, eventually
 
-from mesh.errors import Denied, NoInstances
+from mesh.errors import Denied, Failed, MeshError, NoInstances
 
 NEEDED = ("redis-server", "redis-cli", "nginx", "curl")
 able = all(shutil.which(name) for name in NEEDED)
@@ -50,6 +51,7 @@ class Place:
     def __init__(self, yard: Yard) -> None:
         self.yard = yard
         self.programs: list[subprocess.Popen[bytes]] = []
+        self.threads: list[threading.Thread] = []
         self.near = yard.first(start=False)
         self.near.settings = {
             "MESHD_PROXY__LISTEN": "0",
@@ -102,6 +104,8 @@ class Place:
         for program in self.programs:
             program.kill()
             program.wait()
+        for thread in self.threads:
+            thread.join()
 
     def redis(self, *words: str) -> subprocess.CompletedProcess[str]:
         host, port = self.at["proxy.imports.cache"]
@@ -209,6 +213,7 @@ def test_a_program_calls_and_connects_by_name(place: Place) -> None:
     with place.near.client() as client:
         eventually(lambda: client.services("adder"), "adder is known")
         assert client.call("adder", 41)["payload"] == 42
+        assert place.near.ctl("route", "explain", "ader").stderr.count("did you mean adder?") == 1
         with client.connect("cache") as sock:
             sock.sendall(b"PING\r\n")
             assert sock.recv(100) == b"+PONG\r\n"
@@ -217,6 +222,60 @@ def test_a_program_calls_and_connects_by_name(place: Place) -> None:
     thread.join()
     with place.far[0].client() as client:
         client.deregister("adder")
+
+
+def sums(start: int, parts: Iterator[int]) -> Iterator[int]:
+    """A program: the sum so far, after each part."""
+    yield start
+    for part in parts:
+        start += part
+        yield start
+
+
+class Serving:
+    """A program on a node that handles a name until its agent goes, beside a service of this name."""
+
+    def __init__(self, place: Place, agent: Agent, name: str, function: Any) -> None:
+        self.agent, self.name, self.function = agent, name, function
+        with agent.client() as client:
+            client.register({"name": name, "port": free_port()})
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+        place.threads.append(self.thread)
+
+    def _run(self) -> None:
+        with suppress(MeshError), self.agent.client() as client:
+            client.handle(self.name, self.function, parts=True)
+
+    def end(self) -> None:
+        with self.agent.client() as client:
+            client.deregister(self.name)
+
+
+def test_a_program_talks_with_a_service_in_parts_both_ways(place: Place) -> None:
+    serving = Serving(place, place.far[0], "sums", sums)
+    try:
+        with place.near.client() as client:
+            eventually(lambda: client.call("sums", 5)["payload"] == 5, "a program serves it")
+            with client.stream("sums", 10) as talk:
+                assert (talk.node_name, next(talk)) == ("n2", 10)
+                for part, sum_ in ((1, 11), (2, 13), (3, 16)):
+                    talk.send(part)
+                    assert next(talk) == sum_
+                talk.end()
+                assert list(talk) == []
+            with client.stream("sums", "x") as talk:
+                talk.send(1)
+                with pytest.raises(Failed, match="the handler failed: TypeError"):
+                    list(talk)
+            with pytest.raises(NoInstances):
+                client.stream("nobody")
+        words = ("service", "call", "sums", "1", "--json")
+        assert place.near.ctl(*words, stdin="").stdout == "1\n"
+        done = place.near.ctl(*words, "--stream", "-o", "jsonl", stdin="2\n3\n")
+        assert [json.loads(line)["payload"] for line in done.stdout.splitlines()] == [1, 3, 6]
+    finally:
+        serving.end()
 
 
 def test_what_an_admin_writes_steers_calls_on_every_node(place: Place) -> None:
@@ -232,6 +291,8 @@ def test_what_an_admin_writes_steers_calls_on_every_node(place: Place) -> None:
         shown = place.near.ctl("route", "explain", "web")
         assert "group one is in use" in shown.stdout
         assert place.near.ctl("route", "set", "web", "-", stdin='{"margin": 9}').returncode == 2
+        refused = place.near.ctl("route", "set", "web", "-", stdin='{"mode": "both"}')
+        assert (refused.returncode, "active-passive, active-active" in refused.stderr) == (2, True)
         assert place.near.ctl("service", "resolve", "nobody").returncode == 4
     finally:
         assert place.near.ctl("route", "delete", "web").returncode == 0
@@ -302,6 +363,35 @@ def test_a_service_of_another_zone_is_called_through_its_gateway_and_told_who_ca
                         assert me.encode() in heard
                         served.sendall(b"bye")
                     assert sock.recv(10) == b"bye"
+    # Their node names are what a program sees; who asked is told through the gateway.
+    serving = [Serving(place, agent, "sums", sums) for agent in attic]
+    with place.near.client() as client:
+        eventually(lambda: len(client.services("sums")) == 2, "the zone's summary arrived")
+        asked = {client.call("sums", number)["payload"] for number in range(6)}
+        assert asked == set(range(6))
+        with client.stream("sums", 1) as talk:
+            assert talk.node_name in ("a1", "a2")
+            talk.send(41)
+            talk.end()
+            assert list(talk) == [1, 42]
+        with attic[0].client() as there:
+            there_calls = there.call("sums", 7)
+            assert there_calls["payload"] == 7
+        with place.yard.agents[1].client() as other:
+            assert other.call("sums", 3)["node_name"] in ("a1", "a2")
+        client.set_policy({"member": {**client.policy()["defaults"]["member"], "call": ["web"]}})
+        try:
+            with attic[0].client() as there, attic[1].client() as second:
+                for each in (there, second):
+                    eventually(lambda each=each: not each.may("n2", "call", "sums")["allowed"], "it arrived")
+            with place.yard.agents[1].client() as other:
+                for refused in (other.call, other.stream):
+                    with pytest.raises(Denied, match="n2 may not call 'sums'"):
+                        refused("sums", 1)
+        finally:
+            client.reset_policy()
+    for each in serving:
+        each.end()
 
 
 class Caller(threading.Thread):

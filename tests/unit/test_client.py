@@ -86,6 +86,62 @@ async def test_a_connection_with_a_service_is_a_stream_on_trio(path: str) -> Non
             await client.connect("nobody")
 
 
+def test_a_talk_has_parts_both_ways(client: Client) -> None:
+    with client.stream("orders", {"first": b"\0"}) as talk:
+        assert talk.node_name == "beta"
+        assert next(talk) == {"first": b"\0"}
+        for part in (1, "x" * 100_000, [None, b"y"]):
+            talk.send(part)
+            assert next(talk) == part
+        talk.end()
+        assert list(talk) == []
+        assert list(talk) == []
+    with pytest.raises(NoInstances):
+        client.stream("nobody")
+    client.status()
+
+
+def test_a_talk_that_fails_says_why(client: Client) -> None:
+    with client.stream("orders") as talk:
+        assert next(talk) is None
+        talk.send("fail")
+        with pytest.raises(Failed, match="the program failed"):
+            next(talk)
+        assert list(talk) == []
+    with client.stream("orders") as talk:
+        with pytest.raises(UsageError, match="JSON"):
+            talk.send(object())
+        talk._write(b"{bad\n")
+        assert next(talk) is None
+        with pytest.raises(UsageError, match="not JSON"):
+            list(talk)
+    with client.stream("orders") as talk:
+        talk.send("x" * 600_000)
+        with pytest.raises(UsageError, match="a line of more"):
+            list(talk)
+
+
+async def test_a_talk_on_trio_has_parts_both_ways(path: str) -> None:
+    async with AsyncClient(path) as client:
+        async with client.stream("orders", 0) as talk, trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                for number in range(1, 50):
+                    await talk.send(number)
+                await talk.end()
+
+            nursery.start_soon(send)
+            assert [part async for part in talk] == list(range(50))
+        with pytest.raises(NoInstances):
+            async with client.stream("nobody"):
+                pass
+        async with client.stream("orders", "fail") as talk:
+            with pytest.raises(Failed):
+                await anext(talk)
+            with pytest.raises(StopAsyncIteration):
+                await anext(talk)
+
+
 def test_bytes_of_the_service_behind_the_head_are_left_for_it() -> None:
     whole = b"HTTP/1.1 101 x\r\n\r\nHELLO"
     for first in range(len(whole)):
@@ -615,6 +671,8 @@ EVERY_CALL: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("watch_shards", (), {"replicas": 2, "selector": "a=b"}),
     ("call", ("orders", {"a": 1}), {"timeout_s": 2.0, "repeat": True, "latency_ms": 5.0}),
     ("connect", ("orders",), {"capabilities": "gpu"}),
+    ("stream", ("orders", {"a": 1}), {"timeout_s": 2.0, "latency_ms": 5.0}),
+    ("parts", ("c1",), {}),
     ("resolve", ("orders",), {"source": "10.0.0.1", "data": "maps"}),
     ("explain", ("orders",), {"size_bytes": 1e6}),
     ("listeners", (), {}),
@@ -679,6 +737,9 @@ class Recorder(Calls):
     def _connect(self, request: Request) -> Any:
         return request, "switch"
 
+    def _talk(self, request: Request) -> Any:
+        return request, "switch"
+
 
 @pytest.mark.parametrize(("name", "args", "how"), EVERY_CALL, ids=lambda value: str(value)[:40])
 def test_every_call_fits_the_route_that_it_asks(name: str, args: Any, how: Any) -> None:
@@ -713,6 +774,20 @@ def test_an_upload_is_sent_in_chunks() -> None:
 
 def test_an_empty_iterator_still_answers() -> None:
     assert list(replies(iter(()))) == [{"payload": None}]
+    assert list(replies(iter(()), stream=True)) == [{"payload": None}]
+
+
+def test_parts_of_an_answer_are_sent_as_they_come() -> None:
+    made: list[int] = []
+
+    def parts() -> Iterator[int]:
+        for number in range(3):
+            made.append(number)
+            yield number
+
+    for number, reply in enumerate(replies(parts(), stream=True)):
+        assert made == list(range(min(number + 1, 3)))
+        assert reply == ({"payload": number, "more": True} if number < 3 else {"payload": None})
 
 
 def test_where_the_socket_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

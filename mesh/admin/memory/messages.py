@@ -92,6 +92,10 @@ class MemoryMessages:
         finally:
             del self._servers[name]
 
+    async def parts(self, call: str) -> AsyncIterator[Json]:
+        for part in ({"payload": 1}, {"payload": 2}) if call == "seen" else ():
+            yield part
+
     async def answer(self, call: str, payload: Any, *, more: bool, error: Json | None) -> Json:
         channel, stream = self._calls.get(call, (None, False))
         if channel is None:
@@ -130,12 +134,14 @@ class MemoryMessages:
         line: Json = {"call": call, "name": name, "payload": payload, "node": ID, "node_name": "alpha"}
         try:
             self._servers[name].send_nowait(
-                {**line, "deadline_s": patience_s, "stream": stream, "query": False}
+                {**line, "deadline_s": patience_s, "stream": stream, "query": False, "parts": False}
             )
             more = True
             while more:
                 part = await _within(patience_s, receive, name)
                 more = part["more"]
+                if stream and not more and part["payload"] is None:
+                    return  # the end, not an item
                 rtt_ms = (trio.current_time() - started) * 1000
                 yield {"node": ID, "node_name": "alpha", "payload": part["payload"], "rtt_ms": rtt_ms}
         finally:

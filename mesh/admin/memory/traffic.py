@@ -14,7 +14,7 @@ from mesh.admin.memory.messages import MemoryMessages
 from mesh.core import routes, routing, tokens
 from mesh.core.registry import check_name
 from mesh.core.routing import Candidate, Place
-from mesh.errors import NoInstances, NotFound
+from mesh.errors import Failed, NoInstances, NotFound
 
 Json = dict[str, Any]
 NOBODY = "nobody"
@@ -41,14 +41,14 @@ class MemoryRouting:
 
     async def explain(self, name: str, *, wants: Mapping[str, Any]) -> Json:
         check_name(name)
+        if name == NOBODY:
+            raise NoInstances(f"no available instances of {name}", "`meshctl service ls` lists services")
         held = self._documents.get(name)
         route = routes.parse(held["route"]) if held is not None else routes.UNWRITTEN
         candidates = [
             Candidate(key="0" * 16, place=Place(b"b" * 16, "default"), node="beta", rtt_s=0.0004, load=0.1)
         ]
-        plan = routing.decide(
-            route, routing.ANYTHING, Place(b"a" * 16, "default"), candidates if name != NOBODY else []
-        )
+        plan = routing.decide(route, routing.ANYTHING, Place(b"a" * 16, "default"), candidates)
         more = {"health": "healthy", "circuit": "closed", "in_flight": 0, "time_ms": None}
         return {
             "name": name,
@@ -63,8 +63,6 @@ class MemoryRouting:
 
     async def resolve(self, name: str, *, source: str, wants: Mapping[str, Any]) -> Json:
         found = await self.explain(name, wants=wants)
-        if not found["candidates"]:
-            raise NoInstances(f"no available instances of {name}", "`meshctl service ls` lists services")
         more = {"version": "1", "owner": ID, "owner_name": "beta", "endpoints": ["tcp://127.0.0.1:80"]}
         return {**found, "id": "0" * 16, **more}
 
@@ -95,6 +93,13 @@ class MemoryRouting:
     ) -> Json:
         return await self._messages.request(ID, name, payload, timeout_s=timeout_s)
 
+    async def talk(
+        self, name: str, payload: Any, *, timeout_s: float | None, wants: Mapping[str, Any]
+    ) -> MemoryTalk:
+        """A program that sends back the payload, then each part."""
+        await self.resolve(name, source="", wants=wants)
+        return MemoryTalk(payload)
+
     async def connect(
         self, name: str, *, wants: Mapping[str, Any]
     ) -> Callable[[socket.socket, bytes], Awaitable[None]]:
@@ -109,6 +114,35 @@ class MemoryRouting:
                     await stream.send_all(data)
 
         return carry
+
+
+class MemoryTalk:
+    """An echo; the part "fail" makes it fail."""
+
+    node, node_name = ID, "beta"
+
+    def __init__(self, payload: Any) -> None:
+        self._give, self._take = trio.open_memory_channel[Any](1)
+        self._give.send_nowait(payload)
+
+    async def send(self, part: Any) -> None:
+        await self._give.send(part)
+
+    async def end(self) -> None:
+        self._give.close()
+
+    async def receive(self) -> tuple[Any] | None:
+        try:
+            part = await self._take.receive()
+        except trio.EndOfChannel:
+            return None
+        if part == "fail":
+            raise Failed("the program failed")
+        return (part,)
+
+    async def close(self) -> None:
+        self._give.close()
+        self._take.close()
 
 
 class MemoryTokens:

@@ -102,6 +102,10 @@ def _serve(messages: Messages, call: Call) -> AsyncIterator[Json]:
     return messages.serve(call.query.name)
 
 
+def _parts(messages: Messages, call: Call) -> AsyncIterator[Json]:
+    return messages.parts(call.args["call"])
+
+
 async def _answer(messages: Messages, call: Call) -> Json:
     body: AnswerBody = call.body
     error = body.error
@@ -177,6 +181,14 @@ ROUTES = (
         "Requests for a name, while this is read.",
         kind="lines",
         query=ServeQuery,
+    ),
+    _route(
+        "GET",
+        "/v1/parts/{call}",
+        _parts,
+        shapes.Part,
+        "What the caller of a request sends besides.",
+        kind="lines",
     ),
     _route("POST", "/v1/answers/{call}", _answer, shapes.CallName, "Answer a request.", body=AnswerBody),
     _route("POST", "/v1/query", _query, shapes.QueryResult, "Ask many nodes.", body=QueryBody),

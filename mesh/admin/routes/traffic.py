@@ -10,6 +10,8 @@ from mesh.admin import shapes
 from mesh.admin.features import Json, Rows
 from mesh.admin.features_traffic import Routing, Tokens
 from mesh.admin.router import Call, Route
+from mesh.admin.talk import carrying
+from mesh.admin.values import with_bytes
 
 Amount = Annotated[float, Meta(ge=0)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
@@ -48,6 +50,18 @@ class ServiceCallBody(Struct, forbid_unknown_fields=True):
     payload: Any = None
     timeout_s: Seconds | None = None
     repeat: bool = False
+    latency_ms: Amount | None = None
+    size_bytes: Amount | None = None
+    capabilities: str = ""
+    data: str = ""
+    need: str = ""
+
+
+class TalkBody(Struct, forbid_unknown_fields=True):
+    """`timeout_s`: until somebody takes the call."""
+
+    payload: Any = None
+    timeout_s: Seconds | None = None
     latency_ms: Amount | None = None
     size_bytes: Amount | None = None
     capabilities: str = ""
@@ -97,9 +111,16 @@ async def _delete(routing: Routing, call: Call) -> Json:
 
 
 async def _call(routing: Routing, call: Call) -> Json:
-    body = call.body
+    body, payload = call.body, with_bytes(call.body.payload)
     return await routing.call(
-        call.args["name"], body.payload, timeout_s=body.timeout_s, repeat=body.repeat, wants=_wants(body)
+        call.args["name"], payload, timeout_s=body.timeout_s, repeat=body.repeat, wants=_wants(body)
+    )
+
+
+async def _talk(routing: Routing, call: Call) -> Any:
+    body, payload = call.body, with_bytes(call.body.payload)
+    return carrying(
+        await routing.talk(call.args["name"], payload, timeout_s=body.timeout_s, wants=_wants(body))
     )
 
 
@@ -154,6 +175,15 @@ ROUTES = (
         shapes.Answer,
         "Ask the program behind a service.",
         body=ServiceCallBody,
+    ),
+    _route(
+        "POST",
+        "/v1/call/{name}/stream",
+        _talk,
+        bytes,
+        "Ask the program behind a service in parts both ways: JSON lines of {payload}, {end} and {error}.",
+        kind="switch",
+        body=TalkBody,
     ),
     _route(
         "GET",

@@ -166,7 +166,9 @@ class QueryResult(Coverage):
 
 
 class Call(TypedDict):
-    """A request that a local program is to answer. `stream`: parts are welcome. `query`: asked of many."""
+    """A request that a local program is to answer. `stream`: parts are welcome. `query`: asked of many.
+    `parts`: its caller sends more (`GET /v1/parts/{call}`).
+    """
 
     call: str
     name: str
@@ -176,6 +178,13 @@ class Call(TypedDict):
     deadline_s: float
     stream: bool
     query: bool
+    parts: bool
+
+
+class Part(TypedDict):
+    """One of the things that a caller sends after its request."""
+
+    payload: Any
 
 
 class CallName(TypedDict):

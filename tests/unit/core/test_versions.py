@@ -43,6 +43,8 @@ def test_versions_are_ordered_as_semantic_versioning_says() -> None:
         ("^0.4.2", ["0.4.2", "0.4.9"], ["0.5"]),
         ("^0.0.3", ["0.0.3"], ["0.0.4"]),
         (" >= 1 , < 3 ", ["2"], ["3"]),
+        ("=canary", ["canary"], ["1", "canary2"]),
+        ("v1.4", ["v1.4.0"], ["1.4"]),
     ],
 )
 def test_a_range_takes_what_it_says(text: str, inside: list[str], outside: list[str]) -> None:
@@ -56,3 +58,10 @@ def test_a_range_takes_what_it_says(text: str, inside: list[str], outside: list[
 def test_what_is_no_range_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_range(text)
+
+
+@pytest.mark.parametrize("text", ["abc", ">=abc", "~latest", "^x", "abc.*", "1.2,abc"])
+def test_a_range_of_words_is_refused_and_says_how_to_ask_for_one(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a number") as caught:
+        parse_range(text)
+    assert "=" in caught.value.hint
