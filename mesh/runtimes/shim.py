@@ -284,7 +284,9 @@ class Shim:
             self.kill_at = 0.0
         if self.kill_at is not None and time.monotonic() >= self.kill_at:
             if self.asked and self.status is None and not self.killing and self.kill_at:
-                self.why += f"; ignored {signal.Signals(self.order['stop_signal']).name}, killed"
+                ignored = f"ignored {signal.Signals(self.order['stop_signal']).name}, killed"
+                self.why += f"; {ignored}"
+                self.log.note(ignored)
             self.killing = True
             self.kill()
 
