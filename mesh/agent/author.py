@@ -72,6 +72,7 @@ class Author:
         self.clock = HybridClock(start)
         self.live_clock = HybridClock(start)
         self.fences = {scope: self._fence(scope) for scope in DURABLE}
+        self._fenced = False
 
     def _fence(self, scope: str) -> Fence:
         stored = self.store.meta(FENCE_META + scope)
@@ -121,13 +122,17 @@ class Author:
         return await self.store.write(job, early=queued)
 
     async def start(self) -> None:
-        """Put the fences on disk before anything is said under them."""
+        """Put the fences on disk before anything is said under them.
 
-        def job(txn: Txn) -> None:
-            for scope, fence in self.fences.items():
-                txn.put_meta(FENCE_META + scope, codec.encode(msgspec.to_builtins(fence)))
+        Raises:
+            StoreFull: there is no room. Then they go with whatever is said first; this may be tried again.
+        """
+        await self.store.write(self._put_fences, spare=True)
+        self._fenced = True
 
-        await self.store.write(job, spare=True)
+    def _put_fences(self, txn: Txn) -> None:
+        for scope, fence in self.fences.items():
+            txn.put_meta(FENCE_META + scope, codec.encode(msgspec.to_builtins(fence)))
 
     async def recover(self, scope: str, records: Sequence[Record], *, reset: bool) -> list[Record]:
         """Take back what a peer knows of ourselves and this store forgot; see `core/fence.py`.
@@ -199,6 +204,8 @@ class Author:
         statements: Sequence[Statement],
         limits: sync.Limits | None,
     ) -> list[Record]:
+        if not self._fenced:
+            self._put_fences(txn)
         records = [self._sign(scope, statement, self.clock) for statement in statements]
         for rec in records:
             outcome = sync.write(log, rec, limits=limits)

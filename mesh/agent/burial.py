@@ -41,6 +41,6 @@ async def bury(node: Node, gone: bytes) -> None:
     for scope in (MESH, ZONE):
         await node.author.say(scope, speak, raw=True)
         await node.author.say(scope, take_back, raw=True)
-        await node.store.write(partial(drop, scope=scope))
+        await node.store.write(partial(drop, scope=scope), spare=True)
     node.store.live.drop_author(gone)
     node.spread.author_gone(gone)

@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from mesh.agent.insist import insist
 from mesh.agent.node import Node
 from mesh.agent.session import Session
 from mesh.config import PORT
@@ -91,7 +92,7 @@ class Discovery:
         self._node.links.found(found.public, found.address)
 
     def _network_changed(self) -> None:
-        self._node.nursery.start_soon(self._node.publish_card)
+        self._node.nursery.start_soon(insist, self._node.publish_card)
 
     def _met(self, session: Session) -> None:
         """Remember where a member was reached: as we dialled it, and as it says itself."""
@@ -100,7 +101,7 @@ class Discovery:
         addresses = [a for a in dict.fromkeys(addresses) if len(a) < 200]
         if addresses and self._book.get(session.wire.public) != addresses:
             self._book[session.wire.public] = addresses
-            self._node.nursery.start_soon(self._remember, session.wire.public, addresses)
+            self._node.nursery.start_soon(insist, self._remember, session.wire.public, addresses)
 
     async def _remember(self, public: bytes, addresses: list[str]) -> None:
         await self._node.store.put_address(Known(public, addresses, self._node.now_ms()))

@@ -277,7 +277,12 @@ class Spread:
                     batch.append(jobs.receive_nowait())
                 except (trio.WouldBlock, trio.EndOfChannel):
                     break
-            await self._apply(link, batch)
+            try:
+                await self._apply(link, batch)
+            except Exception:  # a record that nobody foresaw must not end the agent
+                self.counts["apply_failed"] += 1
+                log.exception("records that %s sent cannot be applied", link.hex())
+                self._refuse(link, batch)
 
     async def _take_own(self, link: bytes, batch: list[_Job]) -> list[_Job]:
         """Part out answers about ourselves; returns the other jobs."""
@@ -308,11 +313,14 @@ class Spread:
             outcomes = await self._store.write(work, linger=True)
         except MeshError as error:
             log.error("cannot store what %s sent: %s", link.hex(), error.message)
-            for job in batch:
-                self.drive.handle(tidings.DeltaRefused(link, job.delta.scope, job.delta.aid))
+            self._refuse(link, batch)
             return
         for job, outcome in zip(batch, outcomes, strict=True):
             self._report(link, job.delta, outcome)
+
+    def _refuse(self, link: bytes, jobs: list[_Job]) -> None:
+        for job in jobs:
+            self.drive.handle(tidings.DeltaRefused(link, job.delta.scope, job.delta.aid))
 
     def _receive(self, link: bytes, slots: Log, job: _Job, now_ms: int, limits: sync.Limits) -> sync.Outcome:
         delta = job.delta

@@ -13,6 +13,7 @@ from functools import partial
 
 import trio
 
+from mesh.agent.insist import insist
 from mesh.agent.node import Node
 from mesh.core import sync
 from mesh.core.collect import Collector, Statement, Survey
@@ -53,7 +54,7 @@ class Duties:
         while True:
             mark_ms = self._node.now_ms() // SWEEP_MS * SWEEP_MS
             for scope in (MESH, ZONE):
-                await self.sweep(scope, mark_ms)
+                await insist(self.sweep, scope, mark_ms)
             left_s = (mark_ms + SWEEP_MS - self._node.now_ms()) / 1000
             await trio.sleep(max(left_s, 0.0) + self._node.rng.uniform(0.0, SWEEP_JITTER_S))
 
@@ -65,7 +66,7 @@ class Duties:
                 if not sync.swept(slots, mark_ms, most=1):
                     return swept
             gone = await node.store.write(
-                lambda txn: len(sync.sweep(txn.log(scope), mark_ms, most=SWEPT_AT_ONCE))
+                lambda txn: len(sync.sweep(txn.log(scope), mark_ms, most=SWEPT_AT_ONCE)), spare=True
             )
             node.spread.machine.reload()
             swept += gone
@@ -75,7 +76,7 @@ class Duties:
         await trio.sleep(min(FIRST_S, self._node.config.sync.collect_interval_s))
         while True:
             for scope in (MESH, ZONE):
-                await self.collect(scope)
+                await insist(self.collect, scope)
             await trio.sleep(self._node.config.sync.collect_interval_s)
 
     async def collect(self, scope: str) -> int:

@@ -16,6 +16,7 @@ from mesh.agent.certs import Certs
 from mesh.agent.discovery import Discovery
 from mesh.agent.duties import Duties
 from mesh.agent.events import Events
+from mesh.agent.insist import insist
 from mesh.agent.invites import Invites
 from mesh.agent.kv import Kv
 from mesh.agent.members import Members
@@ -218,4 +219,4 @@ class Features:
             log.info("reloaded %s", name)
         for name in changes.restart:
             log.warning("%s changed, and counts after a restart", name)
-        self._node.nursery.start_soon(self._node.publish_card)
+        self._node.nursery.start_soon(insist, self._node.publish_card)

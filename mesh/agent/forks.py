@@ -71,7 +71,6 @@ class Forks:
         self._alarm("equivocation", aid, "two records under one stamp: " + TEXT)
         if value is None or aid in self._told:
             return
-        self._told.add(aid)
         path = path_of(FORK, aid)
 
         def build(slots: Log) -> list[Statement]:
@@ -79,3 +78,4 @@ class Forks:
             return [] if known else [Statement(path, Kind.ALL, value)]
 
         await self._author.say(MESH, build)
+        self._told.add(aid)

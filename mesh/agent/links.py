@@ -359,6 +359,10 @@ class Links:
         except* MeshError as group:
             why = _first(group).message
             session.eof = session.eof or any(isinstance(e, Unreachable) for e in _leaves(group))
+        except* Exception:
+            # Whatever a neighbour said that nobody foresaw costs its link, and never the agent.
+            why = "what it sent could not be handled here"
+            log.exception("link with %s closed: %s", peer_id_of(session.wire.public), why)
         finally:
             if self.sessions.get(session.aid) is session:
                 del self.sessions[session.aid]

@@ -23,6 +23,7 @@ from mesh.agent.author import Author, Statement
 from mesh.agent.burial import bury
 from mesh.agent.dissemination import Gate, Spread
 from mesh.agent.forks import Forks
+from mesh.agent.insist import attempt, insist
 from mesh.agent.links import Links
 from mesh.agent.liveness import Vitality
 from mesh.agent.query import Queries
@@ -206,7 +207,7 @@ class Node:
             if self.clock.adjust(self.wall_ms(), now):
                 self._ask_the_time()
             if self.clock.offset_ms < before_ms - FUTURE_MS_MAX or self._in_the_future(now):
-                await self._take_back_the_future()
+                await insist(self._take_back_the_future)
             now_ms = self.now_ms()
             self.store.expire(now_ms)
             with self.store.live.together():
@@ -262,7 +263,7 @@ class Node:
             self.store.close()
 
     async def _start(self, nursery: trio.Nursery) -> None:
-        await self.author.start()
+        await attempt(nursery, self.author.start)
         await nursery.start(self.spread.run)
         self.host, self.datagrams = self._make_host(self)
         self.links.use(self.host)
@@ -273,7 +274,7 @@ class Node:
         if self.datagrams is not None and self.host.addresses:
             port = parse(self.host.addresses[0]).port
             await nursery.start(self.datagrams.run, port, self.vitality.datagram)
-        await self.publish_card()
+        await attempt(nursery, self.publish_card)
         self.care.tell_opened(self.store)
         self._members_changed()
         nursery.start_soon(self._keep_time)
@@ -451,7 +452,7 @@ class Node:
         if self.directory.standing(aid).verdict not in FORGOTTEN or aid == self.me:
             return
         self.spread.author_gone(aid)
-        self.nursery.start_soon(bury, self, aid)
+        self.nursery.start_soon(insist, bury, self, aid)
 
     @property
     def is_admin(self) -> bool:
@@ -490,7 +491,7 @@ class Node:
         strays = Own([], [rec for rec in own.strays if rec not in trusted])
         if strays.strays:
             self.nursery.start_soon(
-                self.author.say, scope, lambda slots: answer_strays(slots, strays, self.now_ms())
+                insist, self.author.say, scope, lambda slots: answer_strays(slots, strays, self.now_ms())
             )
         if not own.unknown and not trusted:
             return None
@@ -498,11 +499,11 @@ class Node:
             return 0 if trusted else own.since(slots.author(self.me).floor)
 
     def _clash(self, scope: str, one: Record, other: Record) -> None:
-        self.nursery.start_soon(self.forks.clash, scope, one, other)
+        self.nursery.start_soon(insist, self.forks.clash, scope, one, other)
 
     def _remembered(self, scope: str) -> None:
         if not self.author.fences[scope].checked:
-            self.nursery.start_soon(self.author.confirm, scope)
+            self.nursery.start_soon(insist, self.author.confirm, scope)
 
     async def _recover(self, scope: str, records: list[Record], reset: bool) -> None:
         said = await self.author.recover(scope, records, reset=reset)

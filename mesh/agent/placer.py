@@ -19,6 +19,7 @@ from mesh.agent.author import Statement
 from mesh.agent.drive import Drive
 from mesh.agent.events import Events
 from mesh.agent.exposing import Exposed
+from mesh.agent.insist import insist
 from mesh.agent.instances import Status
 from mesh.agent.launching import launch_of, seat_named
 from mesh.agent.leases import Leases
@@ -127,7 +128,7 @@ class Placer:
         """Until cancelled."""
         async with trio.open_nursery() as self._nursery:
             await self._nursery.start(self.supervisor.run)
-            await self.sites.say()
+            self._nursery.start_soon(insist, self.sites.say)
             self._started = True
             self._load()
             self._want()
@@ -283,7 +284,7 @@ class Placer:
         elif status.state == "running":
             self._expose(seat)
         elif status.state == "backoff":
-            self._nursery.start_soon(self.exposed.remove, seat)
+            self._nursery.start_soon(insist, self.exposed.remove, seat)
             self.give(placing.Failed(seat, status.message))
         elif status.state == "exited" or (
             status.state == "failed"
@@ -353,7 +354,7 @@ class Placer:
             case placing.Acquire(seat=seat, voters=voters):
                 self._nursery.start_soon(self._tenure.hold, seat, voters)
             case placing.Release(seat=seat):
-                self._nursery.start_soon(self._tenure.release, seat)
+                self._nursery.start_soon(insist, self._tenure.release, seat)
             case placing.Tell():
                 self._tell(action)
             case _:
@@ -412,5 +413,5 @@ class Placer:
     def _ports_of(self, seat: Seat, spec: Spec) -> Mapping[str, int]:
         found, news = self._ports.of(seat, spec.workload)
         if news:
-            self._nursery.start_soon(self._ports.keep, list(self.runs))
+            self._nursery.start_soon(insist, self._ports.keep, list(self.runs))
         return found

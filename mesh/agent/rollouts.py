@@ -17,6 +17,7 @@ import trio
 
 from mesh.agent.author import Statement
 from mesh.agent.certs import Certs
+from mesh.agent.insist import insist
 from mesh.agent.node import Node
 from mesh.agent.pictures import Pictures, Subject
 from mesh.agent.table import Table
@@ -131,7 +132,7 @@ class Rollouts:
             for ident, order in list(self._seen.orders().items()):
                 if ident not in self._over:
                     soonest_ms = min(soonest_ms, await self._take_part(ident, order))
-            await self._forget()
+            await insist(self._forget)
             wait_s = (soonest_ms - self._node.now_ms()) / 1000
             with trio.move_on_after(max(0.05, wait_s)):
                 await self._woken.wait()

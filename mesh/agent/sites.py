@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import trio
 
 from mesh.agent.author import Statement
+from mesh.agent.insist import insist
 from mesh.agent.members import Members
 from mesh.agent.node import Node
 from mesh.agent.table import Table
@@ -102,14 +103,21 @@ class Sites:
     async def close(self) -> None:
         """Offer nothing any more."""
         self._closed = True
-        await self.say_changes()
+        if self._note():
+            await self.say()
 
     async def say_changes(self) -> None:
         """Publish our offer when an order or the configuration has changed it."""
-        if self._own() != self._offers.get(self._node.me):
-            self._offers[self._node.me] = self._own()
-            self._say_sites([self._node.me])
-            await self.say()
+        if self._note():
+            await insist(self.say)
+
+    def _note(self) -> bool:
+        """Whether our offer is another one than before; if so placement knows it from here on."""
+        if self._own() == self._offers.get(self._node.me):
+            return False
+        self._offers[self._node.me] = self._own()
+        self._say_sites([self._node.me])
+        return True
 
     # -- everybody's ------------------------------------------------------------------------------------
 

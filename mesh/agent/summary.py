@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from mesh.agent.author import Statement
+from mesh.agent.insist import insist
 from mesh.agent.node import Node
 from mesh.core import vitals
 from mesh.core.log import Log
@@ -42,7 +43,7 @@ class Summary:
         while True:
             self._moved = trio.Event()
             if self.ours():
-                await self._say()
+                await insist(self._say)
             await trio.sleep(EVERY_S)
             await self._moved.wait()
             self._read_all()

@@ -22,6 +22,7 @@ import msgspec
 import trio
 
 from mesh.agent.callstream import Call
+from mesh.agent.insist import insist
 from mesh.agent.node import Node
 from mesh.core import quorum, voters
 from mesh.core.policy import WRITE
@@ -211,9 +212,9 @@ class Votes:
             await self._woken.wait()
             self._woken = trio.Event()
             if self._forgot:
-                await self._draw_anew()
+                await insist(self._draw_anew)
             while self._dirty:
-                await self._tidy(self._dirty.pop())
+                await insist(self._tidy, self._dirty.pop())
 
     async def _tidy(self, name: str) -> None:
         """The votes of sets that have handed over go; that they are over is remembered for ever."""

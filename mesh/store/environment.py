@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import fcntl
 import json
 import logging
@@ -88,8 +89,9 @@ def lock(path: Path) -> int:
         raise StoreError(
             f"the store {path} is in use by process {holder}", "stop that agent, or use another --data-dir"
         ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # on a full disk others are not told who we are
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
 
 
@@ -241,8 +243,14 @@ def _boot_id() -> str:
 
 
 def note_start(path: Path) -> None:
-    """Note in which life of the machine the store is in use, and how often in a row it was not closed."""
-    _write(path / "started", f"{_boot_id()} {_unclean_starts(path) + 1}\n".encode())
+    """Note in which life of the machine the store is in use, and how often in a row it was not closed.
+
+    A full disk may have no room for that; the next start then looks more closely than it need.
+    """
+    try:
+        _write(path / "started", f"{_boot_id()} {_unclean_starts(path) + 1}\n".encode())
+    except OSError as error:
+        log.warning("%s: it cannot be noted that the store is in use: %s", path, error.strerror)
 
 
 def _unclean_starts(path: Path) -> int:

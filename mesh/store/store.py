@@ -6,6 +6,7 @@ Reads are short snapshots on the event loop, which see what is committed; writes
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
@@ -35,6 +36,8 @@ from mesh.store.writer import Writer
 from mesh.wire.messages import Delta
 
 __all__ = ["Change", "Cursor", "Damaged", "Known", "Opened", "Store", "Txn", "Watch"]
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 DURABLE_SCOPES = ("m", "z")
@@ -334,7 +337,10 @@ class Store:
         for scope, paths in by_scope.items():
             self._rounds[scope].changed(paths)
         for listener in self._listeners:
-            listener(changes)
+            try:
+                listener(changes)
+            except Exception:  # others' records: a value that one consumer cannot bear must not end the agent
+                log.exception("a listener failed at %s", sorted({change.path for change in changes})[:5])
 
     # -- addresses --------------------------------------------------------------------------------------
 

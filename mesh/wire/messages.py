@@ -6,12 +6,16 @@ N and N-1 talk. `aid` is 16 bytes, `scope` one of "m", "z", "l", `hlc` an unsign
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
 from mesh.errors import PeerError
 from mesh.wire import codec
+
+# A peer's ids and stamps become keys of the store, which have room for these sizes and no others.
+Aid: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Stamp: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]  # the codec has none above 64 bits
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -50,24 +54,24 @@ class Heads(Message, frozen=True, tag=2):
     """
 
     scope: str
-    heads: list[tuple[bytes, int, bytes]]
+    heads: list[tuple[Aid, Stamp, bytes]]
     reply: bool = False
     ask: bool = False
 
 
 class Want(Message, frozen=True, tag=3):
     scope: str
-    aid: bytes
-    since: int
+    aid: Aid
+    since: Stamp
 
 
 class Delta(Message, frozen=True, tag=4):
     """Records of one author, ascending by hlc: push, forward, pull reply and bootstrap alike."""
 
     scope: str
-    aid: bytes
-    since: int
-    upto: int
+    aid: Aid
+    since: Stamp
+    upto: Stamp
     reset: bool
     records: list[tuple[bytes, bytes]]
     more: bool = False
@@ -81,28 +85,28 @@ class Listing(Message, frozen=True, tag=5):
     """
 
     scope: str
-    aid: bytes
-    head: int
-    entries: list[tuple[int, bytes]]
-    low: int = 0
-    high: int = (1 << 64) - 1
+    aid: Aid
+    head: Stamp
+    entries: list[tuple[Stamp, bytes]]
+    low: Stamp = 0
+    high: Stamp = (1 << 64) - 1
 
 
 class Pull(Message, frozen=True, tag=6):
     scope: str
-    aid: bytes
-    hlcs: list[int]
-    head: int
+    aid: Aid
+    hlcs: list[Stamp]
+    head: Stamp
 
 
 class Quiet(Message, frozen=True, tag=7):
     scope: str
-    aids: list[bytes]
+    aids: list[Aid]
 
 
 class Wake(Message, frozen=True, tag=8):
     scope: str
-    aids: list[bytes]
+    aids: list[Aid]
 
 
 class Ping(Message, frozen=True, tag=9):
@@ -123,7 +127,7 @@ class Bye(Message, frozen=True, tag=11):
 class Ask(Message, frozen=True, tag=12):
     """A query on its way from link to link. `body` and `sig` are the asker's, see `mesh/core/query.py`."""
 
-    aid: bytes
+    aid: Aid
     body: bytes
     sig: bytes
     remaining_ms: int
@@ -180,7 +184,7 @@ def decode(body: bytes) -> AnyMessage | None:
     """The message in a frame body, or None for a number this version does not know.
 
     Raises:
-        PeerError: malformed CBOR or fields of a wrong type.
+        PeerError: malformed CBOR, or fields of a wrong type or size.
     """
     raw: Any = codec.decode(body)
     if not isinstance(raw, list) or not raw or not isinstance(raw[0], int):

@@ -136,12 +136,33 @@ def test_fields_of_a_later_version_survive(one: Record, more: list[object]) -> N
         b"\x81" * 200 + b"\x01",
         cbor2.dumps(1) + b"\x00",
         b"\xc4\x82\x1a\x3b\x9a\xca\x00\x01",
+        b"\xf7",
+        b"\x81\xe8",
+        b"\xa1\x61a\xf8\xff",
         b"",
     ],
 )
 def test_what_a_strict_decoder_refuses(data: bytes) -> None:
     with pytest.raises(PeerError):
         codec.decode(data)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Want("m", b"short", 0),
+        Want("m", bytes(16), -1),
+        Pull("m", bytes(16), [-5], 0),
+        Heads("m", [(b"", 1, bytes(16))]),
+        Delta("m", bytes(17), 0, 1, False, []),
+        Listing("m", bytes(16), 1, [(-1, b"12345678")]),
+        messages.Quiet("m", [b""]),
+        messages.Ask(b"", b"", b"", 1, 1),
+    ],
+)
+def test_ids_and_stamps_that_no_key_of_a_store_can_hold_are_refused(message: messages.Message) -> None:
+    with pytest.raises(PeerError):
+        messages.decode(messages.encode(message))
 
 
 @given(st.floats())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from fault.field import Field, field
+from fault.network import NO_DELAY, Delay
 from fault.report import Report
 
 
@@ -24,6 +25,7 @@ class Run:
     runs: int
     seed: int
     network: bool
+    delay: Delay = NO_DELAY
 
     @property
     def dice(self) -> random.Random:
@@ -31,9 +33,8 @@ class Run:
 
     def field(self, settings: str = "", *, count: int | None = None) -> AbstractContextManager[Field]:
         """A formed field of `nodes` agents."""
-        return field(
-            self.programs, self.nodes if count is None else count, network=self.network, settings=settings
-        )
+        many = self.nodes if count is None else count
+        return field(self.programs, many, network=self.network, settings=settings, delay=self.delay)
 
 
 Judge: TypeAlias = Callable[[Run], None]
@@ -46,6 +47,7 @@ class Row:
     Attributes:
         nodes, seconds, runs: the defaults of the options; 0 where the row has no use for it.
         network: it cuts or loses packets, so it needs namespaces.
+        delay: how far apart its agents are, if that is the trouble.
         lacking: why it cannot run here, or an empty text.
     """
 
@@ -54,6 +56,7 @@ class Row:
     seconds: float = 0.0
     runs: int = 0
     network: bool = False
+    delay: Delay = NO_DELAY
     lacking: Callable[[], str] = lambda: ""
 
     @property

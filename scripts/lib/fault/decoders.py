@@ -1,47 +1,74 @@
 """Every decoder that a stranger's bytes reach, each with a few right inputs to begin from.
 
-A decoder may refuse with a MeshError and nothing else. `machine` goes further: what decodes is given to the
-dissemination machine and the judge of records, signatures taken as good, because under a valid signature a
-member may write what it likes.
+Here are those of frames, records and what the mesh itself is made of; `decoders_net` has what lies below,
+`decoders_web` HTTP and its kin, `decoders_words` what members write into the state and say in calls.
+
+A decoder may refuse with a MeshError and nothing else. `machine` and `liveness` go further: what decodes is
+given to the machines behind, signatures taken as good, for under a valid one a member may write anything.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
+from fault import decoders_net, decoders_web, decoders_words
 from mesh.core import card, lease, policy, record, sync, tidings, topics, vitals
 from mesh.core.clock import hlc_of
 from mesh.core.dissemination import Dissemination
+from mesh.core.liveness import Liveness
+from mesh.core.log import Log
 from mesh.core.memory import MemoryLog
-from mesh.core.record import SCOPES, Record
+from mesh.core.record import LIVE, SCOPES, Record
+from mesh.core.rings import Place
 from mesh.discovery import dns, dnssd
+from mesh.errors import MeshError
 from mesh.identity import certs, invites
 from mesh.identity.keys import NodeKey
 from mesh.net import address, negotiate
 from mesh.sim.village import FOUNDED_MS, Village
-from mesh.store import rows
+from mesh.store import environment, rows
+from mesh.store.txn import Txn
 from mesh.wire import calls, codec, frames, messages
 
 ME, PEER = NodeKey.from_seed(b"1" * 32), NodeKey.from_seed(b"2" * 32)
+THIRD = NodeKey.from_seed(b"3" * 32).aid
 MESH_ID = b"m" * 16
 NOW_MS = FOUNDED_MS + 1000
 LOG_SLOTS_MAX = 500
+LIGHT = 0.1
+MEMORY = Path("/dev/shm")
 CALL_SEEDS = (calls.Request("echo", 5_000, {"a": 1}), calls.Answer({"b": [1]}, False))
 
 
 class Decoder(NamedTuple):
-    """What reads bytes, and right ones."""
+    """What reads bytes, and right ones; how many inputs it gets beside the others.
+
+    A loop is made and ended for each input of some, which takes a hundred times as long as the reading.
+    """
 
     name: str
     read: Callable[[bytes], object]
     seeds: list[bytes]
+    weight: float = 1.0
 
 
 def every() -> list[Decoder]:
     """All of them."""
+    words = [Decoder(*each) for each in decoders_words.every()]
+    around = [*decoders_net.every(), *decoders_web.every()]
+    rooms = [Decoder(name, read, seeds, LIGHT) for name, read, seeds in around]
+    return [*_inner(), *words, *rooms]
+
+
+def _inner() -> list[Decoder]:
     records, bodies = _records(), [messages.encode(message) for message in _messages()]
     village = Village(random.Random(1))
     founder = village.founder()
@@ -61,6 +88,7 @@ def every() -> list[Decoder]:
         Decoder("message", messages.decode, bodies),
         Decoder("frames", _reframed, [frames.pack(body) for body in bodies]),
         Decoder("machine", Machine().take, bodies),
+        Decoder("liveness", Alive().take, [*values, *(vitals.encode_probe(probe) for probe in probes)]),
         Decoder("call", calls.decode, [calls.encode(call) for call in CALL_SEEDS]),
         Decoder("probe", vitals.decode_probe, [vitals.encode_probe(probe) for probe in probes]),
         Decoder("record", _parsed, [rec.body for rec in records]),
@@ -170,19 +198,33 @@ def _values() -> list[object]:
 
 
 class Machine:
-    """One node's judgement of what a neighbour sends, begun anew when its log has grown."""
+    """One node's judgement of what a neighbour sends, over a real store; begun anew when that has grown."""
 
     def __init__(self) -> None:
+        place = MEMORY if MEMORY.is_dir() else None
+        self._folder = Path(tempfile.mkdtemp(prefix="mutation-", dir=place))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._begun = 0
         self._begin()
 
     def _begin(self) -> None:
-        self._logs = {scope: MemoryLog() for scope in SCOPES}
+        home = self._folder / str(self._begun)
+        self._begun += 1
+        shutil.rmtree(home.with_name(str(self._begun - 2)), ignore_errors=True)
+        home.mkdir()
+        self._env, self._tables = environment.open_env(home, 64 << 20, sync=False)
+        self._live = MemoryLog()
         self._machine = Dissemination(ME.aid, SCOPES, self._read, random.Random(1))
         self._now = 1.0
         self._machine.handle(tidings.LinkUp(PEER.aid, {scope: bytes(16) for scope in SCOPES}), self._now)
 
-    def _read(self, scope: str) -> _Snapshot:
-        return _Snapshot(self._logs[scope])
+    @contextlib.contextmanager
+    def _read(self, scope: str) -> Iterator[Log]:
+        if scope == LIVE:
+            yield self._live
+        else:
+            with self._env.begin() as raw:
+                yield Txn(raw, self._tables, 0).log(scope)
 
     def take(self, data: bytes) -> None:
         message = messages.decode(data)
@@ -191,7 +233,7 @@ class Machine:
         self._now += 0.01
         if not isinstance(message, messages.Delta):
             self._machine.handle(tidings.Received(PEER.aid, message), self._now)
-        elif message.scope in self._logs:
+        elif message.scope in SCOPES and message.aid in (PEER.aid, ME.aid):  # others' keys are not known
             found = [record.parse(message.aid, body, sig) for body, sig in message.records]
             event = tidings.DeltaVerified(PEER.aid, message, found, data)
             for action in self._machine.handle(event, self._now):
@@ -199,27 +241,70 @@ class Machine:
                     self._apply(action)
         self._machine.tick(self._now)
         self._machine.pull(PEER.aid)
-        if (
-            sum(map(len, self._logs.values())) > LOG_SLOTS_MAX
-            or len(self._machine.heads["m"]) > LOG_SLOTS_MAX
-        ):
+        if self._size() > LOG_SLOTS_MAX or len(self._machine.heads["m"]) > LOG_SLOTS_MAX:
+            self._env.close()
             self._begin()
+
+    def _size(self) -> int:
+        with self._env.begin() as raw:
+            return len(self._live) + int(raw.stat(self._tables.rec)["entries"])
 
     def _apply(self, action: tidings.Apply) -> None:
         delta = action.delta
-        outcome = sync.receive(self._logs[delta.scope], delta, action.records, now_ms=NOW_MS, me=ME.aid)
+        if delta.scope == LIVE:
+            outcome = sync.receive(self._live, delta, action.records, now_ms=NOW_MS, me=ME.aid)
+        else:
+            with self._env.begin(write=True) as raw:
+                txn = Txn(raw, self._tables, 4)
+                slots = txn.log(delta.scope)
+                outcome = sync.receive(slots, delta, action.records, now_ms=NOW_MS, me=ME.aid)
+                txn.flush()
         applied = tidings.Applied(
             PEER.aid, delta.scope, delta.aid, outcome.state, want=outcome.want, dirty=outcome.mark_dirty
         )
         self._machine.handle(applied, self._now)
 
 
-class _Snapshot:
-    def __init__(self, log: MemoryLog) -> None:
-        self._log = log
+class Alive:
+    """One node's judgement of who is alive, told whatever decodes: a probe, a lease, an accusation."""
 
-    def __enter__(self) -> MemoryLog:
-        return self._log
+    def __init__(self) -> None:
+        self._now = 1.0
+        self._begin()
 
-    def __exit__(self, *_: object) -> None:
-        pass
+    def _begin(self) -> None:
+        config = vitals.LivenessConfig()
+        self._machine = Liveness(config, ME.aid, MESH_ID, Place("attic"), random.Random(1), 0, self._now)
+        self._count = 0
+        joined = tuple((aid, Place("attic")) for aid in (PEER.aid, THIRD))
+        self._machine.handle(vitals.MembersChanged(joined, ()), self._now)
+        self._machine.handle(vitals.LinkUp(PEER.aid), self._now)
+
+    def take(self, data: bytes) -> None:
+        self._now += 0.05
+        self._count += 1
+        if self._count % 500 == 0:
+            self._begin()
+        event = self._event(data)
+        for action in (*self._machine.handle(event, self._now), *self._machine.tick(self._now)):
+            if isinstance(action, vitals.SendDatagram | vitals.SendFrame):
+                vitals.encode_probe(action.probe)
+            elif isinstance(action, vitals.PublishLease):
+                lease.encode_lease(action.lease)
+        self._machine.deadline()
+
+    def _event(self, data: bytes) -> vitals.Event:
+        """The first reading that fits."""
+        value = codec.decode(data)
+        with contextlib.suppress(MeshError):
+            probe = vitals.decode_probe(data)
+            return (
+                vitals.FrameHeard(PEER.aid, probe)
+                if self._count % 2
+                else vitals.DatagramHeard(PEER.aid, probe)
+            )
+        with contextlib.suppress(MeshError):
+            return vitals.LeaseArrived(PEER.aid, lease.decode_lease(value), hlc_of(NOW_MS, self._count))
+        charge = lease.decode_accusation(value)
+        subject = (ME.aid, THIRD)[self._count % 2]
+        return vitals.AccusationArrived(subject, PEER.aid, charge.inc, charge.evidence)

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import cluster
 from cluster import Node
 
-from fault.network import Network
+from fault.network import NO_DELAY, Delay, Network
 from mesh.client import Client
 from mesh.errors import MeshError
 
@@ -132,10 +132,10 @@ class Agent(Node):
 class Field:
     """Agents of one mesh."""
 
-    def __init__(self, programs: Path, *, network: bool) -> None:
+    def __init__(self, programs: Path, *, network: bool, delay: Delay = NO_DELAY) -> None:
+        self.network = Network(delay) if network else None
         self.folder = Path(tempfile.mkdtemp(prefix="mf-"))
         self.programs = programs
-        self.network = Network() if network else None
         self.agents: list[Agent] = []
         self.halves = 0
 
@@ -221,9 +221,11 @@ class Field:
 
 
 @contextlib.contextmanager
-def field(programs: Path, count: int, *, network: bool, settings: str = "") -> Iterator[Field]:
+def field(
+    programs: Path, count: int, *, network: bool, settings: str = "", delay: Delay = NO_DELAY
+) -> Iterator[Field]:
     """A formed field, gone afterwards."""
-    made = Field(programs, network=network)
+    made = Field(programs, network=network, delay=delay)
     try:
         if count:
             made.form(count, settings)

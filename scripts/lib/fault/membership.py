@@ -49,7 +49,7 @@ def _falls(run: Run, number: signal.Signals, at_most_s: float, anchor: str) -> N
             others = [agent.name for agent in made.agents if agent is not victim]
             begun = time.monotonic()
             victim.signal(number)
-            times = _known_after(watch, others, victim, begun)
+            times = known_after(watch, others, victim, begun)
             last.append(times[-1])
             typical.append(times[len(times) // 2])
             false += watch.count("suspect", not_about=[victim.name], since_s=begun)
@@ -62,7 +62,7 @@ def _falls(run: Run, number: signal.Signals, at_most_s: float, anchor: str) -> N
     run.report.promise(f"{word}: others suspected", false)
 
 
-def _known_after(watch: Watch, others: list[str], victim: Agent, begun: float) -> list[float]:
+def known_after(watch: Watch, others: list[str], victim: Agent, begun: float) -> list[float]:
     """How long each of the others took, ascending."""
 
     def times() -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fault import decoders
 from fault.base import Row, Run
 
 CHILD = Path(__file__).with_name("mutation.py")
@@ -19,15 +19,17 @@ LINE_CHARS = 600
 
 
 def mutated(run: Run) -> None:
-    """10 million mutated inputs to the decoders that a stranger's bytes reach: refused or read, no crash."""
+    """10 million mutated inputs to every decoder that others' bytes reach (--nodes: at once): no crash."""
     guided = importlib.util.find_spec("atheris") is not None
-    names = [decoder.name for decoder in decoders.every()]
-    each = -(-run.runs // len(names))
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = list(pool.map(lambda name: _feed(name, each, run.seed, guided=False), names))
+    counts = _counts(run.runs)
+    names = list(counts)
+    with ThreadPoolExecutor(run.nodes) as pool:
+        found = list(pool.map(lambda name: _feed(name, counts[name], run.seed, guided=False), names))
         # Its corpus and its tables grow: what the decoder itself keeps is measured without it.
         chosen = list(
-            pool.map(lambda name: _feed(name, each // 4, run.seed, guided=True), names if guided else [])
+            pool.map(
+                lambda name: _feed(name, counts[name] // 4, run.seed, guided=True), names if guided else []
+            )
         )
     crashes = [
         f"{name}: {what} from {data[:LINE_CHARS]}"
@@ -50,6 +52,15 @@ def mutated(run: Run) -> None:
         run.report.note("not guided by coverage: atheris is not installed (pip install atheris)")
 
 
+def _counts(runs: int) -> dict[str, int]:
+    """How many inputs each decoder gets."""
+    from fault import decoders  # with all that they read for: not only to be listed
+
+    every = decoders.every()
+    one = runs / sum(decoder.weight for decoder in every)
+    return {decoder.name: max(1, math.ceil(one * decoder.weight)) for decoder in every}
+
+
 def _feed(name: str, count: int, seed: int, *, guided: bool) -> dict[str, Any]:
     words = [sys.executable, str(CHILD), name, str(count), str(seed), *(["--guided"] if guided else [])]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -61,4 +72,4 @@ def _feed(name: str, count: int, seed: int, *, guided: bool) -> dict[str, Any]:
     return {"count": 0, "refused": 0, "crashes": {ended: last}, "slowest_s": 0.0, "grown_mib": 0.0}
 
 
-ROWS = {"mutated": Row(mutated, runs=10_000_000)}
+ROWS = {"mutated": Row(mutated, nodes=os.cpu_count() or 1, runs=10_000_000)}

@@ -2,8 +2,8 @@
 
 Every agent has a namespace of its own with one address, 10.213.SIDE.NUMBER, and routes all through the hub,
 another namespace. So one place sees each packet once in its direction: loss is `iptables -m statistic`, a cut
-is DROP by source and destination, one way or both, and a change of all rules is one `iptables-restore`,
-atomic. The host's own network is not touched.
+is DROP by source and destination, one way or both, delay is NFQUEUE (`delay.py`), and a change of all rules
+is one `iptables-restore`, atomic. The host's own network is not touched.
 """
 
 from __future__ import annotations
@@ -11,11 +11,27 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 NEEDED = ("ip", "iptables", "iptables-restore")
 HUB_ADDRESS = "10.213.255.1"
 EVERYBODY = "10.213.0.0/16"
+DELAY = Path(__file__).with_name("delay.py")
+QUEUE = 213
+
+
+class Delay(NamedTuple):
+    """How long a packet is on its way, within a side and between sides; by what share that varies."""
+
+    near_ms: float = 0.0
+    far_ms: float = 0.0
+    jitter: float = 0.0
+
+
+NO_DELAY = Delay()
 
 
 def lacking() -> str:
@@ -31,6 +47,16 @@ def lacking() -> str:
     return "" if tried.returncode == 0 else f"no network namespaces here: {tried.stderr.strip()}"
 
 
+def no_delay() -> str:
+    """Why packets cannot be delayed here; empty if they can."""
+    words = [sys.executable, str(DELAY), str(os.getpid() % 60_000 + 1), "--probe"]
+    tried = subprocess.run(words, capture_output=True, text=True, check=False)
+    if tried.returncode == 0:
+        return ""
+    why = tried.stdout.strip() or tried.stderr.strip().splitlines()[-1]
+    return f"no packet queue (CONFIG_NETFILTER_NETLINK_QUEUE in the kernel, and root): {why}"
+
+
 def side(number: int) -> str:
     """All addresses of one side, for rules."""
     return f"10.213.{number}.0/24"
@@ -39,14 +65,30 @@ def side(number: int) -> str:
 class Network:
     """The namespaces of one field."""
 
-    def __init__(self) -> None:
+    def __init__(self, delay: Delay = NO_DELAY) -> None:
         self._tag = f"mf{os.getpid()}"
         self._hub = f"{self._tag}h"
         self._made: list[str] = []
         self._loss = 0.0
         self._cuts: list[tuple[str, str]] = []
+        self._delayer: subprocess.Popen[str] | None = None
         self._add(self._hub)
         _run("ip", "netns", "exec", self._hub, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        if delay.near_ms or delay.far_ms:
+            self._delay(delay)
+
+    def _delay(self, delay: Delay) -> None:
+        """From here on every packet is delayed, also after `heal`: that is how far apart the agents are."""
+        words = ["ip", "netns", "exec", self._hub, sys.executable, str(DELAY), str(QUEUE), *map(str, delay)]
+        self._delayer = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert self._delayer.stdout is not None
+        said = self._delayer.stdout.readline().strip()
+        if said != "ready":
+            self.end()
+            raise OSError(f"packets cannot be delayed here: {said}")
+        self._apply()
 
     def plug(self, number: int, at_side: int) -> tuple[str, list[str]]:
         """Make a namespace; its address, and the words that run a command in it."""
@@ -93,6 +135,9 @@ class Network:
         self._apply()
 
     def end(self) -> None:
+        if self._delayer is not None:
+            self._delayer.kill()
+            self._delayer.communicate()
         for name in self._made:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
@@ -105,6 +150,8 @@ class Network:
         if self._loss:
             lost = f"-m statistic --mode random --probability {self._loss:.4f} -j DROP"
             rules.append(f"-A FORWARD -s {EVERYBODY} {lost}")
+        if self._delayer is not None:
+            rules.append(f"-A FORWARD -s {EVERYBODY} -j NFQUEUE --queue-num {QUEUE} --queue-bypass")
         chains = ":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]"
         table = "\n".join(["*filter", *chains, *rules, "COMMIT", ""])
         _run("ip", "netns", "exec", self._hub, "iptables-restore", given=table)

@@ -2,7 +2,8 @@
 
 A **promise** is broken or kept: nothing acknowledged is lost, no member is falsely dead. A broken one makes
 the status 1. A **bar** is a time or a size, which a busy machine may miss; it is shown and changes nothing.
-The machine's load stands beside every figure, because on a busy machine it is part of the answer.
+The machine's load stands beside every figure, because on a busy machine it is part of the answer. Everything
+is written as soon as it is known, so that a run of hours that is cut short is not lost, and can be taken up.
 """
 
 from __future__ import annotations
@@ -18,12 +19,26 @@ from typing import Any
 class Report:
     """Collects the figures of a run; prints each at once."""
 
-    def __init__(self, out: Path | None) -> None:
+    def __init__(self, out: Path | None, markdown: Path | None = None, *, resume: bool = False) -> None:
         self.rows: list[dict[str, Any]] = []
         self.row = ""
         self._out = out
+        self._markdown = markdown
         if out is not None:
-            out.write_text("")
+            if resume and out.exists():
+                self._take_up(out)
+            out.write_text("".join(map(_line, self.rows)))
+
+    def _take_up(self, out: Path) -> None:
+        """Read what an earlier run wrote; what a row said that did not come to its end is left out."""
+        rows = [json.loads(line) for line in out.read_text().splitlines() if line.endswith("}")]
+        whole = {row["row"] for row in rows if row.get("ended") in ("kept", "broken")}
+        self.rows = [row for row in rows if row["row"] in whole]
+
+    @property
+    def taken(self) -> set[str]:
+        """Rows that came to their end in the run that this one takes up."""
+        return {row["row"] for row in self.rows if "ended" in row}
 
     def promise(self, what: str, value: float, *, at_most: float = 0, anchor: str = "") -> None:
         """Something that must hold on any machine: a count that may not be above `at_most`."""
@@ -46,6 +61,14 @@ class Report:
     def note(self, text: str) -> None:
         """A sentence that belongs to the row: above all what could not run here, and why."""
         self._emit({"row": self.row, "note": text})
+
+    def end(self, ended: str, counts: str, took_s: float) -> None:
+        """The row is over: `kept`, `broken`, `failed` or `not run`."""
+        if ended == "kept" and any(sentence.startswith(f"{self.row}: ") for sentence in self.broken):
+            ended = "broken"
+        self._emit({"row": self.row, "ended": ended, "counts": counts, "took_s": round(took_s, 1)})
+        if self._markdown is not None:
+            self._markdown.write_text(self.table() + "\n")
 
     @property
     def broken(self) -> list[str]:
@@ -85,17 +108,17 @@ class Report:
 
     def _emit(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
-        line = json.dumps(row, ensure_ascii=False)
+        line = _line(row)
         if self._out is not None:
             with self._out.open("a") as file:
-                file.write(line + "\n")
-        print(line, flush=True)
+                file.write(line)
+        print(line, end="", flush=True)
 
     def table(self) -> str:
         """Everything as a Markdown table, the notes below it."""
         lines = ["| row | what | measured | bar | | anchor | load |", "|---|---|---|---|---|---|---|"]
         for row in self.rows:
-            if "note" in row:
+            if "what" not in row:
                 continue
             spread = f" ({row['min']:g}..{row['max']:g}, {row['n']} times)" if row["n"] > 1 else ""
             measured = f"{row['median']:g} {row['unit']}".strip() + spread
@@ -105,7 +128,16 @@ class Report:
                 f" | {row['load']} |"
             )
         notes = [f"- {row['row']}: {row['note']}" for row in self.rows if "note" in row]
-        return "\n".join([*lines, *([""] if notes else []), *notes])
+        ends = [
+            f"- {row['row']}: {row['ended']} in {row['took_s']:g} s ({row['counts']})"
+            for row in self.rows
+            if "ended" in row
+        ]
+        return "\n".join([*lines, *([""] if notes else []), *notes, *([""] if ends else []), *ends])
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _missed(row: dict[str, Any]) -> str:

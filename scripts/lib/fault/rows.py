@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fault import attack, crash, membership, mutated, network, rights, split, storage
+from fault import attack, crash, distance, membership, mutated, network, rights, split, storage
 from fault.base import Row, Run
+from fault.network import NO_DELAY, Delay
 from fault.report import Report
 
 ROWS: dict[str, Row] = {
     **membership.ROWS,
+    **distance.ROWS,
     **split.ROWS,
     **crash.ROWS,
     **storage.ROWS,
@@ -21,6 +24,9 @@ ROWS: dict[str, Row] = {
     **attack.ROWS,
     **mutated.ROWS,
 }
+
+
+NEARER = 20  # with --latency two of one side are nearer by this factor
 
 
 def listing() -> str:
@@ -38,16 +44,17 @@ def run(options: argparse.Namespace, programs: Path) -> int:
     if options.list:
         print(listing())
         return 0
-    unknown = [name for name in options.rows if name not in ROWS]
+    wanted = [name for name in options.rows if name != "all"]
+    unknown = [name for name in wanted if name not in ROWS]
     if unknown:
-        print(f"scripts/fault: no row {unknown[0]!r}; there are {', '.join(ROWS)}")
+        print(f"scripts/fault: no row {unknown[0]!r}; there are all, {', '.join(ROWS)}")
         return 2
-    report = Report(options.out)
-    no_network = network.lacking()
+    report = Report(options.out, options.markdown, resume=options.resume)
+    taken, no_network = report.taken, network.lacking()
     failed = []
     with _ended_by_sigterm():
         for name, row in ROWS.items():
-            if options.rows and name not in options.rows:
+            if (wanted and "all" not in options.rows and name not in wanted) or name in taken:
                 continue
             report.row = name
             if not _take(row, report, options, programs, no_network):
@@ -60,25 +67,41 @@ def run(options: argparse.Namespace, programs: Path) -> int:
 
 def _take(row: Row, report: Report, options: argparse.Namespace, programs: Path, no_network: str) -> bool:
     """Run one row; False if it did not come to its end."""
+    given = _given(row, report, options, programs, network=not no_network)
+    delayed = given.delay != NO_DELAY and (row.network or given.network)
     reason = row.lacking() or (no_network if row.network else "")
+    reason = reason or (network.no_delay() if delayed else "")
+    counts = f"{given.nodes} agents, {given.seconds:g} s, {given.runs} times"
+    begun = time.monotonic()
     if reason:
         report.note(f"not run here: {reason}")
+        report.end("not run", counts, 0.0)
         return True
-    given = Run(
-        programs,
-        report,
-        options.nodes or row.nodes,
-        options.seconds or row.seconds,
-        options.runs or row.runs,
-        options.seed,
-        network=not no_network,
-    )
     try:
         row.judge(given)
     except Exception as error:
         report.note(f"failed: {type(error).__name__}: {error}")
+        report.end("failed", counts, time.monotonic() - begun)
         return False
+    report.end("kept", counts, time.monotonic() - begun)
     return True
+
+
+def _given(row: Row, report: Report, options: argparse.Namespace, programs: Path, *, network: bool) -> Run:
+    """The row's own counts, or those of the options."""
+    nodes = options.nodes or row.nodes
+    far_ms = options.latency
+    delay = Delay(far_ms / NEARER, far_ms, options.jitter) if far_ms else row.delay
+    return Run(
+        programs,
+        report,
+        min(nodes, options.nodes_max or nodes),
+        options.seconds or row.seconds * options.share,
+        options.runs or (max(1, round(row.runs * options.share)) if row.runs else 0),
+        options.seed,
+        network=network,
+        delay=delay,
+    )
 
 
 @contextlib.contextmanager

@@ -35,6 +35,12 @@ def full_disk(run: Run) -> None:
             client.delete(key)
             del history.values[key]
         others = made.agents[0].ask(lambda other: other.put("elsewhere", 1))
+        time.sleep(run.seconds)
+        ended = int(not agent.running)
+        agent.kill()
+        agent.start()
+        again_s = agent.ready()
+        made.agree()
         subprocess.run(["mount", "-o", f"remount,size={MORE_DISK}", agent.data], check=True)
         begun = time.monotonic()
         wait("it takes writes again", partial(_takes, client, history))
@@ -46,6 +52,8 @@ def full_disk(run: Run) -> None:
     run.report.promise("reads that failed while full", int(not answered))
     run.report.promise("alarms missing", int(not doctor or not others))
     run.report.promise("acknowledged writes lost", len(lost))
+    run.report.promise("it ended by itself while full", ended)
+    run.report.bar("killed while full: start until it answers", [again_s], "s", None)
     run.report.bar("writes are taken again after room was made", [back_s], "s", 60.0)
 
 
@@ -167,7 +175,7 @@ def _not_mountable() -> str:
 
 
 ROWS = {
-    "full-disk": Row(full_disk, nodes=3, lacking=_not_mountable),
+    "full-disk": Row(full_disk, nodes=3, seconds=30, lacking=_not_mountable),
     "broken-disk": Row(broken_disk, nodes=3, runs=5, lacking=shim.lacking),
     "clocks": Row(clocks, nodes=32, seconds=5, lacking=shim.lacking),
 }
