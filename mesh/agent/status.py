@@ -8,7 +8,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -235,14 +235,10 @@ class Status:
     # -- the rest ---------------------------------------------------------------------------------------
 
     async def version(self) -> Json:
-        from importlib.metadata import (
-            version as version_of,
-        )  # zipfile and email come with it: half a megabyte
-
         return {
             "version": mesh.__version__,
             "python": platform.python_version(),
-            "libp2p": version_of("libp2p"),
+            "libp2p": _libp2p_version(),
             "protocols": [protocols.LINK, protocols.CALL],
         }
 
@@ -314,6 +310,14 @@ class Status:
             manifest = await trio.to_thread.run_sync(lay)
         self._start_anew()
         return {"bytes": manifest.size, "restart": False}
+
+
+@cache
+def _libp2p_version() -> str:
+    """As its package says: milliseconds to find out, and half a megabyte of zipfile and email."""
+    from importlib.metadata import version as version_of
+
+    return version_of("libp2p")
 
 
 def _check(name: str, result: str, message: str, hint: str = "") -> Json:

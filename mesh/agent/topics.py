@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache
 from typing import Any, Protocol
 
 import trio
@@ -46,7 +45,6 @@ ACTIVE_S = 60.0
 TIMEOUT_S = 5.0
 
 Json = dict[str, Any]
-_shown = lru_cache(maxsize=4096)(peer_id_of)
 
 
 class LiveScope(Protocol):
@@ -171,7 +169,7 @@ class Topics:
             "qos": qos,
             "subscribers": len(expected),
             "acknowledged": len(expected) - len(missing) if qos else 0,
-            "missing": [_shown(public) for aid in missing if (public := self._peers.public_of(aid))],
+            "missing": [peer_id_of(public) for aid in missing if (public := self._peers.public_of(aid))],
         }
 
     async def subscribe(self, pattern: str, *, replay: int) -> AsyncIterator[Json]:
@@ -266,7 +264,7 @@ class Topics:
         self, rec: Record, topic: str, events: Iterable[TopicEvent], *, replayed: bool
     ) -> Iterator[Json]:
         public = self._peers.public_of(rec.aid)
-        author = _shown(public) if public else rec.aid.hex()
+        author = peer_id_of(public) if public else rec.aid.hex()
         shared = {
             "topic": topic,
             "author": author,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -65,6 +66,7 @@ class NodeKey(msgspec.Struct, frozen=True):
     __str__ = __repr__
 
 
+@lru_cache(maxsize=4096)
 def peer_id_of(public: bytes) -> str:
     """The libp2p peer id of a 32-byte public key."""
     number = int.from_bytes(_PEER_ID_PREFIX + public, "big")

@@ -45,12 +45,19 @@ class Pending:
 class Waiting:
     """Jobs that were not begun: in their order, local ones before lingering ones.
 
+    A lingering job waits for company only where company is likely: when others were taken a moment ago. One
+    that comes alone is due at once, so a single record on its way through the mesh waits nowhere, and a
+    stream of them still shares one commit in `linger_s`.
+
     Args:
         linger_s: how long a lingering job waits for company.
+        always: it waits so long also when it comes alone: to spare the disk.
     """
 
-    def __init__(self, linger_s: float) -> None:
+    def __init__(self, linger_s: float, *, always: bool = False) -> None:
         self._linger_s = linger_s
+        self._always = always
+        self._taken_at = -math.inf
         self._local: deque[Pending] = deque()
         self._lingering: deque[Pending] = deque()
 
@@ -76,13 +83,18 @@ class Waiting:
         """Seconds until a job is due; infinite when there is none."""
         if self._local or len(self._lingering) >= LINGERING_MAX:
             return 0.0
-        return self._lingering[0].born + self._linger_s - now if self._lingering else math.inf
+        if not self._lingering:
+            return math.inf
+        born = self._lingering[0].born
+        return (born if self._always else min(born, self._taken_at)) + self._linger_s - now
 
     def next(self, now: float) -> Pending | None:
         """The next job. A lingering one that is long overdue goes first: local ones must not starve it."""
         overdue = self._lingering and now - self._lingering[0].born >= 2 * self._linger_s
         for waiting in (self._lingering, self._local) if overdue else (self._local, self._lingering):
             if waiting:
+                if waiting is self._lingering:
+                    self._taken_at = now
                 return waiting.popleft()
         return None
 

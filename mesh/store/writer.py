@@ -23,6 +23,7 @@ there is room again, which is looked for every few seconds.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +84,8 @@ class Writer:
         self._committed = committed
         self._damaged = damaged
         self._full_changed = full_changed
-        self._waiting = Waiting(FLASH_SAVER_LINGER_S if settings.flash_saver else settings.linger_ms / 1000)
+        saver = settings.flash_saver
+        self._waiting = Waiting(FLASH_SAVER_LINGER_S if saver else settings.linger_ms / 1000, always=saver)
         self._room = trio.lowlevel.ParkingLot()
         self._wake = trio.Event()
         self._txn: Txn | None = None
@@ -198,7 +200,11 @@ class Writer:
             await trio.lowlevel.checkpoint()
         else:
             self._wake = trio.Event()
-            with trio.move_on_after(self._patience()):
+            patience_s = self._patience()
+            if patience_s == math.inf:  # the usual case; a cancel scope costs more than the wait
+                await self._wake.wait()
+                return
+            with trio.move_on_after(patience_s):
                 await self._wake.wait()
             if self.full and self._idle:
                 await self._look_for_room()

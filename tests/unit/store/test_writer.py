@@ -105,29 +105,33 @@ async def test_a_job_sees_what_jobs_before_it_wrote(store, pen, putting):
     assert store.meta("list") == b"x" * 20
 
 
-async def test_a_lingering_job_waits_for_company_and_a_local_one_takes_it_along(
+async def test_a_lingering_job_after_another_waits_for_company_and_a_local_one_takes_it_along(
     open_store, pen, putting, nursery
 ):
     store = open_store(settings=Settings(ballast_bytes=0, linger_ms=10_000))
     await nursery.start(store.run)
+    await store.write(putting(pen.say("kv/first", 1)), linger=True)
     before = store.stats()["commits"]
     async with trio.open_nursery() as callers:
         callers.start_soon(lambda: store.write(putting(pen.say("kv/foreign", 1)), linger=True))
         await trio.testing.wait_all_tasks_blocked()
         with store.read("m") as log:
-            assert list(log.paths("")) == []
+            assert list(log.paths("")) == ["kv/first"]
         await store.write(putting(pen.say("kv/local", 1)))
     assert store.stats()["commits"] == before + 1
 
 
-async def test_a_lingering_job_is_committed_when_nobody_comes(
-    open_store, pen, putting, autojump_clock, nursery
+@pytest.mark.parametrize(("flash_saver", "waits_s"), [(False, (0.0, 0.02)), (True, (1.0, 1.0))])
+async def test_a_lingering_job_is_committed_at_once_when_alone_and_soon_when_it_follows_another(
+    open_store, pen, putting, autojump_clock, nursery, flash_saver, waits_s
 ):
-    store = open_store(settings=Settings(ballast_bytes=0, linger_ms=20), simulated=True)
+    settings = Settings(ballast_bytes=0, linger_ms=20, flash_saver=flash_saver)
+    store = open_store(settings=settings, simulated=True)
     await nursery.start(store.run)
-    start = trio.current_time()
-    await store.write(putting(pen.say("kv/foreign", 1)), linger=True)
-    assert trio.current_time() - start == pytest.approx(0.02)
+    for number, wait_s in enumerate(waits_s):
+        start = trio.current_time()
+        await store.write(putting(pen.say(f"kv/foreign/{number}", 1)), linger=True)
+        assert trio.current_time() - start == pytest.approx(wait_s)
 
 
 async def test_a_long_job_lets_the_loop_breathe_and_others_wait_for_it(store, pen, putting):
