@@ -38,7 +38,7 @@ _DOCUMENTS = (
 )
 _NODES = (
     Column("NODE", "node_name"),
-    Column("GENERATION", "generation", right=True),
+    Column("GENERATION", lambda row: words.text(row["generation"] or "-"), right=True),
     Column("STATE", "state"),
     Column("WHY", "why", short=True),
 )

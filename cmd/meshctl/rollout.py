@@ -86,7 +86,7 @@ def start(context: Context, args: Namespace) -> None:
     plan: dict[str, Any] = {}
     if args.strategy:
         plan["strategy"] = args.strategy
-    for name in ("pause", "bake", "deadline"):
+    for name in ("pause", "bake", "deadline", "drain"):
         if getattr(args, name) is not None:
             plan[f"{name}_s"] = parse.seconds(getattr(args, name), f"--{name}")
     if args.max_unavailable is not None:
@@ -127,12 +127,17 @@ COMMANDS: Commands = {
             "As a new generation, by the spec's plan with what is given here put in its place. Refused "
             "while one is under way. Needs the role admin.",
             "all instances are started anew, one after the other",
-            arg("--strategy", metavar="NAME", help="rolling, canary, gradual or regional"),
+            arg("--strategy", metavar="NAME", help="rolling, canary, gradual, regional or bluegreen"),
             arg("--max-unavailable", metavar="N", type=int, help="so many nodes at once"),
             arg("--pause", metavar="TIME", help="after each node"),
             arg("--bake", metavar="TIME", help="a node must be healthy for so long"),
             arg("--deadline", metavar="TIME", help="a node must be healthy within this time"),
-            arg("--manual", action="store_true", help="the canary waits for `rollout promote`"),
+            arg("--drain", metavar="TIME", help="bluegreen: the old instances stay so long after the switch"),
+            arg(
+                "--manual",
+                action="store_true",
+                help="the canary, or the switch of bluegreen, waits for `rollout promote`",
+            ),
         ),
         _verb("pause", _steer("pause"), "let no further node begin", "Needs the role admin.", "hold it"),
         _verb(

@@ -1,7 +1,8 @@
 """The services of the workloads that run here: registered when an instance runs, withdrawn before it stops.
 
-All instances of a workload on one node are endpoints of one service record. An instance counts as ready when
-its service is registered and, if it has checks, healthy.
+All instances of a workload on one node are endpoints of one service record, and while two generations stand
+side by side those of each. An instance counts as ready when its service is registered and, if it has checks,
+healthy.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mesh.errors import MeshError
 log = logging.getLogger(__name__)
 
 AGAIN_S = 2.0
+Kin = tuple[str, str]  # a workload's name and a colour
 
 
 class Exposed:
@@ -32,95 +34,100 @@ class Exposed:
 
     def __init__(self, offered: Offering, ready: Callable[[Seat], None]) -> None:
         self._offers = offered.offers
-        self._registry = offered.registry
+        self.registry = offered.registry
         self._tell_ready = ready
-        self._seats: dict[Seat, tuple[Workload, Mapping[str, int]]] = {}
-        self._ids: dict[str, str] = {}
-        self._dirty: set[str] = set()
+        self._seats: dict[Seat, tuple[Workload, int, Mapping[str, int]]] = {}
+        self._ids: dict[Kin, str] = {}
+        self._dirty: set[Kin] = set()
         self._news = trio.Event()
         self._lock = trio.Lock()
-        self._registry.on_change.append(self._moved)
+        self.registry.on_change.append(self._moved)
 
-    def add(self, seat: Seat, workload: Workload, ports: Mapping[str, int]) -> None:
+    def add(self, seat: Seat, workload: Workload, gen: int, ports: Mapping[str, int]) -> None:
         """An instance runs."""
-        self._seats[seat] = (workload, dict(ports))
-        self._mark(seat.name)
+        self._seats[seat] = (workload, gen, dict(ports))
+        self._dirty.add(_kin(seat))
+        self._news.set()
 
     async def remove(self, seat: Seat) -> bool:
         """An instance is about to stop, or has; returns whether anybody could have been using it."""
-        known = self._seats.pop(seat, None) is not None and seat.name in self._ids
+        known = self._seats.pop(seat, None) is not None and _kin(seat) in self._ids
         if known:
-            await self._sync(seat.name)
+            await self._sync(_kin(seat))
         return known
-
-    def _mark(self, name: str) -> None:
-        self._dirty.add(name)
-        self._news.set()
 
     async def run(self) -> None:
         """Until cancelled. What could not be registered is tried again after AGAIN_S."""
-        again: set[str] = set()
+        again: set[Kin] = set()
         while True:
             with trio.move_on_after(AGAIN_S if again else float("inf")):
                 await self._news.wait()
             self._news = trio.Event()
-            names, self._dirty = sorted(self._dirty | again), set()
-            again = {name for name in names if not await self._sync(name)}
+            found, self._dirty = sorted(self._dirty | again), set()
+            again = {kin for kin in found if not await self._sync(kin)}
 
-    async def _sync(self, name: str) -> bool:
+    async def _sync(self, kin: Kin) -> bool:
         """Bring the service record of a workload in line with what runs here."""
         async with self._lock:
             try:
-                await self._register(name)
+                await self._register(kin)
             except MeshError as error:
-                log.warning("the service of %s cannot be registered: %s", name, error.message)
+                log.warning("the service of %s cannot be registered: %s", kin[0], error.message)
                 return False
-        self._look(name)
+        self._look(kin)
         return True
 
-    async def _register(self, name: str) -> None:
-        spec, held = self._wanted(name), self._ids.get(name)
+    async def _register(self, kin: Kin) -> None:
+        spec, held = self._wanted(kin), self._ids.get(kin)
         if spec is not None:
-            service = await self._offers.register(spec, origin=WORKLOAD, source=name, replace=True)
-            self._ids[name] = service.id
-        if held is not None and (spec is None or self._ids[name] != held):
-            await self._offers.deregister(held, origin=WORKLOAD, source=name)
+            service = await self._offers.register(spec, origin=WORKLOAD, source=kin[0], replace=True)
+            self._ids[kin] = service.id
+        if held is not None and (spec is None or self._ids[kin] != held):
+            await self._offers.deregister(held, origin=WORKLOAD, source=kin[0])
             if spec is None:
-                del self._ids[name]
+                del self._ids[kin]
 
-    def _wanted(self, name: str) -> ServiceSpec | None:
-        found = [self._seats[seat] for seat in sorted(self._seats) if seat.name == name]
+    def _of(self, kin: Kin) -> list[Seat]:
+        return [seat for seat in sorted(self._seats) if _kin(seat) == kin]
+
+    def _wanted(self, kin: Kin) -> ServiceSpec | None:
+        found = [self._seats[seat] for seat in self._of(kin)]
         if not found:
             return None
-        workload = found[-1][0]
+        workload, gen, _ = found[-1]
         chosen = workload.service.port or (workload.ports[0].name if workload.ports else "")
-        return service_spec(workload, [ports[chosen] for _, ports in found if ports.get(chosen)])
+        ports = [each[chosen] for _, _, each in found if each.get(chosen)]
+        return service_spec(workload, ports, colour=kin[1], generation=gen)
 
     # -- readiness --------------------------------------------------------------------------------------
 
     def _moved(self, names: frozenset[str] | None) -> None:
-        for name in list(self._ids):
-            self._look(name)
+        for kin in list(self._ids):
+            self._look(kin)
 
-    def healthy(self, name: str) -> bool:
+    def healthy(self, name: str, colour: str) -> bool:
         """Whether what runs here of a workload is registered and, if it has checks, passes them."""
-        seats = [seat for seat in sorted(self._seats) if seat.name == name]
+        seats = self._of((name, colour))
         if not seats:
             return False
-        id_ = self._ids.get(name)
+        id_ = self._ids.get((name, colour))
         if id_ is None or not self._seats[seats[0]][0].checks:
             return True
-        instance = self._registry.service(id_)
+        instance = self.registry.service(id_)
         return instance is not None and instance.health.usable
 
-    def _look(self, name: str) -> None:
-        seats = [seat for seat in sorted(self._seats) if seat.name == name]
+    def _look(self, kin: Kin) -> None:
+        seats = self._of(kin)
         if not seats:
             return
-        id_ = self._ids.get(name)
+        id_ = self._ids.get(kin)
         if id_ is not None and self._seats[seats[0]][0].checks:
-            instance = self._registry.service(id_)
+            instance = self.registry.service(id_)
             if instance is None or not instance.health.usable:
                 return
         for seat in seats:
             self._tell_ready(seat)
+
+
+def _kin(seat: Seat) -> Kin:
+    return seat.name, seat.colour

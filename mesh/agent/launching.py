@@ -116,6 +116,7 @@ def _can_bind(number: int) -> bool:
 
 
 def seat_named(instance: str) -> Seat | None:
-    """The seat of an instance's name, such as web/2."""
-    name, _, number = instance.partition("/")
-    return Seat(name, int(number)) if name and number.isascii() and number.isdigit() else None
+    """The seat of an instance's name, such as web/2 or web/2-green."""
+    name, _, rest = instance.partition("/")
+    number, _, colour = rest.partition("-")
+    return Seat(name, int(number), colour) if name and number.isascii() and number.isdigit() else None

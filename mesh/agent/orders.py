@@ -103,6 +103,10 @@ class Orders:
             if spec != before:
                 self._tell({name: spec}, False)
 
+    def known(self, name: str) -> Spec | None:
+        """What `specs` has of one workload, without reading anything."""
+        return self._specs.get(name)
+
     def _read(self, name: str, value: Any) -> Spec | None:
         try:
             spec = read_spec(value)

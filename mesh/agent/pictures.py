@@ -50,6 +50,12 @@ class Subject(Protocol):
     def plan(self, spec: Json) -> Plan:
         """How a generation is to be rolled out. UsageError."""
 
+    def check(self, name: str, spec: Json, plan: Plan) -> None:
+        """Refuse a plan that cannot be done with this spec. UsageError, Conflict."""
+
+    def short(self, name: str, up: Iterable[bytes]) -> int:
+        """How many of its instances none of these nodes has."""
+
 
 class Pictures:
     """See the module."""
@@ -132,7 +138,9 @@ class Pictures:
             aid for aid, word in said.items() if word.gen == order.gen and (word.st in MOVED or word.halt)
         }
         targets = [self._target(aid) for aid in sorted(aids)]
-        return Picture(ident, order, targets[: rollout.TARGETS_MAX], said)
+        up = [target.aid for target in targets if not target.fell_ms]
+        short = provider.short(name, up) if provider is not None else 0
+        return Picture(ident, order, targets[: rollout.TARGETS_MAX], said, short=short)
 
     def _target(self, aid: bytes) -> Target:
         member = self._node.vitality.machine.board.members.get(aid)

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
 from mesh.agent.author import Statement
+from mesh.agent.beside import Beside
+from mesh.agent.clocked import Clocked
 from mesh.agent.drive import Drive
 from mesh.agent.events import Events
 from mesh.agent.exposing import Exposed
@@ -33,7 +35,9 @@ from mesh.agent.sites import Sites
 from mesh.agent.supervisor import Supervisor
 from mesh.agent.table import Table
 from mesh.agent.tenure import Tenure
+from mesh.agent.turnover import Turnover
 from mesh.core import placing
+from mesh.core.bluegreen import COLOURS
 from mesh.core.claims import Claim, Seat, claim_path, decode_claim, encode, seat_of
 from mesh.core.clock import unix_ms_of
 from mesh.core.placement import Placement
@@ -44,6 +48,7 @@ from mesh.core.secret import Readers
 from mesh.core.vitals import StateChanged
 from mesh.core.workload import CLAIM_PREFIX
 from mesh.errors import MeshError, PeerError
+from mesh.runtimes.base import Launch
 from mesh.store.store import Change
 
 log = logging.getLogger(__name__)
@@ -53,23 +58,6 @@ LINGER_S = 0.3
 MOVE_S, LEAVE_S = 8.0, 30.0
 REFRESH_S = 30.0
 DUPLICATES_MAX = 64
-
-
-class Clocked:
-    """The machine, told the mesh time along with the loop's."""
-
-    def __init__(self, machine: Placement, now_ms: Callable[[], int]) -> None:
-        self._machine = machine
-        self._now_ms = now_ms
-        self.deadline = machine.deadline
-
-    def handle(self, event: AnyEvent, now: float) -> list[placing.Action]:
-        self._machine.at(now, self._now_ms())
-        return self._machine.handle(event, now)
-
-    def tick(self, now: float) -> list[placing.Action]:
-        self._machine.at(now, self._now_ms())
-        return self._machine.tick(now)
 
 
 class Placer:
@@ -95,6 +83,7 @@ class Placer:
         self._node = node
         self._table = table
         self._events = events
+        self.name_of = table.name_of
         self.supervisor = supervisor
         self.orders = orders
         self._secrets = secrets
@@ -105,10 +94,12 @@ class Placer:
         self.exposed = Exposed(offered, self._ready)
         self.runs: dict[Seat, tuple[int, int]] = {}
         self._ports = Ports(node)
+        self._turnover = Turnover(self.exposed.remove, self._spawn, self._want, LINGER_S)
+        self.beside = Beside(orders, self.exposed, self._expose_as, self._spawn, self._want, LINGER_S)
         self.duplicates: deque[tuple[int, Seat, tuple[bytes, ...], float]] = deque(maxlen=DUPLICATES_MAX)
         self._todo: deque[placing.Action] = deque()
         self._news = trio.Event()
-        self._tenure = Tenure(node, leases, supervisor, self.give)
+        self._tenure = Tenure(node, leases, supervisor, self.dyed, self.give)
         self._stopping: set[Seat] = set()
         self._started = False
         self._incarnation = node.vitality.machine.incarnation
@@ -150,7 +141,7 @@ class Placer:
         claims = self._claims_below("")
         mine = {seat: claim for aid, seat, claim in claims if aid == self._node.me and claim is not None}
         there = {seat_named(running.instance) for running in self.supervisor.adopted()}
-        found = frozenset(seat for seat in mine if seat in there)
+        found = frozenset(seat for seat in mine if self.dyed(seat) in there)
         for seat in found:
             self.runs[seat] = (mine[seat].gen, mine[seat].epoch)
         self.give(placing.Found(found))
@@ -263,6 +254,7 @@ class Placer:
             self.give(placing.RulesSaid(self.orders.rules()))
         if specs:
             self.give(placing.SpecsSaid(specs))
+            self._news.set()  # what is to run beside may be another
 
     def _sealed(self) -> None:
         """It may be others who can open a secret."""
@@ -272,19 +264,21 @@ class Placer:
 
     def _supervised(self, status: Status) -> None:
         """What became of an instance here."""
-        seat = seat_named(status.instance)
-        if seat is None:
+        named = seat_named(status.instance)
+        if named is None:
             return
+        seat = named.dyed("")
         wanted, spec = self.runs.get(seat), self.orders.specs().get(seat.name)
         if status.state == "gone" and seat in self._stopping:
-            self._stopping.discard(seat)
-            self.give(placing.Stopped(seat))
+            self._stopped(seat)
+        elif spec is not None and spec.colour != named.colour:
+            self.beside.supervised(named, status)
         elif wanted is None or status.epoch != wanted[1] or seat in self._stopping:
             return
         elif status.state == "running":
             self._expose(seat)
         elif status.state == "backoff":
-            self._nursery.start_soon(insist, self.exposed.remove, seat)
+            self._nursery.start_soon(insist, self.exposed.remove, named)
             self.give(placing.Failed(seat, status.message))
         elif status.state == "exited" or (
             status.state == "failed"
@@ -299,11 +293,23 @@ class Placer:
     def _expose(self, seat: Seat) -> None:
         spec = self.orders.specs().get(seat.name)
         if spec is not None:
-            self.exposed.add(seat, spec.workload, self._ports_of(seat, spec))
+            self._expose_as(seat.dyed(spec.colour), spec)
+
+    def _expose_as(self, seat: Seat, spec: Spec) -> None:
+        self.exposed.add(seat, spec.workload, spec.gen, self._ports_of(seat, spec))
+
+    def _spawn(self, task: Callable[[Seat], Awaitable[object]], seat: Seat) -> None:
+        self._nursery.start_soon(task, seat)
 
     def _ready(self, seat: Seat) -> None:
         """It runs, and its checks have passed."""
-        self.give(placing.Ran(seat))
+        if seat == self.dyed(seat):
+            self.give(placing.Ran(seat.dyed("")))
+
+    def dyed(self, seat: Seat) -> Seat:
+        """A seat in the colour of what holds it."""
+        spec = self.orders.specs().get(seat.name)
+        return seat.dyed(spec.colour) if spec is not None else seat
 
     # -- what goes out ----------------------------------------------------------------------------------
 
@@ -345,10 +351,12 @@ class Placer:
     def _act(self, action: placing.Action) -> None:
         match action:
             case placing.Run(seat=seat, gen=gen, epoch=epoch):
-                status = self.supervisor.state(str(seat))
-                if self.runs.get(seat) == (gen, epoch) and status is not None:
-                    self._supervised(status)  # it runs like this already, and nothing will tell us again
+                dyed = self.dyed(seat)
+                status, before = self.supervisor.state(str(dyed)), self.runs.get(seat)
                 self.runs[seat] = (gen, epoch)
+                same = before == (gen, epoch) or self.beside.risen(dyed, gen, epoch)
+                if same and status is not None:
+                    self._supervised(status)  # it runs like this already, and nothing will tell us again
             case placing.Stop(seat=seat, why=why):
                 self._nursery.start_soon(self._stop, seat, why)
             case placing.Acquire(seat=seat, voters=voters):
@@ -383,35 +391,40 @@ class Placer:
 
     def _want(self) -> None:
         """Tell the supervisor what is to run here."""
-        launches = []
+        launches = {}
         for seat in sorted(self.runs):
             spec = self.orders.specs().get(seat.name)
             if spec is not None:
-                launches.append(
-                    launch_of(
-                        seat,
-                        spec,
-                        self.runs[seat][1],
-                        self._ports_of(seat, spec),
-                        self._node.home.name,
-                        until_boot_s=self._tenure.until(seat),
-                    )
-                )
-        self.supervisor.want(launches)
+                dyed = seat.dyed(spec.colour)
+                launches[dyed] = self._launch(dyed, spec, self.runs[seat][1])
+        for seat, (spec, epoch) in self.beside.launches(self.runs).items():
+            launches[seat] = self._launch(seat, spec, epoch)
+        self.supervisor.want(self._turnover.gently(launches))
+
+    def _launch(self, seat: Seat, spec: Spec, epoch: int) -> Launch:
+        ports, until_s = self._ports_of(seat, spec), self._tenure.until(seat.dyed(""))
+        return launch_of(seat, spec, epoch, ports, self._node.home.name, until_boot_s=until_s)
 
     async def _stop(self, seat: Seat, why: str) -> None:
         log.info("%s stops: %s", seat, why)
-        if await self.exposed.remove(seat):
+        if any([await self.exposed.remove(seat.dyed(colour)) for colour in COLOURS]):
             await trio.sleep(LINGER_S)
         self.runs.pop(seat, None)
         self._stopping.add(seat)
         self._want()
-        if self.supervisor.state(str(seat)) is None:
+        self._stopped(seat)
+
+    def _stopped(self, seat: Seat) -> None:
+        """Give it back once nothing of it is there, in whatever colour."""
+        if seat in self._stopping and all(
+            self.supervisor.state(str(seat.dyed(colour))) is None for colour in COLOURS
+        ):
             self._stopping.discard(seat)
             self.give(placing.Stopped(seat))
 
     def _ports_of(self, seat: Seat, spec: Spec) -> Mapping[str, int]:
         found, news = self._ports.of(seat, spec.workload)
         if news:
-            self._nursery.start_soon(insist, self._ports.keep, list(self.runs))
+            kept = [seat.dyed(colour) for seat in self.runs for colour in COLOURS]
+            self._nursery.start_soon(insist, self._ports.keep, kept)
         return found

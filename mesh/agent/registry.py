@@ -48,6 +48,7 @@ class Registry:
         owners: the nodes that offer something: alive, load, labels.
         changes: what happened, for events and watches.
         turn: one of our own services with its endpoints in the order to try.
+        shows: whether a service is to be seen: of two generations of a workload one is the service.
         loaded: set once everything that the store held at the start is in.
     """
 
@@ -70,6 +71,7 @@ class Registry:
         self._stale = trio.Event()
         self.changes = Changes(node.now_ms)
         self.turn: Callable[[Service], Service] = lambda service: service
+        self.shows: Callable[[Service], bool] = lambda service: True
         self.loaded = trio.Event()
         self.on_change: list[Callable[[frozenset[str] | None], None]] = []
         node.store.add_listener(self._changed)
@@ -91,6 +93,7 @@ class Registry:
         if found is None:
             found = [self._instance(aid, id_) for aid, id_ in sorted(self._names.get(name, ()))]
             found = [each for each in found if not self.expired(each.service)]
+            found = [each for each in found if self.shows(each.service)] or found
             for zone in sorted(self._remote):
                 found += self._remote[zone].get(name, ())
             self._folded[name] = found
@@ -103,7 +106,14 @@ class Registry:
             own = self._services.get(aid, {})
             gone = [id_ for id_ in sorted(own) if name in ("", own[id_].name) and self.expired(own[id_])]
             found += [self._instance(aid, id_) for id_ in gone]
-        return found
+        return [*found, *self._hidden(name)] if expired else found
+
+    def _hidden(self, name: str) -> list[Instance]:
+        """Instances of a generation that is not the service now."""
+        shown = {each.service.id for word in self._names for each in self.instances(word)}
+        ids = [(aid, id_) for word in self._names if name in ("", word) for aid, id_ in self._names[word]]
+        found = [self._instance(aid, id_) for aid, id_ in sorted(ids) if id_ not in shown]
+        return [each for each in found if not self.expired(each.service)]
 
     def service(self, id_: str) -> Instance | None:
         """The instance of an id, also an expired one."""
@@ -165,6 +175,11 @@ class Registry:
         if touched:
             for listener in self.on_change:
                 listener(touched)
+
+    def touch(self, concerned: Callable[[Service], bool]) -> None:
+        """Which of these services are to be seen has changed."""
+        owned = self._services.values()
+        self._touch(each.name for own in owned for each in own.values() if concerned(each))
 
     def _touch_owner(self, aid: bytes) -> None:
         self._touch(service.name for service in self._services.get(aid, {}).values())

@@ -3,11 +3,13 @@
 Targets are the nodes whose claims hold instances of the workload. Replicas are always those of the newest
 spec; all else that a node runs is of one generation, the old or the new one. An instance counts as healthy
 when it was started after its generation came into force here, runs, and passes its checks.
+
+In a blue-green rollout a target's part is what it runs beside its instances, once it has begun with that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -21,10 +23,11 @@ from mesh.core.claims import Claim, Seat, Stage, decode_claim, seat_of
 from mesh.core.clock import unix_ms_of
 from mesh.core.mover import Running
 from mesh.core.record import MESH, Op, Record
+from mesh.core.registry import Service
 from mesh.core.rollout import Plan
 from mesh.core.seating import Spec
-from mesh.core.workload import CLAIM_PREFIX, PREFIX, parse
-from mesh.errors import PeerError, UsageError
+from mesh.core.workload import CLAIM_PREFIX, PREFIX, parse, refuse_two
+from mesh.errors import Conflict, PeerError, UsageError
 from mesh.store.store import Change
 
 KIND = "workload"
@@ -43,7 +46,7 @@ class Rolling:
         self._orders = orders
         self._placer = placer
         self._claims: dict[str, dict[tuple[bytes, Seat], Claim]] = {}
-        self._in_force: dict[str, tuple[int, int]] = {}
+        self._in_force: dict[tuple[str, str], tuple[int, int]] = {}
         with node.store.read(MESH) as slots:
             for path in slots.paths(CLAIM_PREFIX):
                 for rec in slots.slots(path):
@@ -51,6 +54,8 @@ class Rolling:
         orders.choose = self._choose
         rollouts.serve(KIND, self)
         rollouts.on_change.append(self._moved)
+        rollouts.on_shown.append(self._switched)
+        placer.exposed.registry.shows = self._shows
         node.store.add_listener(self._changed)
         placer.supervisor.on_change.append(lambda status: rollouts.wake())
 
@@ -78,6 +83,8 @@ class Rolling:
                 self._drop(change)
             if change.aid == self._node.me:
                 self._rollouts.reconsider()
+            elif len(parts := change.path.split("/")) == 4:
+                self._rollouts.look(f"{KIND}/{parts[2]}")
 
     def _drop(self, change: Change) -> None:
         try:
@@ -105,11 +112,15 @@ class Rolling:
         }
         if not mine:
             return None
-        gen, since_ms = self._in_force.get(name, (0, 0))
+        spec = self._orders.known(name)
+        if spec is not None and spec.beside is not None:
+            return self._beside(name, mine, spec.beside)
+        colour = spec.colour if spec is not None else ""
+        gen, since_ms = self._in_force.get((name, colour), (0, 0))
         found = min(claim.gen for claim in mine.values())
-        well, failing, why = self._placer.exposed.healthy(name), False, ""
+        well, failing, why = self._placer.exposed.healthy(name, colour), False, ""
         for seat, claim in sorted(mine.items()):
-            status = self._placer.supervisor.state(str(seat))
+            status = self._placer.supervisor.state(str(seat.dyed(colour)))
             fresh = status is not None and status.since_ms >= since_ms and claim.gen == gen
             up = fresh and status is not None and status.state == "running" and claim.st == Stage.RUN
             bad = claim.st == Stage.BAR or (fresh and status is not None and status.state in FAILING)
@@ -118,21 +129,76 @@ class Rolling:
                 why = f"{seat}: {claim.why or (status.message if status is not None else '')}"
         return Running(found, well and found == gen, failing, why)
 
+    def _beside(self, name: str, mine: Mapping[Seat, Claim], spec: Spec) -> Running:
+        """What this node has of the generation beside its instances."""
+        gen, since_ms = self._in_force.get((name, spec.colour), (0, 0))
+        well, failing, why = self._placer.exposed.healthy(name, spec.colour), False, ""
+        for seat in sorted(mine):
+            status = self._placer.supervisor.state(str(seat.dyed(spec.colour)))
+            fresh = status is not None and status.since_ms >= since_ms
+            well = well and fresh and status is not None and status.state == "running"
+            if fresh and status is not None and status.state in FAILING:
+                failing, why = True, f"{status.instance}: {status.message}"
+        return Running(spec.gen, well and gen == spec.gen, failing, why)
+
     def path(self, name: str) -> str:
         return PREFIX + name
 
     def plan(self, spec: dict[str, Any]) -> Plan:
         return parse(spec).rollout
 
+    def check(self, name: str, spec: dict[str, Any], plan: Plan) -> None:
+        """Whether both generations can stand side by side, and have room."""
+        if plan.strategy != "bluegreen":
+            return
+        workload, now = parse(spec), self._orders.newest.get(name)
+        refuse_two(f"workload {name}", workload)
+        if now is None:
+            return
+        if now.workload.mode != workload.mode:
+            raise UsageError(
+                f"workload {name}: rollout.strategy bluegreen: mode changes from {now.workload.mode}",
+                "roll the mode out first, with rolling",
+            )
+        aid, why = self._placer.machine.table.why_not_both(workload)
+        if why:
+            raise Conflict(
+                f"workload {name}: rollout.strategy bluegreen: no room for both generations on "
+                f"{self._placer.name_of(aid)}: {why}",
+                "use rolling, ask for less, or make room",
+            )
+
+    def short(self, name: str, up: Iterable[bytes]) -> int:
+        """Instances without a claim by one of these nodes."""
+        spec, there = self._orders.known(name), set(up)
+        if spec is None or spec.workload.each:
+            return 0
+        held = {
+            seat.number
+            for (aid, seat), claim in self._claims.get(name, {}).items()
+            if aid in there and claim.st in HOLDING
+        }
+        return sum(number not in held for number in range(spec.workload.replicas))
+
     # -- which generation -------------------------------------------------------------------------------
 
     def _choose(self, name: str, value: Any, newest: Spec) -> Spec:
-        gen = self._rollouts.generation(f"{KIND}/{name}", newest.gen)
-        spec = newest if gen == newest.gen else self._earlier(value, gen, newest)
-        if self._in_force.get(name, (0, 0))[0] != spec.gen:
-            first = name not in self._in_force
-            self._in_force[name] = (spec.gen, 0 if first else self._node.now_ms())
+        its = self._rollouts.sides(f"{KIND}/{name}", newest.gen)
+        spec = self._of(value, its.gen, its.colour, newest)
+        if its.both:
+            after = newest.workload.resources.requests
+            beside = self._of(value, its.beside, its.other, newest) if its.beside else None
+            spec = msgspec.structs.replace(spec, beside=beside, also=after)
         return spec
+
+    def _of(self, value: Any, gen: int, colour: str, newest: Spec) -> Spec:
+        """A generation in its colour; since when it is in force here is noted."""
+        spec = newest if gen == newest.gen else self._earlier(value, gen, newest)
+        kin = newest.workload.name, colour
+        if self._in_force.get(kin, (0, 0))[0] != spec.gen:
+            first = all(name != kin[0] for name, _ in self._in_force)
+            self._in_force[kin] = (spec.gen, 0 if first else self._node.now_ms())
+        return msgspec.structs.replace(spec, colour=colour)
 
     def _earlier(self, value: Any, gen: int, newest: Spec) -> Spec:
         """An earlier generation, as many of it as of the newest; the newest where it is not kept."""
@@ -149,3 +215,17 @@ class Rolling:
         kind, _, name = subject.partition("/")
         if kind == KIND:
             self._orders.refresh(name)
+
+    # -- which one is the service ------------------------------------------------------------------------
+
+    def _shows(self, service: Service) -> bool:
+        """Whether a service is not that of a generation that is not to be seen."""
+        shown = self._rollouts.shown(f"{KIND}/{service.meta.get(KIND, '')}") if service.generation else None
+        return shown is None or (
+            service.colour == shown[0] and (not shown[1] or service.generation == shown[1])
+        )
+
+    def _switched(self, subject: str) -> None:
+        kind, _, name = subject.partition("/")
+        if kind == KIND:
+            self._placer.exposed.registry.touch(lambda service: service.meta.get(KIND) == name)

@@ -23,6 +23,7 @@ from mesh.agent.pictures import Pictures, Subject
 from mesh.agent.table import Table
 from mesh.agent.words import iso
 from mesh.core import generations, rollout
+from mesh.core.bluegreen import Sides, opposite, settled, sides
 from mesh.core.folds import everyone, register
 from mesh.core.log import Log
 from mesh.core.mover import Mover
@@ -53,9 +54,11 @@ class Rollouts:
         self._seen = Pictures(node, table)
         self._mover = Mover(node.me)
         self._over: set[str] = set()
-        self._told: dict[str, int] = {}
+        self._told: dict[str, Sides] = {}
+        self._shown: dict[str, tuple[str, int]] = {}
         self._woken = trio.Event()
         self.on_change: list[Callable[[str], None]] = []  # told of a subject whose generation here changes
+        self.on_shown: list[Callable[[str], None]] = []  # of one whose other generation is the service now
         node.store.add_listener(self._changed)
         node.on_state.append(self._state_changed)
 
@@ -71,6 +74,7 @@ class Rollouts:
         """This node came to have something, or lost it: also where everybody was done."""
         self._over.clear()
         self._woken.set()
+        self._look_shown()
 
     # -- what is stored ---------------------------------------------------------------------------------
 
@@ -78,6 +82,7 @@ class Rollouts:
         if self._seen.changed(changes):
             self._over.clear()
             self._woken.set()
+            self._look_shown()
 
     def _state_changed(self, change: StateChanged) -> None:
         self._seen.state_changed(change)
@@ -88,14 +93,39 @@ class Rollouts:
 
     def generation(self, subject: str, newest: int) -> int:
         """Which generation of a subject this node is to have."""
+        return self.sides(subject, newest).gen
+
+    def sides(self, subject: str, newest: int) -> Sides:
+        """Which generations of a subject this node is to have, and which is the service."""
         found = self._seen.newest(subject, newest)
         if found is None:
-            return newest
+            return Sides(newest)
         kind, _, name = subject.partition("/")
         provider = self._seen.subjects.get(kind)
         running = provider.running(name) if provider is not None else None
         held = running.gen if running is not None else 0
-        return rollout.generation_for(self._node.me, self._seen.picture(*found), held)
+        return sides(self._node.me, self._seen.picture(*found), held)
+
+    def shown(self, subject: str) -> tuple[str, int] | None:
+        """The colour of a subject that is its service, and the generation if it is to be that one only."""
+        if subject not in self._shown:
+            found = self._seen.newest(subject)
+            if found is None:
+                return None
+            its = sides(self._node.me, self._seen.picture(*found))
+            self._shown[subject] = its.shown, its.shown_gen
+        return self._shown[subject]
+
+    def look(self, subject: str) -> None:
+        """Look again which generation of a subject is its service, and tell if it was another until now."""
+        held = self._shown.pop(subject, None)
+        if held is not None and self.shown(subject) != held:
+            for listener in self.on_shown:
+                listener(subject)
+
+    def _look_shown(self) -> None:
+        for subject in list(self._shown):
+            self.look(subject)
 
     def _begin(self, subject: str, value: Json, plan: Plan) -> Said:
         """The order, said in the same transaction as the value that has the new generation in it."""
@@ -103,8 +133,9 @@ class Rollouts:
         provider, _ = self._provider(subject)
         if len(known) < 2 and not provider.staged_from_nothing:
             return []
-        before = self.settled(subject, known[1].gen) if len(known) > 1 else 0
-        order = Order(1, subject, before, known[0].gen, self._node.now_ms(), plan)
+        before, colour = self.settled(subject, known[1].gen) if len(known) > 1 else (0, "")
+        colour = opposite(colour) if plan.strategy == "bluegreen" else colour
+        order = Order(1, subject, before, known[0].gen, self._node.now_ms(), plan, colour=colour)
         ident = _ident(subject, order)
         return [*self.end(subject), Statement(rollout.order_path(ident), Kind.REG, rollout.encode(order))]
 
@@ -116,12 +147,10 @@ class Rollouts:
             if order.subject == subject
         ]
 
-    def settled(self, subject: str, newest: int) -> int:
-        """The generation to go back to: the newest one that was rolled out to its end."""
+    def settled(self, subject: str, newest: int) -> tuple[int, str]:
+        """The generation to go back to, the newest one that was rolled out to its end; and its colour."""
         found = self._seen.newest(subject, newest)
-        if found is None or self._seen.picture(*found).state == "done":
-            return newest
-        return found[1].before
+        return (newest, "") if found is None else settled(self._seen.picture(*found))
 
     # -- our own part -----------------------------------------------------------------------------------
 
@@ -147,7 +176,7 @@ class Rollouts:
         running = provider.running(name)
         word, soonest_ms = self._mover.step(picture, running, self._node.now_ms())
         held = running.gen if running is not None else 0
-        self._tell(order.subject, rollout.generation_for(self._node.me, picture, held))
+        self._tell(order.subject, sides(self._node.me, picture, held))
         if word is None:
             if picture.state in OVER:
                 self._over.add(ident)
@@ -160,20 +189,20 @@ class Rollouts:
             log.error("rollout %s: %s", ident, error.message)
             return math.inf
         log.info("rollout %s: this node: %s %s", ident, word.st, word.halt or word.why)
-        self._tell(order.subject, self.generation(order.subject, order.after))
+        self._tell(order.subject, self.sides(order.subject, order.after))
         return self._node.now_ms()
 
-    def _tell(self, subject: str, gen: int) -> None:
-        """Tell that this node is to have another generation of a subject."""
-        if self._told.get(subject) != gen:
-            self._told[subject] = gen
+    def _tell(self, subject: str, its: Sides) -> None:
+        """Tell that this node is to have other generations of a subject."""
+        if self._told.get(subject) != its:
+            self._told[subject] = its
             for listener in self.on_change:
                 listener(subject)
 
     async def _forget(self) -> None:
         """What we said of rollouts that are gone."""
         subjects = {order.subject for order in self._seen.orders().values()}
-        self._told = {subject: gen for subject, gen in self._told.items() if subject in subjects}
+        self._told = {subject: its for subject, its in self._told.items() if subject in subjects}
         prefix = f"{rollout.PREFIX}{self._node.me.hex()}/"
         known = {rollout.statement_path(self._node.me, ident) for ident in self._seen.orders()}
         now_ms = self._node.now_ms()
@@ -260,7 +289,7 @@ class Rollouts:
         state = self._seen.picture(ident, order).state
         if word == "resume":
             new = msgspec.structs.replace(order, gen=order.gen + 1, course=Course.RUN)
-        elif state not in ("running", "paused", "halted"):
+        elif state not in ("running", "switched", "paused", "halted"):
             raise Conflict(f"the rollout of {subject} is {state}", "`meshctl rollout status` shows it")
         elif word == "promote":
             new = msgspec.structs.replace(order, promoted=True, course=Course.RUN)
@@ -306,7 +335,7 @@ class Rollouts:
         self._certs.require_admin()
         provider, _ = self._provider(subject)
         found = self._seen.newest(subject)
-        if found is not None and self._seen.picture(*found).state in ("running", "paused"):
+        if found is not None and self._seen.picture(*found).state in ("running", "switched", "paused"):
             raise Conflict(f"a rollout of {subject} is under way", "abort it first, or wait")
         spec = generations.all_of(self._value(subject))[0].spec
         plan = msgspec.convert({**msgspec.to_builtins(provider.plan(spec)), **changes}, Plan)
@@ -327,7 +356,8 @@ class Rollouts:
         path, now_ms = provider.path(name), self._node.now_ms()
         held = register(self._node.view.visible(slots.slots(path)), now_ms)
         value = _sound(held.val) if held is not None else None
-        keep = 0 if value is None else self.settled(subject, generations.all_of(value)[0].gen)
+        provider.check(name, spec, plan)
+        keep = 0 if value is None else self.settled(subject, generations.all_of(value)[0].gen)[0]
         new = {**generations.following(value, spec, now_ms, keep), **(more or {})}
         return [*self._begin(subject, new, plan), Statement(path, Kind.REG, new)]
 

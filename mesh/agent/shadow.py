@@ -105,6 +105,18 @@ class Shadows:
     def plan(self, spec: Json) -> Plan:
         return shadow.parse(spec).rollout
 
+    def check(self, name: str, spec: Json, plan: Plan) -> None:
+        """Settings cannot stand side by side."""
+        if plan.strategy == "bluegreen":
+            raise UsageError(
+                f"document {name}: rollout.strategy bluegreen is for workloads that have a service",
+                "rolling, canary, gradual or regional",
+            )
+
+    def short(self, name: str, up: Iterable[bytes]) -> int:
+        """It is wherever it is to be."""
+        return 0
+
     # -- what is in force -------------------------------------------------------------------------------
 
     def _changed(self, changes: list[Change]) -> None:
@@ -238,6 +250,8 @@ class Shadows:
                 except PeerError:
                     reports = {}
                 report = reports.get(scope, Report(0, "unknown", ""))
+                if report.gen == 0 and report.state == "applied":  # nothing of it is in force yet
+                    report = Report(0, "waits", "its turn has not come")
                 node, name = self._table.who(aid)
                 rows.append(
                     {

@@ -27,15 +27,22 @@ class Tenure:
     """See the module.
 
     Args:
+        runs_as: a seat in the colour of what holds it.
         give: takes events for placement.
     """
 
     def __init__(
-        self, node: Node, leases: Leases, supervisor: Supervisor, give: Callable[[AnyEvent], None]
+        self,
+        node: Node,
+        leases: Leases,
+        supervisor: Supervisor,
+        runs_as: Callable[[Seat], Seat],
+        give: Callable[[AnyEvent], None],
     ) -> None:
         self._node = node
         self._leases = leases
         self._supervisor = supervisor
+        self._runs_as = runs_as
         self._give = give
         self._holds: dict[Seat, Hold] = {}
 
@@ -59,10 +66,10 @@ class Tenure:
             self._give(Unleased(seat, error.message, AGAIN_S))
             return
         self._holds[seat] = hold
-        self._supervisor.renew(str(seat), hold.until)
+        self._supervisor.renew(str(self._runs_as(seat)), hold.until)
         self._give(Leased(seat, hold.token))
         while self._holds.get(seat) is hold and not hold.lost.is_set():
-            self._supervisor.renew(str(seat), hold.until)
+            self._supervisor.renew(str(self._runs_as(seat)), hold.until)
             renewed = hold.renewed
             with trio.move_on_after(1.0):
                 await renewed.wait()

@@ -235,12 +235,9 @@ class Workloads:
         return sorted({aid for seat, by_node in claims if seat.name == name for aid in by_node})
 
     def _empty(self, seat: Seat) -> Json:
-        why = self._why_nobody(seat.name)
-        voters = self._spec(seat.name).workload.voters
-        if voters and self._orders.in_force(QUORUMS + voters) is None:
-            why = f"there is no quorum {voters}: `meshctl quorum create {voters} ...`"
+        why = self._no_quorum(self._spec(seat.name)) or self._why_nobody(seat.name)
         return {
-            "instance": str(seat),
+            "instance": str(self._placer.dyed(seat)),
             "state": "unplaced",
             "node": None,
             "node_name": None,
@@ -249,6 +246,13 @@ class Workloads:
             "since": None,
             "why": why,
         }
+
+    def _no_quorum(self, spec: Spec) -> str:
+        """Why no node can have a lease for it, or ""."""
+        voters = spec.workload.voters
+        if not voters or self._orders.in_force(QUORUMS + voters) is not None:
+            return ""
+        return f"there is no quorum {voters}: `meshctl quorum create {voters} ...`"
 
     def _why_nobody(self, name: str) -> str:
         """Why no node can run it, "" if one can."""
@@ -261,7 +265,7 @@ class Workloads:
     def _instance(self, seat: Seat, aid: bytes, claim: Claim) -> Json:
         node, node_name = self._table.who(aid)
         return {
-            "instance": str(seat),
+            "instance": str(self._placer.dyed(seat)),
             "state": self._stage(aid, claim),
             "node": node,
             "node_name": node_name,
@@ -314,6 +318,7 @@ class Workloads:
         seat = (empty or [Seat(name, 0)])[0]
         now, now_ms = self._placer.now(), self._node.now_ms()
         order = {it.aid: place for place, it in enumerate(table.plan(name, [seat], now, now_ms)[seat], 1)}
+        order = {} if self._no_quorum(spec) else order
         members = set(self._node.directory.members()) | set(table.sites)
         rows = [self._verdict(spec, seat, aid, order) for aid in sorted(members)]
         return sorted(rows, key=lambda row: (row["place"] is None, row["place"] or 0, row["node_name"]))
@@ -325,7 +330,7 @@ class Workloads:
         if aid not in table.sites:
             why = "offers nothing to workloads"
         else:
-            why = table.why_not(name, aid) or table.why_crowded(name, aid)
+            why = table.why_not(name, aid) or table.why_crowded(name, aid) or self._no_quorum(spec)
         weighs, score = table.worth(seat, aid)
         return {
             "node": node,

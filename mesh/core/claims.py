@@ -41,13 +41,21 @@ Texts = Annotated[tuple[Annotated[str, msgspec.Meta(max_length=256)], ...], msgs
 
 
 class Seat(NamedTuple):
-    """One numbered instance of a workload: a place to be taken by one node."""
+    """One numbered instance of a workload: a place to be taken by one node.
+
+    `colour` tells apart what runs in it while there are two generations; claims have none.
+    """
 
     name: str
     number: int
+    colour: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name}/{self.number}"
+        return f"{self.name}/{self.number}" + (f"-{self.colour}" if self.colour else "")
+
+    def dyed(self, colour: str) -> Seat:
+        """The same seat in a colour."""
+        return self._replace(colour=colour)
 
 
 class Stage(StrEnum):

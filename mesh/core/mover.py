@@ -6,7 +6,8 @@ import math
 
 import msgspec
 
-from mesh.core.rollout import BEFORE, BUSY, SETTLE_MS, WHY_CHARS_MAX, Picture, St, Statement
+from mesh.core.bluegreen import switch_due_ms
+from mesh.core.rollout import BEFORE, BUSY, SETTLE_MS, WHY_CHARS_MAX, Course, Picture, St, Statement
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -48,6 +49,8 @@ class Mover:
             return None, math.inf
         if picture.joined_late(self.me, running.gen):
             return (self._word(picture, St.OK, now_ms) if running.healthy else None), math.inf
+        if picture.bluegreen and st == St.OK and said is not None:
+            return self._beside(picture, said, running, now_ms)
         if st in BEFORE:
             return self._waiting(picture, said, now_ms)
         if st in BUSY:
@@ -99,6 +102,26 @@ class Mover:
         if now_ms < look_ms:
             return None, look_ms
         return self._word(picture, St.MOVE, now_ms), now_ms + picture.plan.deadline_s * 1000
+
+    def _beside(
+        self, picture: Picture, said: Statement, running: Running, now_ms: int
+    ) -> tuple[Statement | None, float]:
+        """Ok beside the old generation: the switch, and the end."""
+        switch_ms, final = picture.switched_ms, picture.final
+        if not final and (running.failing or (switch_ms and not running.healthy)):
+            return self._word(picture, St.FAIL, now_ms, running.why or "it is not healthy any more"), now_ms
+        if not switch_ms:
+            due_ms = switch_due_ms(picture, self.me)
+            if now_ms < due_ms:
+                return None, due_ms
+            switch_ms = now_ms
+        end_ms = switch_ms + picture.plan.drain_s * 1000
+        final = final or (now_ms >= end_ms and picture.order.course == Course.RUN and not picture.halt)
+        again_ms = math.inf if final else end_ms
+        if (said.switch_ms, said.final) == (switch_ms, final):
+            return None, again_ms
+        word = msgspec.structs.replace(said, gen=picture.order.gen, switch_ms=switch_ms, final=final)
+        return word, again_ms
 
     def _moving(
         self, picture: Picture, said: Statement, running: Running, now_ms: int

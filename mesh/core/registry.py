@@ -1,7 +1,7 @@
 """Services: what is offered, by whom, and in which state. The shared shapes, and how a spec is read.
 
     record at `svc/<aid>/<id>` (scope zone, kind all, by the node <aid>): one service on one node
-    id = first 16 hex digits of BLAKE2b(name 00 version 00 owner's public key)
+    id = first 16 hex digits of BLAKE2b(name 00 version 00 owner's public key, then its colour if it has one)
 
 A record counts only if its author is the <aid> of its path and the id fits its content, so nobody can
 register in another's name, and nobody can overwrite another's: a different owner gives a different id.
@@ -83,6 +83,7 @@ class Service(msgspec.Struct, frozen=True):
         type: a free word that traffic rules can ask for, e.g. inference.
         checks: kinds of its checks.
         tier: of the service; empty: its node's.
+        colour, generation: of the workload that it is of, see `core/bluegreen.py`; generation 0: of none.
         zone: the owner's certified zone.
     """
 
@@ -100,6 +101,8 @@ class Service(msgspec.Struct, frozen=True):
     checks: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     tier: str = ""
+    colour: str = ""
+    generation: int = 0
     zone: str = ""
 
 
@@ -152,13 +155,17 @@ class Spec(msgspec.Struct, frozen=True):
     checks: tuple[Check, ...] = ()
     capabilities: tuple[str, ...] = ()
     tier: str = ""
+    colour: str = ""
+    generation: int = 0
 
     def service(self, public: bytes, zone: str = "") -> Service:
         """The service that the node with this 32-byte key offers by it."""
         return Service(
-            id=service_id(self.name, self.version, public),
+            id=service_id(self.name, self.version, public, self.colour),
             owner=public[:16],
             checks=tuple({check.group: check.kind for check in self.checks}.values()),
+            colour=self.colour,
+            generation=self.generation,
             zone=zone,
             **{name: getattr(self, name) for name in _SHARED},
         )
@@ -183,9 +190,9 @@ _EMPTY = Service("", "", "", b"", ())
 _OPTIONAL = Service.__struct_fields__[5:-1]
 
 
-def service_id(name: str, version: str, public: bytes) -> str:
+def service_id(name: str, version: str, public: bytes, colour: str = "") -> str:
     """The id that a service of this name and version has on the node with this 32-byte key."""
-    content = name.encode() + b"\0" + version.encode() + b"\0" + public
+    content = name.encode() + b"\0" + version.encode() + b"\0" + public + colour.encode()
     return hashlib.blake2b(content, digest_size=ID_HEX // 2).hexdigest()
 
 
@@ -359,13 +366,22 @@ def read(path: str, value: Any, public: bytes, zone: str = "") -> Service:
         known["endpoints"] = [
             dict(zip(Endpoint.__struct_fields__, each, strict=True)) for each in value.get("endpoints", ())
         ]
-        service = parse(known).service(public, zone)
+        service = msgspec.structs.replace(parse(known), **_of_workload(value)).service(public, zone)
         kinds = words_of("service", "checks", value.get("checks", []), CHECKS_MAX)
     except (UsageError, TypeError, ValueError) as error:
         raise PeerError(f"service at {path!r:.120}: {error}") from None
     if service.id != id_:
         raise PeerError(f"service at {path!r:.120}: its id does not fit {service.name} {service.version}")
     return msgspec.structs.replace(service, checks=kinds)
+
+
+def _of_workload(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Colour and generation; UsageError."""
+    generation = value.get("generation", 0)
+    if not isinstance(generation, int) or not 0 <= generation < 1 << 60:
+        raise UsageError(f"generation {generation!r:.40} is none")
+    colour = text_of("service", "colour", value.get("colour", ""), chars_max=16)
+    return {"colour": colour, "generation": generation}
 
 
 def health_of(service: Service, said: Mapping[str, Word] | None) -> Word:

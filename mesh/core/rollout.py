@@ -18,6 +18,7 @@ reads the order and what the other targets say, and decides for itself alone whe
                need agree on a list. It opens when of the earlier waves min_ok are ok and at most max_fail
                failed; a tenth of all move at once. Empty waves pass
     regional   region by region in the order of `regions`, the others after them, in each as rolling
+    bluegreen  every target starts the new generation beside the old one, all at once; see `bluegreen.py`
 
 **Health** is not only a node's own word: a target that died between its move and its `ok` has failed, and
 that is for its neighbours to say. Targets that were dead before count for nothing, and follow when they
@@ -29,191 +30,78 @@ it is waits for a moment and looks once more. The operator goes on with gen + 1:
 count for nothing but for those who are ok already. With `rollback` a halt takes everybody back; else they
 stay as they are.
 
-The blue-green strategy is not among these: it needs both generations at once, and is refused by name.
+The words that are said, and how they are written down, are in `rollwords.py`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
-from functools import lru_cache
-from hashlib import blake2b
-from typing import Annotated, Any
 
-import msgspec
+from mesh.core.rollwords import (
+    BEFORE,
+    BUSY,
+    MOVED,
+    PREFIX,
+    SETTLE_MS,
+    TARGETS_MAX,
+    WHY_CHARS_MAX,
+    Course,
+    Gate,
+    Order,
+    Plan,
+    St,
+    Statement,
+    Target,
+    check_plan,
+    decode_order,
+    decode_statement,
+    encode,
+    order_path,
+    parts_of,
+    place,
+    statement_path,
+    unread,
+)
+from mesh.core.workload_parts import STRATEGIES
 
-from mesh.core.workload_parts import STRATEGIES, Rollout
-from mesh.errors import PeerError, UsageError
+__all__ = [
+    "BEFORE",
+    "BUSY",
+    "MOVED",
+    "PREFIX",
+    "SETTLE_MS",
+    "TARGETS_MAX",
+    "WHY_CHARS_MAX",
+    "Course",
+    "Gate",
+    "Order",
+    "Picture",
+    "Plan",
+    "St",
+    "Statement",
+    "Target",
+    "check_plan",
+    "decode_order",
+    "decode_statement",
+    "encode",
+    "generation_for",
+    "order_path",
+    "parts_of",
+    "place",
+    "statement_path",
+    "unread",
+]
 
-Plan = Rollout
-PREFIX = "roll/"
-TARGETS_MAX = 16_384
-WHY_CHARS_MAX = 300
-SETTLE_MS = 2000
 AT_ONCE_SHARE = 0.1
-_AID_HEX = 32
-Whole = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
-Words = Annotated[str, msgspec.Meta(max_length=WHY_CHARS_MAX)]
-
-
-class Course(StrEnum):
-    """What the operator wants."""
-
-    RUN = "run"
-    PAUSE = "pause"
-    ABORT = "abort"
-
-
-class St(StrEnum):
-    """How far a target is."""
-
-    WAIT = "wait"
-    TURN = "turn"  # its gate is open; it looks once more before it moves
-    MOVE = "move"
-    TRIAL = "trial"
-    OK = "ok"
-    FAIL = "fail"
-    BACK = "back"
-
-
-BUSY = (St.MOVE, St.TRIAL)
-BEFORE = (St.WAIT, St.TURN)
-MOVED = (St.MOVE, St.TRIAL, St.OK, St.FAIL)
-
-
-class Order(msgspec.Struct, frozen=True):
-    """The order.
-
-    Attributes:
-        gen: grows with every word of the operator that starts it anew.
-        subject: what is changed, e.g. `workload/web`.
-        before, after: generations of the subject.
-        promoted: an operator said that the canary is good.
-    """
-
-    gen: Whole
-    subject: Annotated[str, msgspec.Meta(max_length=128)]
-    before: Whole
-    after: Whole
-    at_ms: Whole
-    plan: Plan = Plan()
-    course: Course = Course.RUN
-    promoted: bool = False
-
-
-class Statement(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A target's word. `halt`: why nobody should go on; `moved_ms`: when it moved, for its deadline."""
-
-    gen: Whole
-    st: St
-    since_ms: Whole
-    why: Words = ""
-    halt: Words = ""
-    moved_ms: Whole = 0
-
-
-class Target(msgspec.Struct, frozen=True):
-    """A node that is to be changed.
-
-    Attributes:
-        fell_ms: when it was found dead; 0: it was not.
-        unheard: nothing was heard of it since we started: nobody waits for it, and it has not failed either.
-    """
-
-    aid: bytes
-    region: str = ""
-    fell_ms: int = 0
-    unheard: bool = False
-
-
-class Gate(msgspec.Struct, frozen=True):
-    """Whether a target may move; `at_ms` when only time is missing."""
-
-    open: bool
-    why: str = ""
-    at_ms: float = math.inf
-
-
-def check_plan(where: str, plan: Plan) -> None:
-    """Refuse what cannot be done. UsageError."""
-    if plan.strategy not in STRATEGIES:
-        raise UsageError(
-            f"{where}: rollout.strategy {plan.strategy!r} is not supported", f"one of {', '.join(STRATEGIES)}"
-        )
-    if plan.strategy == "regional" and not plan.regions:
-        raise UsageError(
-            f"{where}: rollout.strategy regional needs `regions`", 'regions = ["north", "south"]'
-        )
-
-
-def order_path(ident: str) -> str:
-    return PREFIX + ident
-
-
-def statement_path(aid: bytes, ident: str) -> str:
-    return f"{PREFIX}{aid.hex()}/{ident}"
-
-
-def parts_of(path: str) -> tuple[bytes, str]:
-    """The node and the rollout of a statement's path; b"" for the order itself.
-
-    Raises:
-        PeerError: it is neither.
-    """
-    parts = path.split("/")
-    if len(parts) == 2 and parts[1]:
-        return b"", parts[1]
-    try:
-        aid = bytes.fromhex(parts[1])
-    except (ValueError, IndexError):
-        aid = b""
-    if len(parts) != 3 or len(aid) * 2 != _AID_HEX or path != statement_path(aid, parts[2]):
-        raise PeerError(f"path {path!r:.80} names no rollout")
-    return aid, parts[2]
-
-
-def encode(value: Order | Statement) -> dict[str, Any]:
-    """As a record's value."""
-    found: dict[str, Any] = msgspec.to_builtins(value)
-    return found
-
-
-def decode_order(value: Any) -> Order:
-    """Check an order. PeerError."""
-    try:
-        return msgspec.convert(value, Order)
-    except msgspec.ValidationError as error:
-        raise PeerError(f"a malformed rollout: {str(error)[:120]}") from None
-
-
-def unread(value: Any) -> Order | None:
-    """An order that this version cannot read, as one that never begins: nobody moves by a guess."""
-    if not isinstance(value, dict):
-        return None
-    known = {name: value.get(name) for name in ("gen", "subject", "before", "after", "at_ms")}
-    try:
-        return msgspec.convert({**known, "course": "pause"}, Order)
-    except msgspec.ValidationError:
-        return None
-
-
-def decode_statement(value: Any) -> Statement:
-    """Check a target's word. PeerError."""
-    try:
-        return msgspec.convert(value, Statement)
-    except msgspec.ValidationError as error:
-        raise PeerError(f"a malformed statement: {str(error)[:120]}") from None
-
-
-@lru_cache(maxsize=TARGETS_MAX)
-def place(ident: str, aid: bytes) -> float:
-    """u: where a target stands, in [0, 1)."""
-    return int.from_bytes(blake2b(ident.encode() + b"\0" + aid, digest_size=8).digest(), "big") / 2**64
 
 
 class Picture:
-    """One rollout as one node sees it: the order, the targets, what they say."""
+    """One rollout as one node sees it: the order, the targets, what they say.
+
+    Args:
+        short: instances that are to be, and that no living target has.
+    """
 
     def __init__(
         self,
@@ -222,10 +110,12 @@ class Picture:
         targets: Iterable[Target],
         statements: Mapping[bytes, Statement],
         admins: Iterable[bytes] = (),
+        short: int = 0,
     ) -> None:
         self.ident = ident
         self.order = order
         self.plan = order.plan
+        self.short = short
         given = list(targets)
         self._places = {target.aid: (place(ident, target.aid), target.aid) for target in given}
         self.targets = sorted(given, key=lambda target: self._places[target.aid])
@@ -297,11 +187,15 @@ class Picture:
     @property
     def taken_back(self) -> bool:
         """Whether everybody goes back to the old generation."""
+        if self.final:
+            return False
         return self.order.course == Course.ABORT or bool(self.halt and self.plan.rollback)
 
     @property
     def done(self) -> bool:
         """Whether every target that counts is where it should be: a quorum of `min_ok` of them."""
+        if self.bluegreen and not self.taken_back:
+            return self.final
         wanted = St.BACK if self.taken_back else St.OK
         there = [self.st(target.aid) for target in self.alive]
         if wanted == St.BACK:
@@ -313,12 +207,19 @@ class Picture:
         """Whether a target took over (`held`) the new generation when everybody else was ok."""
         if self.halt or self.order.course == Course.ABORT or held != self.order.after:
             return False
-        others = [it.aid for it in self.alive if it.aid != aid]
-        return self.statement(aid) is None and bool(others) and all(self.st(it) == St.OK for it in others)
+        if self.statement(aid) is not None or (self.bluegreen and not self.final):
+            return False
+        # Whoever died since then was ok as well, and may have been the only one.
+        others = [it for it in self.targets if it.aid != aid]
+        oks = sum(self.st(it.aid) == St.OK for it in others)
+        counting = [st for it in others if self._counts(it, st := self.st(it.aid))]
+        return oks > 0 and all(st == St.OK for st in counting)
 
     @property
     def state(self) -> str:
         """In one word."""
+        if self.final:
+            return "done"
         if self.order.course == Course.ABORT:
             return "aborted" if self.done else "aborting"
         if self.halt:
@@ -326,7 +227,33 @@ class Picture:
             return ("rolled back" if self.done else "rolling back") if back else "halted"
         if self.done:
             return "done"
-        return "paused" if self.order.course == Course.PAUSE else "running"
+        if self.order.course == Course.PAUSE:
+            return "paused"
+        return "switched" if self.switched_ms else "running"
+
+    # -- both generations at once -----------------------------------------------------------------------
+
+    @property
+    def bluegreen(self) -> bool:
+        """Whether the two generations stand side by side."""
+        return self.plan.strategy == "bluegreen"
+
+    def _ok_words(self) -> list[Statement]:
+        return [
+            said for aid in sorted(self._heard & self._said.keys()) if (said := self._said[aid]).st == St.OK
+        ]
+
+    @property
+    def switched_ms(self) -> int:
+        """Since when the service is the new generation, 0 if it is not. Who is ok repeats what it saw."""
+        if not self.bluegreen:
+            return 0
+        return min((said.switch_ms for said in self._ok_words() if said.switch_ms), default=0)
+
+    @property
+    def final(self) -> bool:
+        """Whether the old generation is over."""
+        return self.bluegreen and any(said.final for said in self._ok_words())
 
     # -- whose turn it is -------------------------------------------------------------------------------
 
@@ -338,6 +265,8 @@ class Picture:
             return Gate(False, f"halted: {self.halt}")
         if self.order.course == Course.PAUSE:
             return Gate(False, "it is paused")
+        if self.bluegreen:
+            return Gate(True)
         if aid not in self._by_aid:
             return Gate(self.done, "it is not done elsewhere")
         return self._strategy(aid, now_ms)
@@ -429,6 +358,8 @@ def generation_for(aid: bytes, picture: Picture, held: int = 0) -> int:
     A node that is no target (it has no instance yet) gets the old one until the rollout is done, so that a
     failover in its midst promotes nothing. Who took over the new one (`held`) after that keeps it.
     """
+    if picture.bluegreen:
+        return picture.order.after if picture.final else picture.order.before
     if picture.taken_back:
         return picture.order.before
     if picture.st(aid) in MOVED or picture.joined_late(aid, held):

@@ -24,20 +24,41 @@ from mesh.core.claims import Claim, Seat, Stage
 from mesh.core.guard import Rule
 from mesh.core.secret import Readers, why_closed
 from mesh.core.workload import Workload
+from mesh.core.workload_parts import Amounts, Resources
 
 Standing = Literal["alive", "unknown", "dead", "gone"]
 NEVER = float("inf")
 BOOT_S = 60.0
 HOLDING = (Stage.CLAIM, Stage.RUN, Stage.DONE)
 OCCUPYING = (Stage.CLAIM, Stage.RUN, Stage.DRAIN)
+_PARTS = Amounts.__struct_fields__
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """A workload as it is stored. `restarts` counts the times that an operator had it started anew."""
+    """A workload as it is stored.
+
+    Attributes:
+        restarts: times that an operator had it started anew.
+        colour: of its instances, see `bluegreen.py`.
+        beside: what is to run beside each instance here.
+        also: room that is needed besides, for the other generation.
+    """
 
     workload: Workload
     gen: int
     restarts: int = 0
+    colour: str = ""
+    beside: Spec | None = None
+    also: Amounts | None = None
+
+    @property
+    def need(self) -> Workload:
+        """The workload with the room that an instance needs, the one beside it included."""
+        if self.also is None:
+            return self.workload
+        own = self.workload.resources
+        both = Amounts(*(getattr(own.requests, it) + getattr(self.also, it) for it in _PARTS))
+        return msgspec.structs.replace(self.workload, resources=Resources(both, own.limits))
 
 
 class Member(msgspec.Struct):
@@ -105,7 +126,10 @@ class Seating:
         spec = self.specs.get(seat.name)
         if claim.st in OCCUPYING and spec is not None:
             self._here.setdefault(aid, Counter())[seat.name] += sign
-            self._loads.setdefault(aid, Load()).add(spec.workload.resources.requests, sign)
+            load = self._loads.setdefault(aid, Load())
+            load.add(spec.workload.resources.requests, sign)
+            if spec.also is not None:
+                load.add(spec.also, sign)
 
     def set_claim(self, aid: bytes, seat: Seat, claim: Claim | None) -> None:
         """A node's word about a seat."""
@@ -275,7 +299,21 @@ class Seating:
 
     def why_crowded(self, name: str, aid: bytes) -> str:
         """What a node has no room for, or ""."""
-        return crowded(self.specs[name].workload, self.sites[aid], self.load(aid))
+        return crowded(self.specs[name].need, self.sites[aid], self.load(aid))
+
+    def why_not_both(self, workload: Workload) -> tuple[bytes, str]:
+        """Which node has no room for as many instances of this more as it has now, and for want of what."""
+        here: Counter[bytes] = Counter()
+        for seat in self._seats.get(workload.name, ()):
+            here.update(aid for aid, claim in self.claims[seat].items() if claim.st in OCCUPYING)
+        for aid in sorted(here):
+            load = msgspec.structs.replace(self.load(aid))
+            for _ in range(here[aid]):
+                site = self.sites.get(aid)
+                if site is not None and (why := crowded(workload, site, load)):
+                    return aid, why
+                load.add(workload.resources.requests, 1)
+        return b"", ""
 
     def why_not(self, name: str, aid: bytes) -> str:
         """Why a node is not asked for a workload at present, room apart, or ""."""
@@ -288,6 +326,7 @@ class Seating:
         empty at once spread over the nodes and do not all go to the same.
         """
         spec = self.specs[name]
+        need = spec.need
         sites = [self.sites[aid] for aid in sorted(self.sites) if not self.why_not(name, aid)]
         label = spec.workload.affinity.spread
         beside: dict[bytes, int] = {}
@@ -299,7 +338,7 @@ class Seating:
         for seat in sorted(short):
             plans[seat] = ordered(
                 seat,
-                spec.workload,
+                need,
                 sites,
                 self._loads,
                 lambda site: (groups.get(site.labels.get(label, ""), 0), beside.get(site.aid, 0)),

@@ -186,11 +186,14 @@ def schema() -> dict[str, Any]:
     }
 
 
-def service_spec(it: Workload, endpoints: list[int]) -> ServiceSpec | None:
+def service_spec(
+    it: Workload, endpoints: list[int], *, colour: str = "", generation: int = 0
+) -> ServiceSpec | None:
     """The service that a workload's instances on this node are registered as; None for none.
 
     Args:
         endpoints: ports of the instances that run here, on the loopback address.
+        colour, generation: of these instances, see `core/bluegreen.py`.
 
     Raises:
         UsageError: what the spec says of it cannot be a service.
@@ -211,7 +214,7 @@ def service_spec(it: Workload, endpoints: list[int]) -> ServiceSpec | None:
         "weight": it.service.weight,
         "checks": [dict(check) for check in it.checks],
     }
-    return parse_service(raw)
+    return msgspec.structs.replace(parse_service(raw), colour=colour, generation=generation)
 
 
 # -- reading ----------------------------------------------------------------------------------------------
@@ -399,6 +402,27 @@ def _check_parts(where: str, it: Workload) -> None:
     service_spec(it, [1])
     if list(it.rollout.waves) != sorted(it.rollout.waves) or it.rollout.waves[-1:] != (1.0,):
         raise UsageError(f"{where}: rollout.waves ascend and end with 1")
+    if it.rollout.strategy == "bluegreen":
+        refuse_two(where, it)
+
+
+def refuse_two(where: str, it: Workload) -> None:
+    """Refuse, for the strategy bluegreen, what cannot run in two generations on one node. UsageError."""
+    fixed = next((port for port in it.ports if port.port), None)
+    kept = next((mount for mount in it.mounts if mount.kind == "persistent"), None)
+    if it.mode == "exclusive":
+        why = "mode exclusive allows one holder at a time, so two generations cannot run side by side"
+    elif it.runtime == "kubernetes":
+        why = "the cluster of runtime kubernetes replaces its pods itself"
+    elif fixed is not None:
+        why = f"port {fixed.name} is fixed to {fixed.port}, which only one generation can have: let it be 0"
+    elif kept is not None:
+        why = f"mount {kept.name} is persistent, and both generations would write to it"
+    elif not it.service.enabled or all(port.protocol == "udp" for port in it.ports):
+        why = "it needs a service to switch: a tcp port, and service.enabled"
+    else:
+        return
+    raise UsageError(f"{where}: rollout.strategy bluegreen: {why}", "or use rolling, or canary")
 
 
 def _unique(where: str, what: str, names: list[str]) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 REPLICAS_MAX = 1000
 Strategy = Literal["rolling", "canary", "gradual", "regional", "bluegreen"]
-STRATEGIES = ("rolling", "canary", "gradual", "regional")  # those that can be done
+STRATEGIES = ("rolling", "canary", "gradual", "regional", "bluegreen")
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Word = Annotated[str, msgspec.Meta(max_length=128)]
@@ -115,7 +115,12 @@ class Service(Part, frozen=True):
 
 
 class Rollout(Part, frozen=True):
-    """How a new version takes the old one's place. See the rollout's own documentation for each strategy."""
+    """How a new version takes the old one's place. See the rollout's own documentation for each strategy.
+
+    Attributes:
+        drain_s: bluegreen: how long the old instances stay after the switch, for calls under way and to go
+            back at once.
+    """
 
     strategy: Strategy = "rolling"
     max_unavailable: Annotated[int, msgspec.Meta(ge=1, le=REPLICAS_MAX)] = 1
@@ -128,3 +133,4 @@ class Rollout(Part, frozen=True):
     regions: Annotated[tuple[Word, ...], msgspec.Meta(max_length=64)] = ()
     manual: bool = False
     rollback: bool = True
+    drain_s: Seconds = 30.0

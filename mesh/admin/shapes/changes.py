@@ -6,8 +6,8 @@ from typing import Any, TypedDict
 
 
 class Rollout(TypedDict):
-    """A change on its way. `state`: running, paused, halted, rolling back, rolled back, aborting, aborted,
-    done. `counts`: targets by how far they are: wait, turn, move, trial, ok, fail, back.
+    """A change on its way. `state`: running, switched, paused, halted, rolling back, rolled back, aborting,
+    aborted, done. `counts`: targets by how far they are: wait, turn, move, trial, ok, fail, back.
     """
 
     id: str
@@ -61,7 +61,7 @@ class Document(TypedDict):
 
 
 class Reported(TypedDict):
-    """What a node says of a document: applied, refused (`why`), or unknown."""
+    """What a node says of a document: applied, waits, refused (`why`), or unknown."""
 
     node: str
     node_name: str

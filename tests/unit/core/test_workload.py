@@ -167,10 +167,10 @@ def test_a_version_that_would_write_on_somebodys_terminal_is_refused() -> None:
         parse({**WEB, "version": "1\x1b[2J"})
 
 
-def test_of_strategies_only_those_that_can_be_done_are_recommended() -> None:
+def test_an_unknown_strategy_is_told_those_that_there_are() -> None:
     with pytest.raises(UsageError) as refused:
         parse({**WEB, "rollout": {"strategy": "blue-green"}})
-    assert refused.value.hint == "one of rolling, canary, gradual, regional"
+    assert refused.value.hint == "one of rolling, canary, gradual, regional, bluegreen"
 
 
 def test_a_command_written_as_a_line_is_told_to_be_a_list() -> None:
