@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from mesh.errors import Conflict, UsageError
 pytestmark = pytest.mark.slow
 WRK = shutil.which("wrk")
 CALLERS = 4
+NAMES = ("n2", "n3", "n4")
 PROGRAM = """
 import http.server, os, sys
 
@@ -69,8 +71,9 @@ class Place:
         self.lua.write_text(LUA)
         self._start(self.yard.first(start=False))
         token = self.yard.invite(self.first, uses=3)
-        for _ in range(3):
-            self._start(self.yard.join(token, start=False))
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda name: self._start(self.yard.join(token, name, start=False)), NAMES))
+        self.yard.agents.sort(key=lambda agent: agent.name)
         self.yard.agree()
         with self.first.client() as client:
             # On a busy machine round trips differ: everyone healthy is to take turns all the same.
@@ -207,7 +210,7 @@ def test_the_service_changes_hands_in_one_step_and_back(place: Place) -> None:
     assert place.over() == "done"
     place.three("2")
     # Never healthy: nobody is told of it, and all go on with what they have.
-    place.apply("bad", strategy="bluegreen", deadline_s=3)
+    place.apply("bad", strategy="bluegreen", deadline_s=2)
     assert place.over() == "rolled back"
     # Called back in the time in which both still run.
     place.apply("3", strategy="bluegreen", drain_s=60)
@@ -262,7 +265,7 @@ def test_under_load_a_node_dies_one_is_drained_and_versions_change(place: Place)
         place.apply("2", strategy="rolling", max_unavailable=1)
         assert place.over() == "done"
         place.three("2")
-        place.apply("bad", strategy="canary", deadline_s=3)
+        place.apply("bad", strategy="canary", deadline_s=2)
         assert place.over() == "rolled back"
         place.three("2")
     finally:

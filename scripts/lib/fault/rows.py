@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fault import attack, crash, distance, membership, mutated, network, rights, split, storage
+from fault import attack, crash, distance, membership, mutated, network, rights, split, storage, workloads
 from fault.base import Row, Run
 from fault.network import NO_DELAY, Delay
 from fault.report import Report
@@ -18,6 +18,7 @@ ROWS: dict[str, Row] = {
     **membership.ROWS,
     **distance.ROWS,
     **split.ROWS,
+    **workloads.ROWS,
     **crash.ROWS,
     **storage.ROWS,
     **rights.ROWS,
