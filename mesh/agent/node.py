@@ -487,7 +487,7 @@ class Node:
                 self.author.say_live_again()
                 self.vitality.say_again()
             return None
-        trusted = self.author.fences[scope].trusted(own.strays, self.now_ms())
+        trusted = self.author.fences[scope].trusted(own, self.now_ms())
         strays = Own([], [rec for rec in own.strays if rec not in trusted])
         if strays.strays:
             self.nursery.start_soon(

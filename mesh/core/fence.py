@@ -28,7 +28,7 @@ from mesh.core import folds, tally
 from mesh.core.collect import KEEP_MS, Statement, again, joined
 from mesh.core.floors import apply_floor, gc_floor, gc_order, gc_slot, immortal, is_gc
 from mesh.core.log import Log
-from mesh.core.own import own_offered
+from mesh.core.own import Own, own_offered
 from mesh.core.record import GC_PATH, Kind, Op, Record, SlotKey
 
 
@@ -76,15 +76,16 @@ class Fence(msgspec.Struct):
         """Whether whoever could remind us has had a day to do so."""
         return self.checked and now_ms >= self.set_ms + keep_ms
 
-    def trusted(self, strays: Sequence[Record], now_ms: int) -> list[Record]:
+    def trusted(self, own: Own, now_ms: int) -> list[Record]:
         """Those of what others still hold of ours below our floor that we may have forgotten, not deleted.
 
-        They are not withdrawn, and whoever has our floor and still names them in a reset is believed.
+        They are not withdrawn, and whoever has our floor and still names them in a reset is believed. What
+        comes together with something forgotten is among them also when the fence has passed: that news sets
+        it again, and what is withdrawn before it is heard does not come back.
         """
-        return self._doubtful(strays) if self.forgot and not self.passed(now_ms) else []
-
-    def _doubtful(self, strays: Sequence[Record]) -> list[Record]:
-        return [rec for rec in strays if rec.hlc > self.hlc or 0 < self.taken <= rec.hlc]
+        if not own.unknown and (not self.forgot or self.passed(now_ms)):
+            return []
+        return [rec for rec in own.strays if rec.hlc > self.hlc or 0 < self.taken <= rec.hlc]
 
     def alone(self) -> None:
         """There is no other member in this scope who could know more of us."""
@@ -124,8 +125,7 @@ class Fence(msgspec.Struct):
             return []
         if reset:
             gc = max((rec for rec in records if is_gc(rec)), key=gc_order, default=None)
-            strays = self._doubtful(own.strays) if own.unknown else self.trusted(own.strays, now_ms)
-            own.unknown += strays if gc_floor(gc) >= log.author(me).floor else []
+            own.unknown += self.trusted(own, now_ms) if gc_floor(gc) >= log.author(me).floor else []
         if not own.unknown:
             return []
         self.forgot = True

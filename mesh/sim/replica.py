@@ -267,7 +267,7 @@ class Replica:
                 again = Statement(rec.path, rec.kind, rec.val, rec.op, rec.ttl)
                 self.say_live(again, urgent=False)
             return None
-        trusted = self.disk.fences[scope].trusted(own.strays, self.node.now_ms())
+        trusted = self.disk.fences[scope].trusted(own, self.node.now_ms())
         strays = sync.Own([], [rec for rec in own.strays if rec not in trusted])
         if strays.strays and self._parts.answers_strays:
             self.say(scope, lambda log: answer_strays(log, strays, self.node.now_ms()), again=True)

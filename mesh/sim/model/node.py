@@ -113,8 +113,10 @@ class Node(Replica):
                 self.notice(rec)
 
     def _own(self, sender: int, scope: str, own: sync.Own) -> None:
-        trusted = self.fences[scope].trusted(own.strays, self.now_ms)
+        trusted = self.fences[scope].trusted(own, self.now_ms)
         strays = sync.Own([], [rec for rec in own.strays if rec not in trusted])
+        if strays.strays and self.fences[scope].passed(self.now_ms):
+            self.world.fence_passed(self, scope)
         if strays.strays and self.world.policy.answers_strays:
             self.say(scope, answer_strays(self.logs[scope], strays, self.now_ms), source=self.aid)
         if trusted:

@@ -8,7 +8,7 @@ from mesh.core import folds, sync, tally
 from mesh.core.collect import Statement
 from mesh.core.fence import Fence
 from mesh.core.memory import MemoryLog
-from mesh.core.own import own_offered
+from mesh.core.own import Own, own_offered
 from mesh.core.record import Kind, Record
 from mesh.sim.model.wire import aid_of
 
@@ -99,10 +99,10 @@ def test_a_stray_is_believed_while_it_is_known_that_something_was_forgotten() ->
     own = own_offered(log, ME, [one, two, floor], LATER_MS)
     assert own is not None
     assert own.strays == [two]
-    assert fence.trusted(own.strays, LATER_MS) == [two]
+    assert fence.trusted(own, LATER_MS) == [two]
     recover(log, fence, [one, two, floor], reset=True)
     assert log.get(slot(0, "kv/two")) == two
-    assert not fence.trusted([two], LATER_MS + DAY_MS)
+    assert not fence.trusted(Own([], [two]), LATER_MS + DAY_MS)
 
 
 def test_a_stray_that_the_backup_did_not_have_and_is_not_newer_was_deleted() -> None:
@@ -111,7 +111,7 @@ def test_a_stray_that_the_backup_did_not_have_and_is_not_newer_was_deleted() -> 
     fence = Fence.opened(log, ME, None, NOW_MS, 1)
     fence.forgot = True
     stray = rec(0, "kv/one", 1)
-    assert not fence.trusted([stray], LATER_MS)
+    assert not fence.trusted(Own([], [stray]), LATER_MS)
     recover(log, fence, [stray, gc(0, 3, 4), rec(0, "kv/new", 9)], reset=True)
     assert log.get(slot(0, "kv/one")) is None
     assert log.get(slot(0, "kv/new")) is not None
@@ -122,7 +122,23 @@ def test_a_stray_that_the_backup_had_and_a_reset_did_not_name_is_believed() -> N
     fence = Fence.opened(log, ME, None, NOW_MS, 1)
     recover(log, fence, [rec(0, "kv/one", 1), gc(0, 3, 4)], reset=True)
     assert log.get(slot(0, "kv/two")) is None
-    assert fence.trusted([rec(0, "kv/two", 2)], LATER_MS)
+    assert fence.trusted(Own([], [rec(0, "kv/two", 2)]), LATER_MS)
+
+
+def test_a_stray_that_comes_with_news_of_ours_is_believed_also_after_the_day() -> None:
+    """The first answer of a whole day left both out; withdrawn at once, the value would be gone for good."""
+    floor, noted, two = gc(0, 3, 4), rec(0, "removed/x", 1), rec(0, "kv/two", 2)
+    log = MemoryLog()
+    fence = Fence.opened(log, ME, None, NOW_MS, 1)
+    recover(log, fence, [floor], reset=True)
+    late_ms = LATER_MS + 2 * DAY_MS
+    own = own_offered(log, ME, [noted, two, floor], late_ms)
+    assert own is not None
+    assert (own.unknown, own.strays) == ([noted], [two])
+    assert fence.trusted(own, late_ms) == [two]
+    assert fence.trusted(Own([], [two]), late_ms) == []
+    recover(log, fence, [noted, two, floor], reset=True)
+    assert log.get(slot(0, "kv/two")) == two
 
 
 def test_a_counter_that_a_reset_did_not_name_stays() -> None:
