@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -65,7 +66,8 @@ class Dice:
             (self.clock, 0.25),
         ]
         self._moves = [move for move, _ in self._steps]
-        self._weights = [weight * odds.moves.get(move.__name__, 1.0) for move, weight in self._steps]
+        weights = [weight * odds.moves.get(move.__name__, 1.0) for move, weight in self._steps]
+        self._weights = list(itertools.accumulate(weights))
 
     def troubles(self) -> str:
         """Who was unlucky or bad in this run."""
@@ -78,7 +80,7 @@ class Dice:
         """Throw all steps."""
         for _ in range(steps):
             self._pass_time()
-            self.rng.choices(self._moves, self._weights)[0]()
+            self.rng.choices(self._moves, cum_weights=self._weights)[0]()
 
     def _pass_time(self) -> None:
         dice = self.rng.random()
@@ -280,6 +282,7 @@ class Dice:
         self.world.trace(lambda: f"restore {node.index}")
         self.world.losing(node, backup)
         self.world.forget(node, backup)
+        self.world.rewritten.add(node.index)
         node.restore(backup)
         if self.rng.random() < 0.5:
             del self.world.backups[node.index]
@@ -334,5 +337,6 @@ class Dice:
         if self.ahead is not None:
             node = self.world.nodes[self.ahead]
             self.ahead = None
+            self.world.rewritten.add(node.index)
             if node.alive:
                 node.correct_clock(random.Random(node.index).randint(-25_000, 25_000))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
+from mesh.sim.model import marks
 from mesh.sim.model.dice import STEPS, Dice
 from mesh.sim.model.final import Failed, finish
 from mesh.sim.model.rules import Odds, Policy
 from mesh.sim.model.world import World
+
+LOOKS = 6
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -36,7 +39,11 @@ def run(
     dice = Dice(world)
     problem = None
     try:
-        dice.run(steps)
+        for look in range(LOOKS):
+            dice.run(steps * (look + 1) // LOOKS - steps * look // LOOKS)
+            claim = marks.broken(world)
+            if claim is not None:
+                raise Failed(claim)
         finish(world, dice)
     except (Failed, AssertionError) as error:
         problem = f"{error or type(error).__name__} [{dice.troubles()}]"

@@ -64,6 +64,7 @@ class Truth:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.places: dict[Place, list[Event]] = {}
+        self.said: dict[tuple[Place, bytes], int] = {}
         self._of: dict[tuple[Place, bytes, int, bool], Event] = {}
         self.counters: dict[tuple[Place, bytes], Increments] = {}
 
@@ -75,6 +76,7 @@ class Truth:
         event = Event(place, len(self.events), 1 << len(here), rec, seen)
         here.append(event)
         self.events.append(event)
+        self.said[place, rec.aid] = self.said.get((place, rec.aid), 0) | event.bit
         self._of[place, rec.aid, rec.stamp, rec.op == Op.VOID] = event
         return event
 
@@ -162,7 +164,7 @@ class Truth:
         for event in events:
             shaky |= event.bit | event.seen if event.optional else 0
         for event in events:
-            own = sum(v.bit for v in events if v.aid == event.aid)
+            own = self.said[event.place, event.aid]
             if event.op == Op.VOID and event.seen & own & shaky:
                 shaky |= event.bit
         for event in shown.values():

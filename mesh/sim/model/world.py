@@ -47,6 +47,7 @@ class World:
         self.backups: dict[int, Backup] = {}
         self.forgotten: dict[tuple[int, Place], int] = {}
         self.tainted: set[int] = set()
+        self.rewritten: set[int] = set()
         self.liar: int | None = None
         self.sent_records = 0
         aids = [aid_of(index) for index in range(NODES)]
@@ -254,8 +255,10 @@ class World:
         if self.policy.fenced:
             for place, events in self.truth.places.items():
                 if place[0] == node.place(scope):
-                    own = sum(event.bit for event in events if event.aid == node.aid)
+                    own = self.truth.said.get((place, node.aid), 0)
                     forgotten = own & ~node.known.get(place, 0)
+                    if not forgotten:
+                        continue
                     self.truth.forgive(place, forgotten)
                     under = 0
                     for event in events:
