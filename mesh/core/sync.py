@@ -168,8 +168,10 @@ def serve(
         after, since = None, 0  # the floor rose between two parts: deletes that were due are gone
     reset = after.reset if after is not None else since < state.floor
     since = after.upto if after is not None else 0 if reset else since
-    start = max(after.at, since) if after is not None else since
     head = max(state.head, since)
+    start = since
+    if after is not None and head == since:
+        start = max(after.at, since)  # beyond the head, over holes; had they been filled, they would be owed
     records = [rec for rec in _lead(log, aid) if rec.hlc > start or (reset and is_gc(rec))]
     leading = {rec.hlc for rec in records}
     size = sum(rec.size + _OVERHEAD for rec in records)

@@ -72,7 +72,7 @@ class Node(Replica):
         )
         self.world.trace(
             lambda: (
-                f"  {self.index} took {scope} {aid.hex()[:4]} {delta.since}..{delta.upto}"
+                f"  {self.index} took from {sender} {scope} {aid.hex()[:4]} {delta.since}..{delta.upto}"
                 f"{' reset' if delta.reset else ''}{' pull' if delta.pull else ''}"
                 f" stored {[(r.path, r.hlc, r.op) for r in outcome.stored]} dropped {len(outcome.dropped)}"
                 f" head {outcome.head} floor {outcome.state.floor} want {outcome.want} {outcome.refused}"

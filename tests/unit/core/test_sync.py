@@ -132,6 +132,23 @@ def test_a_floor_that_rises_between_two_parts_turns_the_answer_into_a_reset() ->
     assert dump(behind) == dump(author)
 
 
+def test_what_fills_a_hole_between_two_parts_is_in_the_second() -> None:
+    """The first went over the hole to its end; the second may claim only what it holds."""
+    one, delete, far = rec(0, "kv/a", 1), gone(0, "kv/a", 2), [rec(0, f"kv/{at}", at) for at in range(3, 9)]
+    middle, last = log_of(one), log_of(one)
+    take(middle, delta(far, since=stamp(2)), far)
+    first = sync.serve(middle, aid_of(0), one.hlc, bytes_max=300)
+    assert first.more
+    assert first.upto == one.hlc
+    take(middle, delta([delete, *far], since=one.hlc), [delete, *far])
+    take(last, sync.delta_of(MESH, aid_of(0), first), first.records)
+    rest = first
+    while rest.more:
+        rest = sync.serve(middle, aid_of(0), one.hlc, bytes_max=300, after=rest)
+        take(last, sync.delta_of(MESH, aid_of(0), rest), rest.records)
+    assert dump(last) == dump(middle)
+
+
 def test_a_floor_that_the_head_has_passed_counts_with_a_reset_only() -> None:
     """A relay left the delete and the floor out: the floor alone would take the delete away unseen."""
     value, other = rec(0, "kv/a", 1), rec(0, "kv/b", 5)
