@@ -22,7 +22,7 @@ import msgspec
 from mesh.core.claims import Offer
 from mesh.core.registry import name_ok
 from mesh.core.selector import parse_selector
-from mesh.core.words import refuse_unknown
+from mesh.core.words import refuse_nameless, refuse_unknown
 from mesh.core.workload import Workload
 from mesh.errors import UsageError
 
@@ -118,7 +118,8 @@ def parse(raw: Any) -> Rule:
     """
     if not isinstance(raw, dict):
         raise UsageError("an admission rule is a table (an object) of fields")
-    name = raw.get("name", "")
+    refuse_nameless("an admission rule", raw, Rule.__struct_fields__)
+    name = raw["name"]
     if not isinstance(name, str) or not name_ok(name):
         raise UsageError(
             f"admission rule name {name!r:.80} is not allowed", "lower-case letters, digits, '-'"

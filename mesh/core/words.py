@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from math import isfinite
 from typing import Any
 
@@ -19,9 +20,19 @@ METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.20
 
 def refuse_unknown(where: str, raw: Mapping[Any, Any], known: Iterable[str]) -> None:
     """Refuse fields that nobody reads: a slip of the pen must not pass in silence."""
-    unknown = sorted(str(name) for name in raw if name not in tuple(known))
+    known = sorted(known)
+    unknown = sorted(str(name) for name in raw if name not in known)
     if unknown:
-        raise UsageError(f"{where}: unknown field {unknown[0]!r:.80}", f"known: {', '.join(sorted(known))}")
+        near = get_close_matches(unknown[0][:80], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        raise UsageError(f"{where}: unknown field {unknown[0]!r:.80}", hint)
+
+
+def refuse_nameless(what: str, raw: Mapping[Any, Any], known: Iterable[str]) -> None:
+    """Refuse what has no name, and say so if it is only written in another way."""
+    if "name" not in raw:
+        refuse_unknown(f"{what} without a name", raw, known)
+        raise UsageError(f"{what} has no name", 'name = "..."')
 
 
 def text_of(where: str, field: str, value: Any, *, chars_max: int = TEXT_CHARS_MAX) -> str:

@@ -32,7 +32,7 @@ from mesh.core.registry import ENDPOINTS_MAX, name_ok
 from mesh.core.registry import Spec as ServiceSpec
 from mesh.core.registry import parse as parse_service
 from mesh.core.selector import parse_selector
-from mesh.core.words import text_of
+from mesh.core.words import refuse_nameless, refuse_unknown, text_of
 from mesh.core.workload_parts import (
     REPLICAS_MAX,
     STRATEGIES,
@@ -228,13 +228,15 @@ def parse(raw: Any) -> Workload:
     """
     if not isinstance(raw, dict):
         raise UsageError("a workload is a table (an object) of fields", "at least `name` and `command`")
-    name = raw.get("name", "")
+    refuse_nameless("a workload", raw, Workload.__struct_fields__)
+    name = raw["name"]
     if not isinstance(name, str) or not name_ok(name):
         raise UsageError(
             f"workload name {name!r:.80} is not allowed",
             "1 to 63 lower-case letters, digits and '-', not at either end",
         )
     where = f"workload {name}"
+    refuse_unknown(where, raw, Workload.__struct_fields__)
     try:
         workload = msgspec.convert(_plain(where, raw), Workload)
     except msgspec.ValidationError as error:

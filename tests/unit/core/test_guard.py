@@ -94,3 +94,9 @@ def test_a_device_has_the_last_word(fields: Any, why: str) -> None:
 
 def test_a_device_that_runs_none_says_so() -> None:
     assert "workloads.enabled" in refused_by_device(Offer(1, "away", ("process",)), workload())
+
+
+def test_a_rule_with_a_misspelt_name_says_which_field_it_is() -> None:
+    with pytest.raises(UsageError, match="an admission rule without a name: unknown field 'nmae'") as refused:
+        parse({"nmae": "no-root", "root": False})
+    assert refused.value.hint == "did you mean name?"

@@ -66,7 +66,7 @@ def test_defaults_are_left_out_of_what_is_stored() -> None:
         ({"env": {"MESH_EPOCH": "7"}}, "MESH_EPOCH"),
         ({"env": {"A B": "7"}}, "'A B'"),
         ({"stop_signal": "SIGFOO"}, "SIGFOO"),
-        ({"selector": "a=b,c=="}, ""),
+        ({"selector": "a=b,c=="}, "'c==' has no value"),
         ({"selector": "?"}, "'?'"),
         ({"user": "Robert'); --"}, "is not a user"),
         ({"resources": {"requests": {"cpu": 2}, "limits": {"cpu": 1}}}, "limit of cpu (1.0) is below"),
@@ -84,9 +84,6 @@ def test_defaults_are_left_out_of_what_is_stored() -> None:
     ],
 )
 def test_what_cannot_be_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
-    if changes == {"selector": "a=b,c=="}:
-        parse({**WEB, **changes})  # an empty value is a value
-        return
     with pytest.raises(UsageError) as caught:
         parse({**WEB, **changes})
     assert named in caught.value.message
@@ -177,3 +174,18 @@ def test_a_command_written_as_a_line_is_told_to_be_a_list() -> None:
     with pytest.raises(UsageError, match="command: '/bin/web -v'") as refused:
         parse({"name": "web", "command": "/bin/web -v"})
     assert refused.value.hint == 'a list: ["...", "..."]'
+
+
+def test_a_misspelt_name_is_told_as_such_and_so_is_every_other_field() -> None:
+    for raw, words, hint in (
+        (
+            {"nmae": "web", "command": ["/x"]},
+            "a workload without a name: unknown field 'nmae'",
+            "did you mean name?",
+        ),
+        ({"command": ["/x"]}, "a workload has no name", 'name = "..."'),
+        ({**WEB, "replica": 3}, "workload web: unknown field 'replica'", "did you mean replicas?"),
+    ):
+        with pytest.raises(UsageError) as refused:
+            parse(raw)
+        assert (refused.value.message, refused.value.hint) == (words, hint)
