@@ -16,7 +16,11 @@ def read(path: str, word: str) -> list[dict[str, Any]]:
     Raises:
         UsageError: it is none of these, or cannot be read.
     """
-    found = _tables(_loaded(path), word)
+    raw = _loaded(path)
+    found = _tables(raw, word)
+    for name, value in raw.items() if isinstance(raw, dict) and len(raw) == 1 else ():
+        if name != word and isinstance(value, list) and all(isinstance(each, dict) for each in value):
+            raise UsageError(f"{path}: [[{name}]] is not read", f"[[{word}]]")
     if not found or not all(isinstance(each, dict) for each in found):
         raise UsageError(f"{path} holds no {word}", f"one table, or [[{word}]] tables")
     return found

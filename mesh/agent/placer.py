@@ -46,7 +46,7 @@ from mesh.core.record import MESH, Kind, Op, Record
 from mesh.core.seating import Spec
 from mesh.core.secret import Readers
 from mesh.core.vitals import StateChanged
-from mesh.core.workload import CLAIM_PREFIX
+from mesh.core.workload import CLAIM_PREFIX, LEASE_S
 from mesh.errors import MeshError, PeerError
 from mesh.runtimes.base import Launch
 from mesh.store.store import Change
@@ -360,7 +360,9 @@ class Placer:
             case placing.Stop(seat=seat, why=why):
                 self._nursery.start_soon(self._stop, seat, why)
             case placing.Acquire(seat=seat, voters=voters):
-                self._nursery.start_soon(self._tenure.hold, seat, voters)
+                spec = self.orders.specs().get(seat.name)
+                lease_s = spec.workload.lease_s if spec is not None else LEASE_S
+                self._nursery.start_soon(self._tenure.hold, seat, voters, lease_s)
             case placing.Release(seat=seat):
                 self._nursery.start_soon(insist, self._tenure.release, seat)
             case placing.Tell():

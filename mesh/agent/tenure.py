@@ -51,13 +51,14 @@ class Tenure:
         hold = self._holds.get(seat)
         return hold.until if hold is not None else 0.0
 
-    async def hold(self, seat: Seat, voters: str) -> None:
+    async def hold(self, seat: Seat, voters: str, lease_s: float) -> None:
         """Take the lease of an instance, and let the instance live for as long as it is held."""
         try:
             hold = await self._leases.hold(
                 f"workload/{seat}",
                 wait_s=WAIT_S,
                 quorum=voters,
+                ttl_s=lease_s,
                 session=self._node.store.meta(META + str(seat)),
                 on_lost=lambda hold: self._lost(seat, hold),
             )

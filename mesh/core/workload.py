@@ -56,6 +56,7 @@ from mesh.errors import UsageError
 PREFIX = "wl/"
 CLAIM_PREFIX = "claim/"
 EACH = -1
+LEASE_S = 30.0
 Mode = Literal["available", "exclusive", "pinned"]
 RuntimeKind = Literal["process", "container", "kubernetes"]
 Restart = Literal["always", "on-failure", "never"]
@@ -84,7 +85,8 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         capabilities: words that the node's card must list.
         tolerations: taints it may run in spite of: `key`, `key=value`, or `*`.
         near: the zone that the policies latency and location measure from; empty: none.
-        voters: the set of declared voters for mode exclusive.
+        voters, lease_s: the set of declared voters for mode exclusive, and how long its lease lasts: the next
+            owner waits that long, and a node that cannot renew it in that time kills the instance.
         failover_after_s: how long an owner is dead before its instances are started elsewhere; None: 0 s,
             with a persistent directory 300 s.
         recovery_after_s: how long a node must have been back before it takes its work back, or new work.
@@ -122,6 +124,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     stop_signal: Word = "SIGTERM"
     stop_grace_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
     voters: Word = ""
+    lease_s: Annotated[float, msgspec.Meta(ge=2, le=3600)] = LEASE_S
     failover_after_s: Seconds | None = None
     recovery_after_s: Seconds = 300.0
     reconcile: Reconcile = "keep_replacement"
@@ -366,6 +369,8 @@ def _check_placing(where: str, it: Workload) -> None:
         )
     if it.mode != "exclusive" and it.voters:
         raise UsageError(f"{where}: voters are for mode exclusive, this is {it.mode}")
+    if it.mode != "exclusive" and it.lease_s != LEASE_S:
+        raise UsageError(f"{where}: lease_s is for mode exclusive, this is {it.mode}")
     if it.mode == "exclusive" and it.each:
         raise UsageError(f'{where}: mode exclusive cannot have replicas "each"')
     for part in ("cpu", "memory", "storage"):

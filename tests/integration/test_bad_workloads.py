@@ -145,6 +145,17 @@ def test_a_request_that_no_node_can_meet_says_what_is_missing_where(yard: Yard, 
     assert all("1000 needed" in row["why"] for row in rows)
 
 
+def test_what_a_devices_own_configuration_does_not_allow_runs_nowhere_and_says_so(
+    yard: Yard, first: Agent
+) -> None:
+    mount = {"name": "etc", "kind": "host", "source": "/etc"}
+    apply(first, shell("nosy", "true", mounts=[mount]))
+    why = "no node can run it: directory /etc is not allowed there (workloads.dirs)"
+    eventually(lambda: shown(first, "nosy") == ("unplaced", why), "its devices do not let it")
+    done = first.ctl("workload", "show", "nosy")
+    assert why in done.stdout
+
+
 def test_programs_that_do_not_stay_say_how_they_ended_and_wait_longer_each_time(
     yard: Yard, first: Agent
 ) -> None:

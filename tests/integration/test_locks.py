@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socketserver
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from leftovers import belonging_to
 from yard import PROGRAMS, Agent, Yard, eventually
 
 from mesh.errors import Conflict, Denied, NotFound, TimedOut, UsageError
@@ -141,6 +144,90 @@ def test_a_writer_that_was_paused_for_three_leases_is_refused_by_its_old_token(a
         assert [line["state"] for line in lines][-1] == "lost"
     assert server.lines == ["before", "holder 0", "holder 1", "holder 2"]
     eventually(lambda: paused.states()["n1"] == "alive", "it is back among the others")
+
+
+class TokenServer(socketserver.ThreadingTCPServer):
+    """A file server for many writers: a line is `TOKEN TEXT`, and one with an older token is refused."""
+
+    allow_reuse_address = daemon_threads = True
+
+    def __init__(self) -> None:
+        self.file, self.refused, self.guard = FileServer(), list[int](), threading.Lock()
+        super().__init__(("127.0.0.1", 0), Writes)
+
+
+class Writes(socketserver.StreamRequestHandler):
+    """One connection."""
+
+    def handle(self) -> None:
+        assert isinstance(self.server, TokenServer)
+        for line in self.rfile:
+            token = int(line.split()[0])
+            with self.server.guard:
+                done = self.server.file.write(token, line.decode().strip())
+                if not done:
+                    self.server.refused.append(token)
+            self.wfile.write(b"ok\n" if done else b"stale\n")
+
+
+WRITER = """
+import os, socket, sys, time
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as server:
+    answers = server.makefile("r")
+    while True:
+        server.sendall(f"{os.environ['MESH_EPOCH']} {os.environ['MESH_NODE']}\\n".encode())
+        answers.readline()
+        time.sleep(0.05)
+"""
+
+
+def test_an_exclusive_writer_on_a_device_that_was_frozen_for_three_leases_is_refused(
+    agents: list[Agent],
+) -> None:
+    with TokenServer() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        spec = {
+            "name": "writer",
+            "command": [sys.executable, "-c", WRITER, str(server.server_address[1])],
+            "resources": {"requests": {"cpu": 0.01, "memory": "4Mi"}, "limits": {}},
+            "mode": "exclusive",
+            "voters": "main",
+            "lease_s": TTL_S,
+        }
+        with agents[0].client() as client:
+            client.apply([spec])
+        eventually(lambda: len(server.file.lines) > 3, "the holder of the lease writes")
+        frozen(agents, server, server.file.token)
+        assert server.file.lines == sorted(server.file.lines, key=lambda line: int(line.split()[0]))
+        with agents[0].client() as client:
+            client.delete_workload("writer")
+        for agent in agents:
+            eventually(lambda agent=agent: not belonging_to(agent.data / "work"), "nothing runs")
+        server.shutdown()
+
+
+def frozen(agents: list[Agent], server: TokenServer, token: int) -> None:
+    """Stop the device that has this token, with all on it; wake its program first, and see it refused."""
+    holder = next(agent for agent in agents if belonging_to(agent.data / "work"))
+    assert holder.process is not None
+    pids = belonging_to(holder.data / "work")
+    shims = [pid for pid in pids if b"shim of" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    for pid in (holder.process.pid, *pids):
+        os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        eventually(lambda: server.file.token > token, "another node writes, with a larger token")
+        while time.monotonic() - began < 3 * TTL_S:
+            time.sleep(0.05)
+        for pid in pids:
+            if pid not in shims:
+                os.kill(pid, signal.SIGCONT)
+        eventually(lambda: token in server.refused, "the late write is refused")
+    finally:
+        for pid in (*shims, holder.process.pid):
+            os.kill(pid, signal.SIGCONT)
+    eventually(lambda: not belonging_to(holder.data / "work"), "its watchdog ends the late writer")
+    eventually(lambda: holder.states()["n1"] == "alive", "it is back among the others")
 
 
 def test_who_sees_no_majority_gets_none_and_loses_what_it_held(agents: list[Agent]) -> None:
