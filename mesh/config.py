@@ -255,10 +255,17 @@ class Proxy(msgspec.Struct, frozen=True, kw_only=True):
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     """HTTP in front of services, for callers outside the mesh, who show a token (`meshctl token create`).
 
-    It speaks plain HTTP: put a TLS server in front where the network is not trusted.
+    Without a certificate it speaks plain HTTP: on a network that is not trusted tokens can be read then.
     """
 
     listen: Annotated[str, knob('"0.0.0.0:8080" or a port on loopback; empty: none')] = ""
+    tls_cert: Annotated[
+        str,
+        knob("PEM file of the certificate and those above it; read again on SIGHUP", reload=True),
+    ] = ""
+    tls_key: Annotated[
+        str, knob("PEM file of its key, which only the agent and root may use (chmod 600)", reload=True)
+    ] = ""
     routes: Annotated[
         dict[str, str],
         knob('"/path" or "host/path" = service, the longest wins; else /NAME/… and NAME.mesh', reload=True),
@@ -269,6 +276,12 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     answer_timeout_s: Annotated[float, knob("for a service to begin, and between pieces", gt=0)] = 60.0
     connections_max: Annotated[int, knob("clients at once; more wait in the backlog", ge=1)] = 512
     requests_per_s: Annotated[float, knob("of one token, or one address without; 0: any", ge=0)] = 0.0
+    failed_tokens_max: Annotated[
+        int, knob("wrong tokens of one address (IPv6: /64) in failed_tokens_s; 0: any", reload=True, ge=0)
+    ] = 20
+    failed_tokens_s: Annotated[
+        float, knob("after so many none that it shows is looked at for the rest of it", reload=True, gt=0)
+    ] = 60.0
 
 
 class Runtimes(msgspec.Struct, frozen=True, kw_only=True):

@@ -215,6 +215,7 @@ class Features:
         self._logs.set_level(config.log.level)
         self.metrics.reload(config.metrics)
         self.offered.reload()
+        self._traffic.reload()
         for name in changes.reloadable:
             log.info("reloaded %s", name)
         for name in changes.restart:

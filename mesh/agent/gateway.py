@@ -7,7 +7,10 @@ A caller shows a token (`Authorization: Bearer mesht_…`, or the header `X-Toke
 the service: 401 without a good one, 403 where it is not good for this service or path. It is not passed on;
 the service gets `X-Forwarded-For`, `-Host`, `-Proto` and `-User` (the token's id) as the gateway knows them.
 Bodies and answers go through in pieces, WebSocket and other upgrades as they are (`agent/web.py`). Sizes,
-times, connections and requests for each token are limited.
+times, connections and requests for each token are limited, and so are wrong tokens of one address: after
+`failed_tokens_max` none that it shows is looked at until the window has passed (429). A token that has run
+out is refused and not counted: whoever shows it knows its secret. With a certificate it speaks TLS
+(`agent/tls.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from math import ceil
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import h11
@@ -26,18 +30,23 @@ from mesh.agent.headers import Headers, rewritten
 from mesh.agent.pipes import TcpPipe
 from mesh.agent.proxy import RoutedRelay, address_of
 from mesh.agent.routing import Router
+from mesh.agent.throttle import Guesses, Rates
 from mesh.agent.web import Answer, Limits, Way
 from mesh.config import Gateway as Settings
 from mesh.core import tokens
 from mesh.core.registry import name_ok
 from mesh.core.tokens import Token
-from mesh.errors import ConfigError
+from mesh.errors import ConfigError, Unreachable
+from mesh.observe.counters import Counters
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from mesh.agent.tls import TlsPipe
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 60.0
-BURST_S = 2.0
-BUCKETS_MAX = 10_000
 _FORWARDED = (
     b"x-forwarded-for",
     b"x-forwarded-host",
@@ -92,24 +101,6 @@ class Map:
         return rest if rest.startswith("/") else "/" + rest
 
 
-class Rates:
-    """Token buckets: `per_s` on average, BURST_S of it at once. Of too many the oldest is forgotten."""
-
-    def __init__(self) -> None:
-        self._buckets: dict[str, tuple[float, float]] = {}
-
-    def take(self, who: str, per_s: float, now: float) -> bool:
-        if not per_s:
-            return True
-        most = max(1.0, per_s * BURST_S)
-        left, at = self._buckets.pop(who, (most, now))
-        left = min(most, left + (now - at) * per_s)
-        if len(self._buckets) >= BUCKETS_MAX:
-            self._buckets.pop(next(iter(self._buckets)))
-        self._buckets[who] = (left - 1.0 if left >= 1.0 else left, now)
-        return left >= 1.0
-
-
 class Gateway:
     """See the module.
 
@@ -118,6 +109,7 @@ class Gateway:
         find: a token by its id.
         now_ms: mesh time.
         healthy: whether this node takes work.
+        alarm: told why the certificate cannot be used, "" when it can.
     """
 
     def __init__(
@@ -128,6 +120,8 @@ class Gateway:
         find: Callable[[str], Token | None],
         now_ms: Callable[[], int],
         healthy: Callable[[], bool],
+        counters: Counters,
+        alarm: Callable[[str], None],
     ) -> None:
         self._router = router
         self.settings = settings
@@ -135,7 +129,11 @@ class Gateway:
         self._find = find
         self._now_ms = now_ms
         self.healthy = healthy
+        self._counters = counters
+        self._alarm = alarm
         self._rates = Rates()
+        self._guesses = Guesses()
+        self._tls: SSLContext | None = None
         self._map: tuple[Settings, Map] | None = None
         self.listening: tuple[str, int] | None = None
 
@@ -147,6 +145,25 @@ class Gateway:
         """
         self.map()
         address_of(self.settings().listen, "gateway.listen", anyone=True)
+        self._tls = self._load_tls()
+
+    def _load_tls(self) -> SSLContext | None:
+        settings = self.settings()
+        if not settings.tls_cert and not settings.tls_key:
+            return None
+        from mesh.agent import tls
+
+        return tls.load(settings.tls_cert, settings.tls_key)
+
+    def reload(self) -> None:
+        """Read the certificate again. What cannot be used leaves the one in use, and is told."""
+        try:
+            self._tls = self._load_tls()
+        except ConfigError as error:
+            log.error("%s; what was read before stays in use", error.message)
+            self._alarm(f"{error.message}; {error.hint}")
+        else:
+            self._alarm("")
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Listen until cancelled.
@@ -161,11 +178,26 @@ class Gateway:
         host, port = address_of(settings.listen, "gateway.listen", anyone=True)
         listener = pipes.listen(host, port)
         self.listening = listener.getsockname()[:2]
-        log.info("gateway: http://%s:%d", *self.listening)
+        log.info("gateway: %s://%s:%d", self.scheme, *self.listening)
         ready()
         await pipes.serve(listener, self._client, settings.connections_max)
 
-    async def _client(self, near: TcpPipe) -> None:
+    @property
+    def scheme(self) -> str:
+        """Of its URLs."""
+        return "http" if self._tls is None else "https"
+
+    async def _client(self, plain: TcpPipe) -> None:
+        near: TcpPipe | TlsPipe = plain
+        if self._tls is not None:
+            from mesh.agent import tls
+
+            near = tls.TlsPipe(plain, self._tls)
+            try:
+                await near.shake()
+            except Unreachable:
+                self._counters["gateway.tls_failed"] += 1
+                raise
         settings = self.settings()
         limits = Limits(
             idle_s=IDLE_S, answer_s=settings.answer_timeout_s, body_bytes_max=settings.body_bytes_max
@@ -186,37 +218,51 @@ class Gateway:
             Answer: 401, 403 or 429.
         """
         settings = self.settings()
-        who, found = address, ""
-        parts = tokens.split(shown)
-        token = self._find(parts[0]) if parts else None
-        good = (
-            parts is not None
-            and token is not None
-            and tokens.matches(token, parts[1])
-            and token.expires_ms > self._now_ms()
-        )
-        if good:
-            assert parts is not None and token is not None  # noqa: PT018
-            who = found = parts[0]
+        found, token = self._recognise(shown, address, open_=chosen.service in settings.open)
         if chosen.service not in settings.open:
-            if not good:
+            if token is None:
                 why = "the token is unknown, revoked or expired" if shown else "no token"
                 raise _refusal(401, why, "Authorization: Bearer mesht_…; see `meshctl token create`")
-            assert token is not None
             if not token.allows(chosen.service, path):
                 raise _refusal(403, f"the token is not good for {chosen.service} at {path[:120]}")
-        if not self._rates.take(who, settings.requests_per_s, trio.current_time()):
-            raise _refusal(429, f"more than {settings.requests_per_s:g} requests a second")
+        if not self._rates.take(found or address, settings.requests_per_s, trio.current_time()):
+            self._counters["gateway.too_many_requests"] += 1
+            raise _refusal(429, f"more than {settings.requests_per_s:g} requests a second", retry_s=1)
         return found
 
+    def _recognise(self, shown: str, address: str, *, open_: bool) -> tuple[str, Token | None]:
+        """The token that a caller shows, with its id, if it is a good one.
 
-def _refusal(status: int, message: str, hint: str = "") -> Answer:
+        Raises:
+            Answer: 429, the address has shown too many wrong ones. For an open service none is looked at.
+        """
+        if not shown:
+            return "", None
+        settings, now = self.settings(), trio.current_time()
+        most, window_s = settings.failed_tokens_max, settings.failed_tokens_s
+        wait_s = self._guesses.wait_s(address, most, window_s, now)
+        if wait_s and open_:
+            return "", None
+        if wait_s:
+            self._counters["gateway.too_many_wrong_tokens"] += 1
+            why = f"{most} wrong tokens from {address} within {window_s:g} s"
+            raise _refusal(429, why, "no token from there is looked at until then", retry_s=ceil(wait_s))
+        parts = tokens.split(shown)
+        token = self._find(parts[0]) if parts else None
+        if parts is None or token is None or not tokens.matches(token, parts[1]):
+            self._counters["gateway.wrong_tokens"] += 1
+            self._guesses.wrong(address, window_s, now)
+            return "", None
+        return (parts[0], token) if token.expires_ms > self._now_ms() else ("", None)
+
+
+def _refusal(status: int, message: str, hint: str = "", *, retry_s: int = 0) -> Answer:
     code = {401: "denied", 403: "denied", 404: "not_found", 429: "busy"}[status]
     headers: Headers = [(b"content-type", b"application/json")]
     if status == 401:
         headers.append((b"www-authenticate", b'Bearer realm="mesh"'))
-    if status == 429:
-        headers.append((b"retry-after", b"1"))
+    if retry_s:
+        headers.append((b"retry-after", str(retry_s).encode()))
     body = {"error": {"code": code, "message": message, "hint": hint}}
     return Answer(status, json.dumps(body).encode(), headers)
 
@@ -224,9 +270,10 @@ def _refusal(status: int, message: str, hint: str = "") -> Answer:
 class GatewayRelay(RoutedRelay):
     """One caller's connection."""
 
-    def __init__(self, near: TcpPipe, limits: Limits, router: Router, gateway: Gateway) -> None:
+    def __init__(self, near: TcpPipe | TlsPipe, limits: Limits, router: Router, gateway: Gateway) -> None:
         super().__init__(near, limits, router)
         self._gateway = gateway
+        self._scheme = gateway.scheme.encode()
 
     async def admit(self, request: h11.Request) -> Way:
         headers = dict(request.headers)
@@ -244,7 +291,7 @@ class GatewayRelay(RoutedRelay):
         more: Headers = [
             (b"x-forwarded-for", self._source[0].encode()),
             (b"x-forwarded-host", headers.get(b"host", b"")),
-            (b"x-forwarded-proto", b"http"),
+            (b"x-forwarded-proto", self._scheme),
         ]
         if user:
             more.append((b"x-forwarded-user", user.encode()))

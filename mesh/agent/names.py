@@ -5,8 +5,10 @@
 
 A service that `proxy.imports` names has its listener there. Any other gets one when it is first asked for: an
 address of its own in `proxy.dns_network`, by the hash of its name, and on it the port that the service has at
-home, so that `psql -h orders.mesh` needs no other word. The TTL is short, and shorter when an instance ails:
-addresses stay, but whether a name is there at all may change. Unknown names are answered with "no such name".
+home, so that `psql -h orders.mesh` needs no other word. So it is for services of other zones, whose gateways
+tell their ports: the address is this device's, and calls go on through that zone's gateway. The TTL is short,
+and shorter when an instance ails: addresses stay, but whether a name is there at all may change. A name that
+nobody offers is "no such name".
 """
 
 from __future__ import annotations
@@ -140,7 +142,6 @@ class Names:
             return None
         at = self._proxy.imports().get(name) or self._made.get(name)
         if at is None:
-            # Services of other zones do not tell their ports: those are reached through an import.
             ports = [each.port for row in rows for each in row.instance.service.endpoints]
             at = self._make(name, ports[0]) if ports else None
         if at is None:

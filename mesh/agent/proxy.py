@@ -18,13 +18,14 @@ import logging
 import socket
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Protocol
 
 import h11
 import trio
 
 from mesh.agent import pipes, socks
 from mesh.agent.headers import rewritten
-from mesh.agent.pipes import TcpPipe
+from mesh.agent.pipes import Pipe, TcpPipe
 from mesh.agent.routing import Connection, Router
 from mesh.agent.web import Answer, Leg, Limits, Way, WebRelay
 from mesh.config import Proxy as Settings
@@ -106,10 +107,17 @@ class RoutedLeg(Leg):
         self.connection.end()
 
 
+class Client(Pipe, Protocol):
+    """A client's connection, with its address and port."""
+
+    @property
+    def remote(self) -> tuple[str, int]: ...
+
+
 class RoutedRelay(WebRelay):
     """A client's HTTP connection of which each request goes where routing says."""
 
-    def __init__(self, near: TcpPipe, limits: Limits, router: Router) -> None:
+    def __init__(self, near: Client, limits: Limits, router: Router) -> None:
         super().__init__(near, limits)
         self._router = router
         self._source = near.remote

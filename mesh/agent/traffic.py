@@ -89,6 +89,7 @@ class Traffic:
             self._listening,
             registry.names,
         )
+        self._counters = counters
         self._proxy: Proxy | None = None
         self._gateway: Gateway | None = None
 
@@ -126,10 +127,23 @@ class Traffic:
                     self.tokens.find,
                     self._node.now_ms,
                     lambda: self._node.vitality.status[0] == Status.UP,
+                    self._counters,
+                    self._certificate,
                 )
                 self._gateway.check()
                 nursery.start_soon(self._keep, "gateway", self._gateway.run)
             await trio.sleep_forever()
+
+    def reload(self) -> None:
+        """The configuration was read again."""
+        if self._gateway is not None:
+            self._gateway.reload()
+
+    def _certificate(self, problem: str) -> None:
+        if problem:
+            self._node.alarm("gateway-tls", self._node.me, problem)
+        else:
+            self._node.clear_alarm("gateway-tls", self._node.me)
 
     async def _keep(self, name: str, part: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
         """Run a part. Where another program has its port, say so and try again: a node has other duties."""

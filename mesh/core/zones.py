@@ -1,11 +1,14 @@
 """What one zone tells the others of its services: for each name how many can be called, and a few to try.
 
     record at `svc-summary/<zone>/<bucket>` (scope mesh, kind all, by the zone's first gateway)
-    {name: [usable, all, [[id, owner, version, protocol, type, weight, tier, tags, capabilities], ...]]}
+    {name: [usable, all, [[id, owner, version, protocol, type, weight, tier, tags, capabilities, host, port],
+                          ...]]}
 
 Names are spread over BUCKETS records, so that a change of one service rewrites a small one. Of each name the
 best BEST instances are named: usable, heaviest, then by id, so that nothing moves while nothing changes. Load
-and round trips are not told: they would change all the time, and the zone's gateway knows them better.
+and round trips are not told: they would change all the time, and the zone's gateway knows them better. Host
+and port are those of its first endpoint, as its owner's node reaches it: nobody elsewhere connects to them,
+but the port is the one that programs expect behind the service's name.
 
 Readers believe a member of that zone, and it only about services whose id fits its owner, itself of the zone:
 what a lying gateway can do is to leave out, or to name what its owner then refuses.
@@ -19,8 +22,8 @@ from typing import Any
 
 from mesh.core.health import Health
 from mesh.core.record import AID_BYTES
-from mesh.core.registry import PROTOCOLS, TIERS, Instance, Service, name_ok, service_id, version_ok
-from mesh.core.words import words_of
+from mesh.core.registry import PROTOCOLS, TIERS, Endpoint, Instance, Service, name_ok, service_id, version_ok
+from mesh.core.words import host_of, port_of, words_of
 from mesh.errors import UsageError
 
 PREFIX = "svc-summary/"
@@ -69,6 +72,8 @@ def _told(service: Service) -> list[Any]:
         service.tier,
         list(service.tags),
         list(service.capabilities),
+        service.endpoints[0].host if service.endpoints else "",
+        service.endpoints[0].port if service.endpoints else 0,
     ]
 
 
@@ -107,7 +112,7 @@ def _read(name: str, told: Any, zone: str, public_of: Callable[[bytes], bytes | 
             name=name,
             version=version,
             owner=owner,
-            endpoints=(),
+            endpoints=_endpoints(protocol, told[9:11]),
             protocol=protocol,
             type=type_ if isinstance(type_, str) and type_.isprintable() and len(type_) <= 64 else "",
             weight=weight,
@@ -118,6 +123,13 @@ def _read(name: str, told: Any, zone: str, public_of: Callable[[bytes], bytes | 
         )
     except UsageError:
         return None
+
+
+def _endpoints(protocol: str, told: list[Any]) -> tuple[Endpoint, ...]:
+    """None where an older gateway did not tell, or there is none."""
+    if len(told) < 2 or not told[1]:
+        return ()
+    return (Endpoint(protocol, host_of("service", told[0]), port_of("service", told[1])),)
 
 
 def instance(service: Service, *, alive: bool, labels: Mapping[str, str]) -> Instance:

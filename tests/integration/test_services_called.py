@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -15,111 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from place import NEEDED, Place, able, free_port
 from yard import Agent, Yard, eventually
 
 from mesh.errors import Denied, Failed, MeshError, NoInstances
 
-NEEDED = ("redis-server", "redis-cli", "nginx", "curl")
-able = all(shutil.which(name) for name in NEEDED)
 pytestmark = pytest.mark.skipif(not able, reason=f"needs the programs {', '.join(NEEDED)}")
-
-NGINX = """
-daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
-events {{ worker_connections 256; }}
-http {{
-  access_log off; keepalive_timeout 60s;
-  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{ return 200 "{name} $request_uri $http_x_forwarded_user\\n"; }}
-    location = /health {{ return 200 "fine\\n"; }}
-  }}
-}}
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-class Place:
-    """Three agents: `near` has proxy and gateway, the two others offer `cache` (redis) and `web` (nginx)."""
-
-    def __init__(self, yard: Yard) -> None:
-        self.yard = yard
-        self.programs: list[subprocess.Popen[bytes]] = []
-        self.threads: list[threading.Thread] = []
-        self.near = yard.first(start=False)
-        self.near.settings = {
-            "MESHD_PROXY__LISTEN": "0",
-            "MESHD_PROXY__DNS": "0",
-            "MESHD_GATEWAY__LISTEN": "0",
-        }
-        config = yard.folder / "meshd.toml"
-        config.write_text('[proxy.imports]\ncache = "0"\n')
-        self.near.words = ["--config", str(config)]
-        self.near.start()
-        token = yard.invite(self.near, uses=2)
-        self.far = [yard.join(token), yard.join(token)]
-        yard.agree()
-        for agent in self.far:
-            self._offer(agent)
-        with self.near.client() as client:
-            # On a busy machine round trips differ: everyone healthy is to take turns all the same.
-            client.set_route("*", {"default": "optimal", "margin": 1})
-            for name in ("cache", "web"):
-                eventually(lambda name=name: len(client.services(name)) == 2, f"two of {name} are healthy")
-            self.at = {row["what"]: (row["host"], row["port"]) for row in client.listeners()}
-
-    def _offer(self, agent: Agent) -> None:
-        folder = self.yard.folder / f"{agent.name}.d"
-        folder.mkdir()
-        redis, web = free_port(), free_port()
-        (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=web, name=agent.name))
-        words = [
-            "redis-server",
-            "--port",
-            str(redis),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--dir",
-            str(folder),
-        ]
-        for command in (words, ["nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder)]):
-            with (folder / "log").open("ab") as log:
-                self.programs.append(subprocess.Popen(command, stdout=log, stderr=log))
-        tcp = {"kind": "tcp", "interval_s": 1, "rise": 1}
-        http = {"kind": "http", "path": "/health", "interval_s": 1, "rise": 1}
-        with agent.client() as client:
-            client.register({"name": "cache", "port": redis, "checks": [tcp]})
-            client.register({"name": "web", "port": web, "protocol": "http", "checks": [http]})
-
-    def end(self) -> None:
-        self.yard.end()
-        for program in self.programs:
-            program.kill()
-            program.wait()
-        for thread in self.threads:
-            thread.join()
-
-    def redis(self, *words: str) -> subprocess.CompletedProcess[str]:
-        host, port = self.at["proxy.imports.cache"]
-        command = ["redis-cli", "-h", host, "-p", str(port), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-
-    def curl(self, *words: str) -> str:
-        command = ["curl", "-s", "--max-time", "30", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        return done.stdout
-
-    def gateway(self, path: str) -> str:
-        host, port = self.at["gateway.listen"]
-        return f"http://{host}:{port}{path}"
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +70,7 @@ def test_curl_reaches_nginx_through_socks_and_http(place: Place) -> None:
 
 
 def test_a_name_leads_to_a_listener_with_the_service_s_own_port(place: Place) -> None:
-    import dnslib
-
-    with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        sock.settimeout(60)
-        sock.sendto(bytes(dnslib.DNSRecord.question("web.mesh", "SRV").pack()), place.at["proxy.dns"])
-        port = dnslib.DNSRecord.parse(sock.recv(512)).rr[0].rdata.port
-        sock.sendto(bytes(dnslib.DNSRecord.question("web.mesh", "A").pack()), place.at["proxy.dns"])
-        host = str(dnslib.DNSRecord.parse(sock.recv(512)).rr[0].rdata)
+    host, port = place.lookup("web.mesh")
     assert place.curl(f"http://{host}:{port}/").partition(" ")[0] in ("n2", "n3")
 
 
@@ -193,6 +88,48 @@ def test_the_gateway_lets_tokens_in_and_nobody_else(place: Place, token: dict[st
         client.revoke_token(other["id"])
     assert place.curl(*status, "-H", f"X-Token: {other['token']}", place.gateway("/web/")) == "401"
     assert other["token"].rpartition("_")[2] not in place.near.ctl("token", "ls", "-o", "json").stdout
+
+
+def test_the_gateway_speaks_tls_with_a_certificate_that_may_change(
+    place: Place, token: dict[str, Any]
+) -> None:
+    secured = place.far[0]
+    with secured.client() as client:
+        ((host, port),) = [
+            (row["host"], row["port"]) for row in client.listeners() if row["what"] == "gateway.listen"
+        ]
+    bearer = ["-H", f"Authorization: Bearer {token['token']}", "--cacert", str(place.certificate)]
+    url = f"https://{host}:{port}/web/"
+    eventually(lambda: place.curl(*bearer, url).endswith(f" / {token['id']}\n"), "the token arrived")
+    assert place.curl(url) == ""
+    assert "this port speaks TLS" in place.curl(f"http://{host}:{port}/web/")
+
+    place.make_certificate()
+    assert place.curl(*bearer, url) == ""
+    secured.signal(signal.SIGHUP)
+    eventually(lambda: place.curl(*bearer, url), "the new certificate is in use")
+    key = place.yard.folder / "key.pem"
+    key.chmod(0o644)
+    secured.signal(signal.SIGHUP)
+    eventually(lambda: f"others may use {key} (mode 644)" in secured.ctl("doctor").stdout, "it is told")
+    assert place.curl(*bearer, url)
+    key.chmod(0o600)
+    secured.signal(signal.SIGHUP)
+    eventually(lambda: "others may use" not in secured.ctl("doctor").stdout, "it is mended")
+
+    wrong = f"mesht_{'0' * 12}_{'0' * 64}"
+    words = ["--cacert", str(place.certificate), "-H", f"X-Token: {wrong}", "-o", "/dev/null"]
+    said = place.curl(*words, "-w", "%{http_code} %header{retry-after}\\n", f"{url}[1-22]").splitlines()
+    assert said[:20] == ["401 "] * 20
+    assert all(line.startswith("429 ") and 0 < int(line.split()[1]) <= 60 for line in said[20:])
+    assert "20 wrong tokens from 127.0.0.1" in place.curl(*bearer, url)
+    assert place.curl(*bearer, f"https://{host}:{port}/ping") == "pong\n"
+    with secured.client() as client:
+        eventually(
+            lambda: client.metrics()["groups"]["agent"].get("gateway.too_many_wrong_tokens") == 3,
+            "it is counted",
+        )
+        assert client.metrics()["groups"]["agent"]["gateway.wrong_tokens"] == 20
 
 
 def test_a_program_calls_and_connects_by_name(place: Place) -> None:
@@ -352,8 +289,12 @@ def test_a_service_of_another_zone_is_called_through_its_gateway_and_told_who_ca
         with place.near.client() as client:
             eventually(lambda: len(client.services("far")) == 2, "the zone's summary arrived")
             assert all(row["summary"] for row in client.services("far"))
-            for _ in range(4):
-                with client.connect("far") as sock:
+            host, named = place.lookup("far.mesh")
+            assert named == port
+            for number in range(4):
+                # Twice by the client library, twice as a program that knows the name only.
+                by_name = socket.create_connection((host, named)) if number % 2 else client.connect("far")
+                with by_name as sock:
                     sock.sendall(b"hello")
                     served, _ = listener.accept()
                     with served:

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
-from town import Town
+from front import Front
+from town import Town, running
 
 
 @pytest.fixture
@@ -16,3 +17,12 @@ async def town(nursery: trio.Nursery) -> AsyncIterator[Town]:
     for node in made.nodes:
         node.scope.cancel()
     nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def front(town: Town, nursery: trio.Nursery) -> Front:
+    await town.add(3)
+    made = Front(town)
+    made.gateway.check()
+    await running(nursery, made.gateway.run)
+    return made

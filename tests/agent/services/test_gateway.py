@@ -3,114 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-import h11
 import msgspec
 import pytest
 import trio
 import trio.testing
-from town import Town, echo, everything, free_port, running
+from front import NOW_MS, SECRET, Front, token, web
+from town import free_port
 
-from mesh.agent import pipes
-from mesh.agent.gateway import Chosen, Gateway, Map, Rates
+from mesh.agent import throttle
+from mesh.agent.gateway import Chosen, Map
 from mesh.agent.pipes import TcpPipe
+from mesh.agent.throttle import Guesses, Rates
 from mesh.config import Gateway as Settings
 from mesh.core import tokens
-from mesh.core.tokens import Token
 from mesh.errors import ConfigError, UsageError
-
-SECRET = "5" * 64
-NOW_MS = 1_700_000_000_000
-
-
-def token(**more: Any) -> Token:
-    value = tokens.make(
-        SECRET, more.get("services", ["orders"]), more.get("paths", []), more.get("ttl_s", 60), "", NOW_MS
-    )
-    found = tokens.read(value)
-    assert found is not None
-    return found
-
-
-class Front:
-    """A gateway on the first of three nodes."""
-
-    def __init__(self, town: Town) -> None:
-        self.town = town
-        self.settings = Settings(listen="0")
-        self.tokens: dict[str, Token] = {"a" * 12: token()}
-        self.now_ms = NOW_MS
-        self.healthy = True
-        self.gateway = Gateway(
-            town.nodes[0].router,
-            lambda: self.settings,
-            "mesh",
-            self.tokens.get,
-            lambda: self.now_ms,
-            lambda: self.healthy,
-        )
-
-    async def ask(self, request: bytes) -> bytes:
-        assert self.gateway.listening is not None
-        pipe = await pipes.connect(*self.gateway.listening, 5)
-        try:
-            await pipe.send(request)
-            await pipe.close()
-            return await everything(pipe)
-        finally:
-            await pipe.reset()
-
-    async def get(self, path: str, *, host: str = "x", shown: str = "a" * 12, more: str = "") -> bytes:
-        line = f"Authorization: Bearer {tokens.text_of(shown, SECRET)}\r\n" if shown else ""
-        return await self.ask(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{line}{more}\r\n".encode())
-
-
-@pytest.fixture
-async def front(town: Town, nursery: trio.Nursery) -> Front:
-    await town.add(3)
-    made = Front(town)
-    made.gateway.check()
-    await running(nursery, made.gateway.run)
-    return made
-
-
-async def web(pipe: TcpPipe) -> None:
-    """Answers with the head and body it got; for `/stream` in chunks, for `/ws` by switching to an echo."""
-    conn = h11.Connection(h11.SERVER)
-    while True:
-        head, body = None, b""
-        while not isinstance(event := conn.next_event(), h11.EndOfMessage):
-            if event is h11.NEED_DATA:
-                if conn.they_are_waiting_for_100_continue:
-                    await pipe.send(conn.send(h11.InformationalResponse(status_code=100, headers=[])))
-                conn.receive_data(await pipe.receive())
-            elif isinstance(event, h11.Request):
-                head = event
-            elif isinstance(event, h11.Data):
-                body += bytes(event.data)
-            else:
-                return
-        assert head is not None
-        if b"/ws" in head.target:
-            switch = h11.InformationalResponse(
-                status_code=101, headers=[("upgrade", "websocket"), ("connection", "upgrade")]
-            )
-            await pipe.send(conn.send(switch))
-            await echo(pipe)
-            return
-        shown = b"".join(b"%s: %s\n" % pair for pair in head.headers)
-        text = b"%s %s\n%s\n%s" % (head.method, head.target, shown, body)
-        if b"/stream" in head.target:
-            await pipe.send(conn.send(h11.Response(status_code=200, headers=[])))
-            for number in range(3):
-                await pipe.send(conn.send(h11.Data(data=b"part %d\n" % number)))
-        else:
-            headers = [("content-length", str(len(text)))]
-            await pipe.send(conn.send(h11.Response(status_code=200, headers=headers)))
-            await pipe.send(conn.send(h11.Data(data=text)))
-        await pipe.send(conn.send(h11.EndOfMessage()))
-        conn.start_next_cycle()
 
 
 async def test_ping_and_healthz_are_for_anyone(front: Front) -> None:
@@ -271,6 +178,58 @@ def test_rates_let_bursts_through_and_no_more() -> None:
     assert rates.take("b", 2, 0.0)
     assert rates.take("a", 2, 1.0)
     assert all(rates.take("a", 0, 1.0) for _ in range(100))
+
+
+async def test_after_too_many_wrong_tokens_none_of_the_address_is_looked_at(
+    front: Front, autojump_clock: trio.testing.MockClock
+) -> None:
+    front.settings = Settings(listen="0", failed_tokens_max=3, failed_tokens_s=30, open=("shop",))
+    for name in ("orders", "shop"):
+        front.town.catalogue.put(front.town.nodes[1].offer(name, front.town.program(web)))
+    assert (await front.get("/orders/")).startswith(b"HTTP/1.1 200")
+    for _ in range(5):
+        assert (await front.get("/orders/", shown="")).startswith(b"HTTP/1.1 401")
+    for shown in ("b" * 12, "c" * 12, "d" * 12):
+        assert (await front.get("/orders/", shown=shown)).startswith(b"HTTP/1.1 401")
+    said = await front.get("/orders/")
+    assert said.startswith(b"HTTP/1.1 429")
+    assert b"retry-after: 30" in said.lower()
+    assert b"3 wrong tokens from 127.0.0.1" in said
+    assert (await front.get("/shop/", shown="b" * 12)).startswith(b"HTTP/1.1 200")
+    assert (await front.get("/ping")).startswith(b"HTTP/1.1 200")
+    counted = {name: number for name, number in front.counters.items() if name.startswith("gateway.")}
+    assert counted == {"gateway.wrong_tokens": 3, "gateway.too_many_wrong_tokens": 1}
+    await trio.sleep(31)
+    assert (await front.get("/orders/")).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_token_that_has_run_out_is_refused_and_is_no_guess(front: Front) -> None:
+    front.settings = Settings(listen="0", failed_tokens_max=1)
+    front.now_ms += 61_000
+    for _ in range(3):
+        assert (await front.get("/orders/")).startswith(b"HTTP/1.1 401")
+    assert not front.counters["gateway.wrong_tokens"]
+
+
+def test_wrong_tokens_are_counted_by_address_and_of_many_the_oldest_is_forgotten() -> None:
+    guesses = Guesses()
+    for now in (0.0, 5.0):
+        guesses.wrong("10.0.0.1", 60, now)
+    assert guesses.wait_s("10.0.0.1", 2, 60, 10.0) == 50.0
+    assert guesses.wait_s("10.0.0.1", 3, 60, 10.0) == 0
+    assert guesses.wait_s("10.0.0.1", 0, 60, 10.0) == 0
+    assert guesses.wait_s("10.0.0.2", 2, 60, 10.0) == 0
+    assert guesses.wait_s("10.0.0.1", 2, 60, 61.0) == 0
+    for last in ("1", "2:3:4:5"):
+        guesses.wrong(f"2001:db8:0:1:{last}::" if last == "1" else f"2001:db8:0:1:{last}", 60, 0.0)
+    assert guesses.wait_s("2001:db8:0:1::ffff", 2, 60, 1.0) == 59.0
+    assert guesses.wait_s("2001:db8:0:2::1", 2, 60, 1.0) == 0
+    guesses.wrong("::ffff:10.9.9.9", 60, 0.0)
+    assert guesses.wait_s("10.9.9.9", 1, 60, 1.0) == 59.0
+    for number in range(throttle.CALLERS_MAX):
+        guesses.wrong(f"host-{number}", 60, 1.0)
+    assert len(guesses._held) == throttle.CALLERS_MAX
+    assert guesses.wait_s("10.0.0.1", 2, 60, 10.0) == 0
 
 
 @pytest.mark.parametrize(
