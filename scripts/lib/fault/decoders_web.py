@@ -30,6 +30,7 @@ from mesh.core.checks import parse_check
 from mesh.core.tokens import Token, hash_of
 from mesh.discovery import dns
 from mesh.errors import PeerError, Unreachable
+from mesh.observe.counters import Counters
 from mesh.runtimes import engine, logreader
 
 Seeds = list[bytes]
@@ -221,6 +222,8 @@ def _gates() -> gateway.Gateway:
         lambda id_: token,
         lambda: 1_800_000_000_000,
         lambda: True,
+        Counters(),
+        lambda problem: None,
     )
 
 
