@@ -37,6 +37,13 @@ _RUN = (
     Column("VIRTUAL_S", "virtual_s", right=True, wide=True),
     Column("SPEED", "speed", right=True),
 )
+_OWN = (
+    Column("SEED", "seed", right=True),
+    Column("RESULT", "result"),
+    Column("CHECK", "check"),
+    Column("VIRTUAL_S", "virtual_s", right=True),
+    Column("SPEED", "speed", right=True),
+)
 _SPREAD = (
     Column("FIGURE", "name"),
     Column("MEDIAN", "median", right=True),
@@ -87,20 +94,29 @@ def _parts(mutant: str | None) -> Parts | None:
 
 
 def run(context: Context, args: Namespace) -> int:
+    from mesh.sim import kinds
     from mesh.sim.run import Run
 
     if args.runs < 1:
         raise UsageError(f"--runs {args.runs}: at least one run is needed")
     scenario, parts = _scenario(args), _parts(args.mutant)
+    if scenario.own and (args.mutant or args.trace or args.picture):
+        raise UsageError(
+            f"{args.scenario} is played in a simulator of its own, without traces, pictures and --mutant",
+            "`meshctl sim mutants` breaks the rules of these features too",
+        )
     results: list[Result] = []
     for seed in range(args.seed, args.seed + args.runs):
         progress = Progress(f"{scenario.name} seed {seed}")
-        one = Run(scenario, seed, parts=parts, progress=partial(_bar, progress))
-        results.append(one.execute())
+        if scenario.own:
+            results.append(kinds.play(scenario, seed))
+        else:
+            one = Run(scenario, seed, parts=parts, progress=partial(_bar, progress))
+            results.append(one.execute())
         progress.end()
         if results[-1].failure is not None and not args.keep_going:
             break
-    _print(context, results)
+    _print(context, results, own=scenario.own)
     _write(args, scenario, results, parts)
     return int(any(result.failure is not None for result in results))
 
@@ -110,10 +126,14 @@ def _bar(progress: Progress, phase: str, share: float) -> None:
     progress.show(f"{phase:<10} [{'#' * filled}{'.' * (30 - filled)}] {share:4.0%}")
 
 
-def _print(context: Context, results: list[Result]) -> None:
+def _print(context: Context, results: list[Result], *, own: bool) -> None:
     from mesh.sim import report
 
-    if context.out.human:
+    if context.out.human and own:
+        context.out.rows([report.row(result) for result in results], _OWN, "seed")
+        print()
+        context.out.rows(report.own(results), _SPREAD)
+    elif context.out.human:
         context.out.rows([report.row(result) for result in results], _RUN, "seed")
         if len(results) > 1:
             print()

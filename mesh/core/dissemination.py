@@ -88,12 +88,13 @@ class Dissemination:
         self.digests = {scope: Digest(with_fp=scope != LIVE) for scope in self.scopes}
         self._accepted: dict[Key, int] = {}
         self._winner: dict[Key, bytes] = {}
-        self._links: dict[bytes, Neighbour] = {}
+        self.links: dict[bytes, Neighbour] = {}
         self._wants: dict[Key, _Want] = {}
         self._offers: dict[Key, dict[bytes, int]] = {}
         self._offer_due: dict[Key, float] = {}
         self._changed_at: dict[Key, float] = {}
         self._listed_at: dict[tuple[bytes, Key], float] = {}
+        self._due = float("inf")  # never later than the truth; `tick` finds out anew
         self.duplicates = 0
         self.reload()
 
@@ -113,10 +114,10 @@ class Dissemination:
         out: list[Action] = []
         match event:
             case Received(link=link, message=message):
-                if link in self._links:
+                if link in self.links:
                     self._received(link, message, now, out)
             case DeltaVerified():
-                if event.link in self._links and event.delta.scope in self._links[event.link].scopes:
+                if event.link in self.links and event.delta.scope in self.links[event.link].scopes:
                     self._delta(event, now, out)
             case Applied():
                 self._applied(event, now, out)
@@ -133,7 +134,8 @@ class Dissemination:
     def _link_up(self, name: bytes, roots: dict[str, bytes], now: float, out: list[Action]) -> None:
         jitter = self._rng.uniform(0.5, 1.0)
         shared = [scope for scope in self.scopes if scope in roots]
-        self._links[name] = link = Neighbour(shared, now, now + self.config.compare_s * jitter)
+        self.links[name] = link = self.make_neighbour(shared, now, now + self.config.compare_s * jitter)
+        self._soon(link.compare_at)
         for scope in shared:
             if roots[scope] == self.digests[scope].root():
                 if scope in self.fences:
@@ -145,13 +147,17 @@ class Dissemination:
             self._send_buckets(link, scope, now)
         self._wake(name, out)
 
+    def make_neighbour(self, scopes: Iterable[str], now: float, compare_at: float) -> Neighbour:
+        """A new link; apart so that a simulation can exchange it."""
+        return Neighbour(scopes, now, compare_at)
+
     def _link_down(self, name: bytes, out: list[Action]) -> None:
-        self._links.pop(name, None)
+        self.links.pop(name, None)
         self._wake_another(name, out)
         for offers in self._offers.values():
             offers.pop(name, None)
         for key in [key for key, want in self._wants.items() if want.link == name]:
-            del self._wants[key]
+            self._unwant(key)
         for listed in [listed for listed in self._listed_at if listed[0] == name]:
             del self._listed_at[listed]
 
@@ -160,16 +166,16 @@ class Dissemination:
         woken: dict[tuple[bytes, str], list[bytes]] = {}
         for key in sorted(key for key, winner in self._winner.items() if winner == gone):
             del self._winner[key]
-            for name in sorted(self._links):
-                if self._links[name].hushed.pop(key, None) is not None:
+            for name in sorted(self.links):
+                if self.links[name].hushed.pop(key, None) is not None:
                     woken.setdefault((name, key[0]), []).append(key[1])
                     break
         for (name, scope), aids in woken.items():
-            self._control(self._links[name], Wake(scope, aids))
+            self._control(self.links[name], Wake(scope, aids))
             self._wake(name, out)
 
     def _received(self, name: bytes, message: Message, now: float, out: list[Action]) -> None:
-        link = self._links[name]
+        link = self.links[name]
         if getattr(message, "scope", MESH) not in link.scopes:
             return
         match message:
@@ -202,7 +208,7 @@ class Dissemination:
     def _delta(self, event: DeltaVerified, now: float, out: list[Action]) -> None:
         delta, name = event.delta, event.link
         key = (delta.scope, delta.aid)
-        link = self._links[name]
+        link = self.links[name]
         if delta.aid == self._me:
             self._own_delta(event, link, key, out)
             return
@@ -213,7 +219,7 @@ class Dissemination:
         if asked and want is not None:
             want.at = now
             if not delta.more:
-                del self._wants[key]
+                self._unwant(key)
         if delta.pull or delta.reset:
             out.append(Apply(name, delta, event.records))
             return
@@ -246,7 +252,7 @@ class Dissemination:
         if pushed:
             self.duplicates += 1
             winner = self._winner.get(key)
-            if winner == name or winner not in self._links:
+            if winner == name or winner not in self.links:
                 self._winner[key] = name
                 return
             if now - link.hushed.get(key, -1e9) >= self.config.announce_s:
@@ -256,7 +262,7 @@ class Dissemination:
 
     def _pass_on(self, event: DeltaVerified, key: Key, newest: int, out: list[Action]) -> None:
         since = event.delta.since
-        for name, link in self._links.items():
+        for name, link in self.links.items():
             if name == event.link or key[0] not in link.scopes:
                 continue
             if key in link.quiet and not event.urgent:
@@ -274,9 +280,10 @@ class Dissemination:
         self._offers.get(key, {}).pop(name, None)
         want = self._wants.get(key)
         if want is not None and want.link == name:
-            del self._wants[key]
+            self._unwant(key)
         if self._offers.get(key):
             self._offer_due[key] = now
+            self._soon(now)
 
     def _applied(self, event: Applied, now: float, out: list[Action]) -> None:
         key = (event.scope, event.aid)
@@ -288,13 +295,13 @@ class Dissemination:
             self._accepted.pop(key, None)
         self._changed_at[key] = now
         if head > before or event.dirty:
-            for name, link in self._links.items():
+            for name, link in self.links.items():
                 if event.scope in link.scopes:
                     self._mark(name, link, key, before, event, out)
-        if event.better is not None and event.link in self._links:
-            self._control(self._links[event.link], event.better)
+        if event.better is not None and event.link in self.links:
+            self._control(self.links[event.link], event.better)
             self._wake(event.link, out)
-        if event.want is not None and event.link in self._links and key not in self._wants:
+        if event.want is not None and event.link in self.links and key not in self._wants:
             self._ask(event.link, key, event.want, now)
             self._wake(event.link, out)
         offers = self._offers.get(key)
@@ -313,6 +320,7 @@ class Dissemination:
             pass
         elif key in link.quiet and not event.urgent:
             link.lazy_of(key).add(key)
+            self._soon(link.lazy_at[LIVE if key[0] == LIVE else ""])
             return
         elif link.sent.setdefault(key, before) < head:
             link.dirty.setdefault(key, None)
@@ -343,7 +351,7 @@ class Dissemination:
         self._control(link, Root(scope, digest.root(), digest.buckets()))
 
     def _heads_received(self, name: bytes, message: Heads, now: float, out: list[Action]) -> None:
-        link = self._links[name]
+        link = self.links[name]
         fresh = now - link.up_since < self.config.want_timeout_s
         for aid, head, fp in message.heads:
             key = (message.scope, aid)
@@ -388,6 +396,7 @@ class Dissemination:
             return
         self._offers.setdefault(key, {})[name] = head
         self._offer_due[key] = min(due, self._offer_due.get(key, due))
+        self._soon(due)
 
     def _tell(self, link: Neighbour, key: Key, head: int) -> None:
         if self._head(*key) >= head:
@@ -416,7 +425,7 @@ class Dissemination:
         key = (message.scope, message.aid)
         if self._head(*key) != message.head:
             return
-        link = self._links[name]
+        link = self.links[name]
         with self._read(message.scope) as log:
             missing = sync.missing(log, message)
         for start in range(0, len(missing), 4096):
@@ -427,7 +436,7 @@ class Dissemination:
 
     def ask_heads(self, scope: str, aid: bytes, head: int, out: list[Action]) -> int:
         """Ask every neighbour to announce when it holds the author up to `head` on disk; returns how many."""
-        asked = [(name, link) for name, link in self._links.items() if scope in link.scopes]
+        asked = [(name, link) for name, link in self.links.items() if scope in link.scopes]
         for name, link in asked:
             self._control(link, Heads(scope, [(aid, head, b"")], False, True))
             self._wake(name, out)
@@ -435,10 +444,20 @@ class Dissemination:
 
     def _ask(self, name: bytes, key: Key, since: int, now: float) -> None:
         self._wants[key] = _Want(name, now)
-        link = self._links[name]
+        self._soon(now + self.config.want_timeout_s)
+        link = self.links[name]
         link.hushed.pop(key, None)
         self._control(link, Want(key[0], key[1], since))
         self._control(link, Wake(key[0], [key[1]]))
+
+    def _unwant(self, key: Key) -> None:
+        """A want is over: offers that waited for it may be due."""
+        del self._wants[key]
+        self._soon(self._offer_due.get(key, float("inf")))
+
+    def _soon(self, at: float) -> None:
+        if at < self._due:
+            self._due = at
 
     def tick(self, now: float) -> list[Action]:
         """Do what is due: repairs, timeouts of wants, lazy announcements, comparisons."""
@@ -447,13 +466,14 @@ class Dissemination:
         for key in [key for key, want in self._wants.items() if want.at + timeout_s <= now]:
             self._offers.get(key, {}).pop(self._wants.pop(key).link, None)
         self._repair_due(now, out)
-        for name, link in self._links.items():
+        for name, link in self.links.items():
             self._announce(name, link, now, out)
             if link.compare_at <= now:
                 link.compare_at = now + self.config.compare_s
                 for scope in sorted(link.scopes):
                     self._control(link, Root(scope, self.digests[scope].root()))
                 out.append(Wakeup(name))
+        self._due = self._find_due()
         return out
 
     def _repair_due(self, now: float, out: list[Action]) -> None:
@@ -467,12 +487,12 @@ class Dissemination:
             self._offers.pop(key, None)
             del self._offer_due[key]
             return
+        self._offer_due[key] = now + self.config.repair_s
+        self._soon(self._offer_due[key])
         if self._accepted.get(key, 0) >= max(offers.values()):
-            self._offer_due[key] = now + self.config.repair_s
             return
         name = max(offers, key=lambda name: (offers[name], name))
         self._offers[key] = offers
-        self._offer_due[key] = now + self.config.repair_s
         self._ask(name, key, head, now)
         out.append(Wakeup(name))
 
@@ -491,8 +511,11 @@ class Dissemination:
             out.append(Wakeup(name))
 
     def deadline(self) -> float:
-        """When `tick` next has something to do, monotonic seconds."""
-        due = [link.due() for link in self._links.values()]
+        """When `tick` next has something to do (perhaps), monotonic seconds."""
+        return self._due
+
+    def _find_due(self) -> float:
+        due = [link.due() for link in self.links.values()]
         due += [want.at + self.config.want_timeout_s for want in self._wants.values()]
         due += [at for key, at in self._offer_due.items() if key not in self._wants]
         return min(due, default=float("inf"))
@@ -501,12 +524,12 @@ class Dissemination:
 
     def pull(self, name: bytes) -> list[bytes]:
         """The next frame bodies for a link; empty when there is nothing to send (see `Neighbour.pull`)."""
-        link = self._links.get(name)
+        link = self.links.get(name)
         return [] if link is None else link.pull(self._me, self._read, self.config.frame_bytes)
 
     def has_work(self, name: bytes) -> bool:
         """Whether `pull` would return something."""
-        link = self._links.get(name)
+        link = self.links.get(name)
         return link is not None and link.pending
 
     # -- small parts ----------------------------------------------------------------------------------
@@ -538,7 +561,7 @@ class Dissemination:
             link.control.append(message)
 
     def _wake(self, name: bytes, out: list[Action]) -> None:
-        link = self._links.get(name)
+        link = self.links.get(name)
         if link is not None and link.pending:
             out.append(Wakeup(name))
 
@@ -550,7 +573,7 @@ class Dissemination:
             for table in (self._accepted, self._wants, self._offers, self._offer_due, self._changed_at):
                 table.pop(key, None)
             self._winner.pop(key, None)
-            for link in self._links.values():
+            for link in self.links.values():
                 link.sent.pop(key, None)
                 link.dirty.pop(key, None)
                 link.quiet.discard(key)

@@ -74,6 +74,11 @@ class Link(msgspec.Struct):
     unwanted_since: float | None = None
     wake: float = NEVER
 
+    @property
+    def calm(self) -> bool:
+        """Whether nothing is open: no ping under way, no miss, no check, no accusation."""
+        return self.waiting is None and not self.misses and self.check is None and self.charge is None
+
     def miss_s(self, config: LivenessConfig) -> float:
         """How long a ping may stay unanswered."""
         return max(config.miss_s, 4 * self.rtt.mean_s)

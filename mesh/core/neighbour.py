@@ -87,6 +87,10 @@ class Neighbour:
                 budget = self._pull_scope(scope, me, read, budget, bodies)
         return bodies
 
+    def serve(self, log: Log, key: Key, bytes_max: int) -> sync.Part:
+        """What the link lacks of a dirty author, or the next part of it."""
+        return sync.serve(log, key[1], self.sent.get(key, 0), bytes_max=bytes_max, after=self.dirty[key])
+
     def _pull_scope(self, scope: str, me: bytes, read: Read, budget: int, bodies: list[bytes]) -> int:
         hidden = (scope, me) if scope in self.fenced else None
         keys = [key for key in self.dirty if key[0] == scope and key != hidden]
@@ -96,13 +100,7 @@ class Neighbour:
             for key in keys:
                 if budget <= 0:
                     break
-                part = sync.serve(
-                    log,
-                    key[1],
-                    self.sent.get(key, 0),
-                    bytes_max=max(budget, PART_BYTES_MIN),
-                    after=self.dirty[key],
-                )
+                part = self.serve(log, key, max(budget, PART_BYTES_MIN))
                 if part.records or part.reset:
                     bodies.append(messages.encode(sync.delta_of(scope, key[1], part)))
                     budget -= len(bodies[-1])

@@ -73,9 +73,9 @@ class Placement:
     def __init__(self, config: Config, me: bytes, life_ms: int) -> None:
         self.config = config
         self.me = me
-        self.table = Seating(life_ms)
+        self.table = self.make_table(life_ms)
         self.desk = Desk(life_ms)
-        self.rivals = Rivals(self.table, me, self.desk.now_ms)
+        self.rivals = self.make_rivals(me)
         self.own = Holding(config, me, life_ms, self.table, self.rivals, self.desk)
         self._short: dict[Seat, float] = {}
         self._plans: dict[str, dict[Seat, list[Candidate]]] = {}
@@ -83,6 +83,14 @@ class Placement:
         self._unplaced: set[Seat] = set()
         self._swept = 0.0
         self._round: list[str] = []
+
+    def make_table(self, life_ms: int) -> Seating:
+        """The table; apart so that a simulation can exchange it."""
+        return Seating(life_ms)
+
+    def make_rivals(self, me: bytes) -> Rivals:
+        """The part that judges two claims for one seat; apart likewise."""
+        return Rivals(self.table, me, self.desk.now_ms)
 
     def at(self, now: float, now_ms: int) -> None:
         """Set the mesh time that belongs to `now`; before `handle` and `tick`, now and then."""

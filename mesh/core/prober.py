@@ -56,6 +56,7 @@ class Prober:
         self._heard = 0.0
         self._favours = Favours(config, board, self.links, self._next_nonce)
         self._strangers_at = NEVER
+        self._due = NEVER  # never later than the first `wake`: links that were heard of move theirs on
 
     def _next_nonce(self) -> int:
         self._nonce = (self._nonce + 1) & 0xFFFFFFFF
@@ -112,6 +113,7 @@ class Prober:
         if not link.wanted:
             link.unwanted_since = t
         self.heard(aid, None, True, t, out)
+        self._rewake(link, t)
 
     def link_down(self, aid: bytes, eof: bool, t: float) -> None:
         """The stream ended."""
@@ -140,6 +142,9 @@ class Prober:
             return
         if frame:
             link.framed, link.stream_pinged = t, None
+            if link.calm and probe is None:  # the usual case: what is due moves on, and `tick` will find it
+                link.heard = t
+                return
         else:
             self._hear_datagram(link, t, out)
         if isinstance(probe, Pong) and probe.nonce == link.nonce:
@@ -296,14 +301,17 @@ class Prober:
             link = self.links.get(aid)
             if link is not None:
                 self._step(link, t, out)
+        self._due = min([link.wake for link in self.links.values()], default=FOREVER)
         self._search(t, out)
 
     def due(self) -> float:
         """When `tick` next has something to do (perhaps)."""
-        return min([link.wake for link in self.links.values()] + [self._favours.due()])
+        return min(self._due, self._favours.due())
 
     def _rewake(self, link: Link, t: float) -> None:
         link.wake = link.next_due(self.config, self._board.members[link.aid], t)
+        if link.wake < self._due:
+            self._due = link.wake
 
     def _step(self, link: Link, t: float, out: list[Action]) -> None:
         if link.waiting is not None and link.waiting <= t:

@@ -9,6 +9,12 @@ be held against the truth whenever it moves.
     merge         a slot only ever takes the larger (hlc, H(sig)) (I3)
     heads         no head is above the newest stamp of its author; what survives below it is held (I4)
     floors        floor <= head, and no floor but the author's own word (I5)
+    resets        below a floor only resets are served, with its proof (I6; `lookout.py`)
+    collection    only the author collects, after re-issue and void (I7; `collection.py`)
+    listings      equal heads and unequal fingerprints of a quiet author lead to a listing (I8; `lookout.py`)
+    reading       a reading is a function of slots and time; what has expired reads as deleted (I9, I10;
+                  `reads.py`)
+    queues        nothing that waits for a link grows with the load (I11; `lookout.py`)
     incarnation   only the subject raises it, it never falls, and it is on disk before it is used
     refutation    an accused node that is awake answers with an incarnation above the accusation, in time, and
                   nothing less ends a verdict
@@ -23,6 +29,7 @@ be held against the truth whenever it moves.
 
 from __future__ import annotations
 
+from mesh.core.lease import PATH_PREFIX
 from mesh.core.record import Record, signature_hash
 
 
@@ -43,12 +50,15 @@ class Checks:
     """The truth of one run, as far as single moments can be held against it."""
 
     def __init__(self) -> None:
-        self._signatures: set[bytes] = set()
+        self._signed: dict[bytes, bytes] = {}
         self._last: dict[tuple[bytes, bytes], int] = {}
         self._newest: dict[tuple[bytes, bytes], int] = {}
         self._floors: dict[tuple[bytes, bytes], int] = {}
         self.incarnations: dict[bytes, int] = {}
         self._highest: dict[bytes, int] = {}
+        self.kept: dict[tuple[bytes, bytes], set[int]] = {}
+        self.twice: set[tuple[bytes, bytes, int]] = set()
+        self._issued: dict[tuple[bytes, bytes], dict[int, bytes]] = {}
 
     def fail(self, check: str, text: str) -> None:
         """A rule was broken.
@@ -65,9 +75,17 @@ class Checks:
             self.fail("stamps", f"{rec.aid.hex()[:8]} issues {rec.hlc} after {self._last[key]}")
         self._last[key] = rec.hlc
         self._newest[key] = max(rec.hlc, self._newest.get(key, 0))
-        self._signatures.add(rec.sig)
+        self._signed[rec.sig] = rec.body
+        if rec.ttl is None or not rec.path.startswith(PATH_PREFIX):
+            issued = self._issued.setdefault(key, {})
+            if issued.setdefault(rec.hlc, rec.sig) != rec.sig:
+                self.twice.add((*key, rec.hlc))
         if floor:
             self._floors[key] = max(floor, self._floors.get(key, 0))
+
+    def floor(self, tag: bytes, aid: bytes) -> int:
+        """The highest floor that an author has said."""
+        return self._floors.get((tag, aid), 0)
 
     def set_back(self, tag: bytes, aid: bytes, newest: int) -> None:
         """A store was lost or set back, or its clock corrected: stamps may come again above what is left."""
@@ -75,7 +93,7 @@ class Checks:
 
     def stored(self, number: int, held: Record | None, rec: Record) -> None:
         """A replica stores a record in the place of another."""
-        if rec.sig not in self._signatures:
+        if self._signed.get(rec.sig) != rec.body:
             self.fail(
                 "authorship", f"node {number} stores {rec.path} @{rec.hlc}, which its author never signed"
             )

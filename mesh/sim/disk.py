@@ -15,7 +15,8 @@ import msgspec
 
 from mesh.core.fence import Fence
 from mesh.core.memory import MemoryLog
-from mesh.core.record import LIVE, MESH, ZONE, Record
+from mesh.core.record import LIVE, MESH, ZONE, Record, SlotKey
+from mesh.sim import collection
 from mesh.sim.checks import Checks
 
 FSYNC_S = 0.0005
@@ -28,16 +29,28 @@ class CheckedLog(MemoryLog):
     """A log in RAM that holds every change against what the authors have really said.
 
     Args:
-        number: of the node. tag: of the scope, as it is signed.
+        number: of the node, `owner` its id. tag: of the scope, as it is signed.
+
+    Attributes:
+        taking_back: the clock was wrong: what lies in the future is dropped, whoever said it.
     """
 
-    def __init__(self, checks: Checks, number: int, scope: str, tag: bytes) -> None:
+    def __init__(self, checks: Checks, number: int, scope: str, tag: bytes, owner: bytes) -> None:
         super().__init__(fingerprints=scope != LIVE)
         self._checks, self._number, self._tag = checks, number, tag
+        self._live = scope == LIVE
+        self.owner = owner
+        self.taking_back = False
 
     def put(self, record: Record) -> None:
         self._checks.stored(self._number, self.get(record.slot), record)
         super().put(record)
+
+    def drop(self, slot: SlotKey) -> None:
+        held = self.get(slot)
+        if held is not None and not (self.taking_back or self._live or self.owner == held.aid):
+            collection.dropped(self._checks, self._number, self._tag, held)
+        super().drop(slot)
 
     def set_marks(self, aid: bytes, *, head: int, floor: int) -> None:
         self._checks.marked(self._number, self._tag, aid, head, floor)
@@ -73,9 +86,9 @@ class Disk(msgspec.Struct):
         return Disk(logs, self.incarnation, self.ceiling, copy.deepcopy(self.fences))
 
     @staticmethod
-    def empty(checks: Checks, number: int, tags: dict[str, bytes]) -> Disk:
+    def empty(checks: Checks, number: int, owner: bytes, tags: dict[str, bytes]) -> Disk:
         """A new disk."""
-        return Disk({scope: CheckedLog(checks, number, scope, tags[scope]) for scope in DURABLE})
+        return Disk({scope: CheckedLog(checks, number, scope, tags[scope], owner) for scope in DURABLE})
 
 
 class Writer:

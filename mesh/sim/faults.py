@@ -13,7 +13,7 @@ import msgspec
 
 from mesh.core.record import MESH
 from mesh.sim.fleet import Fleet
-from mesh.sim.model.misbehave import Omitter
+from mesh.sim.model.misbehave import Forger, Misbehaviour, Omitter
 from mesh.sim.scenario import Fault, Scenario
 from mesh.wire import messages
 
@@ -244,11 +244,11 @@ class Hand:
                 node.replica.sweep()
                 node.replica.collect()
 
-    def omit(self, blow: Blow) -> None:
-        """Relays leave records out of what they send, and say nothing of it."""
+    def lie(self, blow: Blow, how: type[Misbehaviour]) -> None:
+        """Relays leave records out of what they send and say nothing of it, or make things up."""
         self.omitting = True
         for number in blow.nodes:
-            self.fleet.nodes[number].spoil = _leaving_out(random.Random(self.rng.random()))
+            self.fleet.nodes[number].spoil = _spoiling(how(), random.Random(self.rng.random()))
         if blow.for_s:
             self.later(blow.for_s, lambda: self._honest(blow.nodes))
 
@@ -257,14 +257,12 @@ class Hand:
             self.fleet.nodes[number].spoil = None
 
 
-def _leaving_out(rng: random.Random) -> Callable[[bytes], bytes]:
-    omitter = Omitter()
-
+def _spoiling(liar: Misbehaviour, rng: random.Random) -> Callable[[bytes], bytes]:
     def spoil(body: bytes) -> bytes:
         message = messages.decode(body)
         if not isinstance(message, messages.Delta) or message.scope != MESH:
             return body
-        return messages.encode(omitter.spoil(message, rng))  # type: ignore[arg-type]
+        return messages.encode(liar.spoil(message, rng))  # type: ignore[arg-type]
 
     return spoil
 
@@ -284,5 +282,8 @@ KINDS: dict[str, Kind] = {
     "set-back": Kind(Hand.set_back, "killed age_s later, and set back to this moment", ("age_s",)),
     "clock": Kind(Hand.clock, "wall clocks wrong by offset_s, every other one behind", ("offset_s",)),
     "away": Kind(Hand.away, "off for so many days, while the others collect every day", ("days",)),
-    "omit": Kind(Hand.omit, "relays leave records out of what they send"),
+    "omit": Kind(lambda hand, blow: hand.lie(blow, Omitter), "relays leave records out of what they send"),
+    "forge": Kind(
+        lambda hand, blow: hand.lie(blow, Forger), "relays say anything that can be said without a key"
+    ),
 }

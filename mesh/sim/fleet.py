@@ -124,10 +124,10 @@ class Fleet:
         make = self.parts.liveness
         return make(self.config, node.aid, MESH_ID, node.place, rng, node.disk_inc, self.world.now)
 
-    def new_disk(self, number: int, place: Place) -> Disk:
+    def new_disk(self, number: int, aid: bytes, place: Place) -> Disk:
         """An empty disk."""
         tags = {scope: scope_tag(scope, place.zone) for scope in SCOPES}
-        return Disk.empty(self.checks, number, tags)
+        return Disk.empty(self.checks, number, aid, tags)
 
     def company(self, node: Node, scope: str) -> bool:
         """Whether anybody else replicates a scope."""
@@ -243,7 +243,7 @@ class Fleet:
         assert node.machine is None, "a disk is exchanged while nobody uses it"
         self.trace("disk lost" if image is None else "disk set back", node.number)
         self.ledger.losing(node, image, self.nodes)
-        node.disk = image if image is not None else self.new_disk(node.number, node.place)
+        node.disk = image if image is not None else self.new_disk(node.number, node.aid, node.place)
         for scope in SCOPES:
             head = node.disk.logs[scope].author(node.aid).head if scope in DURABLE else 0
             self.checks.set_back(scope_tag(scope, node.place.zone), node.aid, head)

@@ -11,6 +11,7 @@ from mesh.core.collect import Statement
 from mesh.core.log import Log
 from mesh.core.record import MESH, ZONE, Kind, Op, Record
 from mesh.sim.gauges import audience
+from mesh.sim.reads import held_against
 from mesh.sim.scenario import Load
 
 if TYPE_CHECKING:
@@ -58,14 +59,20 @@ class Writers:
     def _statement(self, node: Node, log: Log, path: str, kind: Kind, *, delete: bool) -> Sequence[Statement]:
         slots = [rec for rec in log.slots(path) if rec.kind == kind]
         sees = folds.sees_of(slots, node.aid, kind)
-        now_ms = node.now_ms()
-        if kind == Kind.REG:
-            shown = folds.register(slots, now_ms) is not None
-        else:
-            shown = bool(folds.siblings(slots, now_ms))
-        if delete and shown:
+        there = self._reads(node, path, slots, kind)
+        if delete and there:
             return [Statement(path, kind, op=Op.DEL, sees=sees)]
-        return [Statement(path, kind, self._fleet.ledger.number(), sees=sees)]
+        expires = bool(self._load.ttl_s) and self._rng.random() < self._load.ttl_share
+        ttl = int(self._load.ttl_s * 1000) if expires else None
+        return [Statement(path, kind, self._fleet.ledger.number(), ttl=ttl, sees=sees)]
+
+    def _reads(self, node: Node, path: str, slots: list[Record], kind: int) -> bool:
+        """Read before writing, as users do; whether anything is there."""
+        assert node.replica is not None
+        reads, now_ms = node.replica.reads, node.now_ms()
+        if wrong := held_against(reads, path, slots, kind, now_ms):
+            self._fleet.checks.fail("reading", f"{path} on node {node.number}: {wrong}")
+        return bool(reads.shown(path, slots, kind, now_ms))
 
     def _said(self, node: Node, scope: str, records: list[Record]) -> None:
         for rec in records:

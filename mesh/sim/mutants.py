@@ -29,7 +29,7 @@ from mesh.core.tidings import Key
 from mesh.core.verdict import Board
 from mesh.core.vitals import Action
 from mesh.errors import UsageError
-from mesh.sim import lockmutants, rollmutants
+from mesh.sim import lockmutants, placemutants, rollmutants, statemutants
 from mesh.sim.model.run import run as run_model
 from mesh.sim.model.variants import VARIANTS
 from mesh.sim.parts import Parts
@@ -223,7 +223,7 @@ def _memory() -> list[Mutant]:
         make("forgets-incarnation", "restarts at zero", "quick", Parts(keeps_incarnation=False), quick=True),
         make(
             "forgets-ceiling",
-            "restarts its stamps by the clock",
+            "restarts its stamps by the clock (I2)",
             "clock-back",
             Parts(keeps_ceiling=False),
             quick=True,
@@ -262,9 +262,23 @@ def _spreading() -> list[Mutant]:
     ]
 
 
-def _agreeing() -> list[Mutant]:
-    """Of quorums, leases and rollouts."""
+def _state() -> list[Mutant]:
+    """Of the replicated state: one or more for each of its invariants."""
     return [
+        Mutant(name, it.summary, it.scenario, it.parts, quick=it.quick)
+        for name, it in statemutants.BROKEN.items()
+    ]
+
+
+def _agreeing() -> list[Mutant]:
+    """Of placement, quorums, leases and rollouts."""
+    return [
+        *(
+            Mutant(
+                f"placement:{name}", it.summary, "placement", None, it.allowed, 1, True, placemutants.trial
+            )
+            for name, it in placemutants.BROKEN.items()
+        ),
         *(
             Mutant(f"locks:{name}", it.summary, "locks", None, it.allowed, 0, True, lockmutants.trial)
             for name, it in lockmutants.BROKEN.items()
@@ -275,6 +289,21 @@ def _agreeing() -> list[Mutant]:
         ),
     ]
 
+
+# Simulators of their own, each with its hunt and its broken rules.
+_OWN: list[tuple[str, Callable[[str, int], str | None], dict[str, tuple[str, int]]]] = [
+    (
+        "placement",
+        placemutants.trial,
+        {name: (it.summary, it.allowed) for name, it in placemutants.BROKEN.items()},
+    ),
+    ("locks", lockmutants.trial, {name: (it.summary, it.allowed) for name, it in lockmutants.BROKEN.items()}),
+    (
+        "rollouts",
+        rollmutants.trial,
+        {name: (it.summary, it.allowed) for name, it in rollmutants.BROKEN.items()},
+    ),
+]
 
 # First seeds known to catch each of the model's wrong rules.
 MODEL_SEEDS = {
@@ -301,7 +330,7 @@ def yard() -> list[Mutant]:
         )
         for name, variant in VARIANTS.items()
     ]
-    return [*_probing(), *_memory(), *_spreading(), *_agreeing(), *model]
+    return [*_probing(), *_memory(), *_spreading(), *_state(), *_agreeing(), *model]
 
 
 def chosen(names: Sequence[str], *, quick: bool = False) -> list[Mutant]:

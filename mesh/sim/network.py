@@ -170,6 +170,11 @@ class Pipe:
         """Whether an end may send more now."""
         return self.flows[source].ready()
 
+    def backlog(self, source: int) -> tuple[int, float]:
+        """What an end has given to the stream and is not on its way yet: frames, and seconds of sending."""
+        flow = self.flows[source]
+        return len(flow.queue), flow.free_at - flow.net.world.now
+
     def send(self, source: int, payloads: list[Any], size: int) -> None:
         """Send frames of so many bytes together."""
         self.flows[source].send("frames", payloads, size)

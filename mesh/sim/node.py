@@ -75,7 +75,7 @@ class Node:
     def __init__(self, fleet: Fleet, aid: bytes, place: Place, seed: int) -> None:
         self.fleet, self.aid, self.place = fleet, aid, place
         self.number = fleet.net.add(self, place.zone)
-        self.disk = fleet.new_disk(self.number, place)
+        self.disk = fleet.new_disk(self.number, aid, place)
         self.skew_ms = 0
         self.machine: Liveness | None = None
         self.replica: Replica | None = None

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
+from mesh.core import sync
 from mesh.core.collect import Collector
 from mesh.core.dissemination import Dissemination
 from mesh.core.liveness import Liveness
-from mesh.core.receive import Judge
+from mesh.core.receive import Judge, Outcome
 from mesh.core.record import Record
 from mesh.core.vitals import StateChanged
+from mesh.sim.reads import Reads
 
 if TYPE_CHECKING:
     from mesh.sim.node import Node
@@ -53,12 +55,17 @@ class Parts(msgspec.Struct, frozen=True):
         commits_first: a write is acknowledged after its commit.
         keeps_incarnation, keeps_ceiling: what a restart finds on its disk.
         takes_back: a clock found ahead takes its future back (`core/rewind.py`).
+        verifies: signatures are looked at.
+        heeds_streams: nothing is sent into a stream that takes no more.
+        receive: `sync.receive`. reads: what users are answered.
     """
 
     liveness: type[Liveness] = Liveness
     dissemination: type[Dissemination] = Dissemination
     judge: Judge | None = None
+    receive: Callable[..., Outcome] = sync.receive
     collector: type[Collector] = Collector
+    reads: type[Reads] = Reads
     organs: tuple[OrganBuilder, ...] = ()
     fenced: bool = True
     answers_strays: bool = True
@@ -66,3 +73,5 @@ class Parts(msgspec.Struct, frozen=True):
     keeps_incarnation: bool = True
     keeps_ceiling: bool = True
     takes_back: bool = True
+    verifies: bool = True
+    heeds_streams: bool = True

@@ -28,8 +28,10 @@ from mesh.core.record import LIVE, MESH, SCOPES, Kind, Record, scope_tag
 from mesh.core.rewind import rewind
 from mesh.core.vitals import Rewound
 from mesh.errors import PeerError
+from mesh.sim import collection
 from mesh.sim.disk import DURABLE, CheckedLog, Writer
-from mesh.wire.messages import Delta
+from mesh.sim.lookout import Lookout
+from mesh.wire.messages import Delta, Heads
 
 if TYPE_CHECKING:
     from mesh.sim.node import Node
@@ -66,7 +68,7 @@ class Replica:
         self._parts = node.fleet.parts
         disk = self.disk = node.disk
         self.tags = {scope: scope_tag(scope, node.place.zone) for scope in SCOPES}
-        self.live = CheckedLog(self.fleet.checks, node.number, LIVE, self.tags[LIVE])
+        self.live = CheckedLog(self.fleet.checks, node.number, LIVE, self.tags[LIVE], node.aid)
         # Stamps in RAM beyond the ceiling are forgotten with it; who sees such sent back says them again.
         self.fleet.checks.set_back(self.tags[LIVE], node.aid, disk.ceiling)
         self.logs: dict[str, CheckedLog] = {**disk.logs, LIVE: self.live}
@@ -82,6 +84,7 @@ class Replica:
         self.machine = self._parts.dissemination(
             self.me, SCOPES, self._read, rng, self.fleet.spread_config, fences
         )
+        self.lookout, self.reads = Lookout(self), self._parts.reads()
         self._links: dict[bytes, _Link] = {}
         self._resets: dict[tuple[bytes, str, bytes], sync.ResetParts] = {}
         self._own_parts: dict[tuple[bytes, str], list[Record]] = {}
@@ -115,6 +118,7 @@ class Replica:
         if self._links.pop(peer, None) is not None:
             self._resets = {key: parts for key, parts in self._resets.items() if key[0] != peer}
             self._own_parts = {key: recs for key, recs in self._own_parts.items() if key[0] != peer}
+            self.lookout.link_down(peer)
             self.handle(tidings.LinkDown(peer))
 
     def frame(self, peer: bytes, body: bytes) -> None:
@@ -126,10 +130,14 @@ class Replica:
             self._delta(peer, message, body)
         elif message is not None:
             self.handle(tidings.Received(peer, message))
+            if isinstance(message, Heads):
+                self.lookout.compared(peer, message)
 
     def _delta(self, peer: bytes, delta: Delta, body: bytes) -> None:
         try:
-            records = self.fleet.post.records(self.tags[delta.scope], delta, body)
+            records = self.fleet.post.records(
+                self.tags[delta.scope], delta, body, verify=self._parts.verifies
+            )
         except PeerError:
             self.handle(tidings.DeltaRefused(peer, delta.scope, delta.aid))
             return
@@ -142,21 +150,26 @@ class Replica:
         pipe = self.node.pipes.get(link.number) if link is not None else None
         if link is None or pipe is None or link.flushing or not self.machine.has_work(peer):
             return
+        queued = self.machine.links[peer]
+        self.lookout.waits(queued)
         now = self.fleet.world.now
         if now < link.flushed_at + FLUSH_S:
             link.flushing = True
             self.node.later(link.flushed_at + FLUSH_S - now, lambda: self._flush(peer, link))
             return
-        while pipe.ready(self.node.number):
+        while pipe.ready(self.node.number) or not self._parts.heeds_streams:
+            passed_on = list(queued.passing)
             bodies = self.machine.pull(peer)
             if not bodies:
                 return
+            self.lookout.leaves(peer, bodies, passed_on)
             link.flushed_at = now
             self.fleet.gauges.frames += len(bodies)
             spoil = self.node.spoil
             if spoil is not None:
                 bodies = [spoil(body) for body in bodies]
             pipe.send(self.node.number, bodies, sum(map(len, bodies)) + FRAME_HEAD * len(bodies))
+            self.lookout.sent(pipe)
 
     def _flush(self, peer: bytes, link: _Link) -> None:
         link.flushing = False
@@ -222,7 +235,7 @@ class Replica:
         delta = action.delta
         key = (action.link, delta.scope, delta.aid)
         parts = self._resets.setdefault(key, sync.ResetParts()) if delta.reset else None
-        outcome = sync.receive(
+        outcome = self._parts.receive(
             self.logs[delta.scope],
             delta,
             action.records,
@@ -353,6 +366,8 @@ class Replica:
     def _sign(self, scope: str, statement: Statement, clock: HybridClock) -> Record:
         rec = self.fleet.post.sign(self.me, self.tags[scope], clock.send(self.node.now_ms()), statement)
         self.fleet.checks.signed(self.tags[scope], rec, gc_floor(rec) if is_gc(rec) else 0)
+        if is_gc(rec):
+            collection.said(self.fleet.checks, self.logs[scope], self.tags[scope], rec, self.node.now_ms())
         return rec
 
     # -- duties -----------------------------------------------------------------------------------------
@@ -381,7 +396,10 @@ class Replica:
             now_ms = self.node.now_ms()
             for scope in DURABLE:
                 self.fleet.ledger.rewound(self.node, scope, hlc_of(now_ms))
+                self.disk.logs[scope].taking_back = True
             said = {scope: rewind(self.logs[scope], self.me, now_ms) for scope in DURABLE}
+            for scope in DURABLE:
+                self.disk.logs[scope].taking_back = False
             self.clock.last = max(self.logs[scope].author(self.me).head for scope in DURABLE)
             for scope, statements in said.items():
                 self.fleet.checks.set_back(self.tags[scope], self.me, self.logs[scope].author(self.me).head)

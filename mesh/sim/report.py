@@ -21,9 +21,9 @@ def row(result: Result) -> dict[str, Any]:
         "seed": result.seed,
         "result": "ok" if result.failure is None else "failed",
         "check": result.failure.check if result.failure is not None else None,
-        "found_s": figures["found"].get("max"),
-        "reach_p50_s": figures["reach"].get("p50"),
-        "reach_max_s": figures["reach"].get("max"),
+        "found_s": figures.get("found", {}).get("max"),
+        "reach_p50_s": figures.get("reach", {}).get("p50"),
+        "reach_max_s": figures.get("reach", {}).get("max"),
         "agree_s": figures.get("agree_s"),
         "identical_s": figures.get("identical_s"),
         "false_dead": figures.get("false_dead"),
@@ -32,6 +32,22 @@ def row(result: Result) -> dict[str, Any]:
         "virtual_s": figures["virtual_s"],
         "speed": figures["speed"],
     }
+
+
+def own(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Runs of a feature's own simulator: median and worst of each of its figures."""
+    found: dict[str, list[Any]] = {}
+    for result in results:
+        for name, value in sorted(result.figures.items()):
+            found.setdefault(name, []).append(value)
+    rows = []
+    for name, values in found.items():
+        words = sorted({value for value in values if isinstance(value, str)})
+        if words:
+            rows.append({"name": name, "median": ", ".join(words), "worst": None})
+        else:
+            rows.append({"name": name, "median": round(median(values), 4), "worst": max(values)})
+    return rows
 
 
 def spread(results: Sequence[Result]) -> list[dict[str, Any]]:

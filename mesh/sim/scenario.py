@@ -6,6 +6,7 @@
     [[fault]]               what, when, to how many
     [load]                  writes per second, and of what kind
     [expect]                figures that must be met, beside the checks that never sleep
+    [placement] [quorum] [rollout]   one of them: played by that feature's own simulator (`kinds.py`)
 
 Unknown names and values out of bounds are refused with the place where they stand.
 """
@@ -17,13 +18,15 @@ import re
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from mesh.core.vitals import PROFILES
 from mesh.errors import UsageError
 from mesh.sim.network import Line
+from mesh.sim.placement import Scene
+from mesh.sim.voting import Weather
 
 NODES_MAX = 20_000
 TIMES_MAX = 10_000
@@ -112,6 +115,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         zone_share: share of writes in the writer's zone only.
         writers: so many nodes write; 0 for all.
         until_s: when it ends; 0 for the end of the run.
+        ttl_s: what is put expires after that; 0 for never. ttl_share: of so many puts.
     """
 
     writes_per_s: float = 0.0
@@ -121,6 +125,8 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     zone_share: float = 0.0
     writers: int = 0
     until_s: float = 0.0
+    ttl_s: float = 0.0
+    ttl_share: float = 1.0
 
 
 class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -151,6 +157,28 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     bytes_per_s: float | None = None
 
 
+class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A new generation is rolled out; see `rolling.py`.
+
+    Attributes:
+        bad_every: on every so many-th node it fails; 0 for nowhere.
+        falls_every_s: so often on average a node dies for a while; 0 for never.
+        delay_s: what nodes say takes up to this long to be heard.
+        ends: what must be in the end: done, rolled back, halted.
+    """
+
+    strategy: Literal["rolling", "canary", "gradual"] = "rolling"
+    max_unavailable: int = 1
+    pause_s: float = 5.0
+    bake_s: float = 5.0
+    deadline_s: float = 60.0
+    max_fail: float = 0.05
+    bad_every: int = 0
+    falls_every_s: float = 0.0
+    delay_s: float = 0.5
+    ends: Literal["done", "rolled back", "halted"] = "done"
+
+
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One scenario; see the head of this file."""
 
@@ -161,6 +189,14 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     fault: list[Fault] = []
     load: Load = Load()
     expect: Expect = Expect()
+    placement: Scene | None = None
+    quorum: Weather | None = None
+    rollout: Rollout | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether it belongs to a simulator of its own (`kinds.py`)."""
+        return not (self.placement is None and self.quorum is None and self.rollout is None)
 
 
 def names() -> list[str]:
@@ -246,6 +282,9 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "fault": Fault,
     "load": Load,
     "expect": Expect,
+    "placement": Scene,
+    "quorum": Weather,
+    "rollout": Rollout,
 }
 
 
@@ -268,12 +307,30 @@ def _check(scenario: Scenario, name: str) -> None:
         where = f"fault[{at}]"
         _one_of(name, f"{where}.what", fault.what, KINDS)
         _check_fault(name, where, fault, mesh, KINDS[fault.what].needs)
+    _check_own(name, scenario)
     _within(name, "load.writes_per_s", scenario.load.writes_per_s, 0, 1e6)
     _within(name, "load.keys", scenario.load.keys, 0, 100_000)
     _within(name, "load.deletes", scenario.load.deletes, 0, 1)
+    _within(name, "load.ttl_s", scenario.load.ttl_s, 0, 1e7)
+    _within(name, "load.ttl_share", scenario.load.ttl_share, 0, 1)
     _within(name, "load.zone_share", scenario.load.zone_share, 0, 1)
     for kind in scenario.load.kinds or ("",):
         _one_of(name, "load.kinds", kind, ("reg", "mv"))
+
+
+def _check_own(name: str, scenario: Scenario) -> None:
+    given = [key for key in ("placement", "quorum", "rollout") if getattr(scenario, key) is not None]
+    if len(given) > 1:
+        raise UsageError(f"{name}: give one of {', '.join(given)}, not {len(given)} of them")
+    if given and (scenario.fault or scenario.load.writes_per_s):
+        raise UsageError(f"{name}: [{given[0]}] has troubles of its own, and takes no [[fault]] or [load]")
+    if scenario.placement is not None:
+        _within(name, "mesh.nodes", scenario.mesh.nodes, 4, 250)
+        _within(name, "placement.dead", scenario.placement.dead, 1, scenario.mesh.nodes // 2)
+        _within(name, "placement.workloads", scenario.placement.workloads, 1, 10_000)
+    if scenario.quorum is not None:
+        _within(name, "quorum.voters", scenario.quorum.voters, 3, 9)
+        _within(name, "quorum.loss", scenario.quorum.loss, 0, 0.9)
 
 
 def _check_fault(name: str, where: str, fault: Fault, mesh: Mesh, needs: tuple[str, ...]) -> None:

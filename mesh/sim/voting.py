@@ -31,7 +31,7 @@ class Rules(msgspec.Struct, frozen=True):
     seats: bool = True
 
 
-class Weather(msgspec.Struct, frozen=True):
+class Weather(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How bad it is."""
 
     ttl_s: float = 2.0

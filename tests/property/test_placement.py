@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from placing import Node, World, spec
 
 from mesh.core.claims import Seat
+from mesh.sim.placing import Node, World, spec
 
 STEPS = st.lists(
     st.tuples(

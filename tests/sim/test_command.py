@@ -61,6 +61,17 @@ def test_a_run_prints_a_line_per_seed_and_writes_what_was_asked_for(
     assert "kill" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["failover", "quorum", "rollout", "rollout-good"])
+def test_features_with_a_simulator_of_their_own_are_run_alike(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "r.json"
+    assert main(["sim", "run", name, "--json", str(report)]) == 0
+    assert " ok " in capsys.readouterr().out
+    assert json.loads(report.read_text())["runs"][0]["figures"]["virtual_s"] > 10
+    assert main(["sim", "run", name, "--trace", str(tmp_path / "t")]) == 2
+
+
 def test_a_failure_says_which_check_and_leaves_a_small_trace(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +95,8 @@ def test_a_failure_says_which_check_and_leaves_a_small_trace(
         ("summary = 'x'\n[[fault]]\nwhat = 'loss'", "fault[0]: loss needs rate"),
         ("summary = 'x'\n[[fault]]\nwhat = 'kill'\ntimes = 2", "needs every_s"),
         ("summary = 'x'\n[[fault]]\nwhat = 'kill'\ncount = 1\nzone = 0", "give one of count, zone"),
+        ("summary = 'x'\n[quorum]\n[rollout]", "give one of quorum, rollout"),
+        ("summary = 'x'\n[placement]\n[load]\nwrites_per_s = 1", "takes no [[fault]] or [load]"),
         ("summary = ", "not TOML"),
     ],
 )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from placing import Node, World, spec
 
 from mesh.core.claims import Seat
+from mesh.sim.placing import Node, World, spec
 
 FIVE_HUNDRED = [f"w{number}" for number in range(500)]
 SIXTY = FIVE_HUNDRED[:60]

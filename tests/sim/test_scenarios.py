@@ -29,7 +29,8 @@ def run(name: str, seed: int = 1, **mesh: object) -> Result:
 
 
 @pytest.mark.parametrize(
-    "name", ["quick", "freeze", "cut-off", "two-of-three", "suspend", "one-way", "set-back", "clocks"]
+    "name",
+    ["quick", "freeze", "cut-off", "two-of-three", "suspend", "one-way", "set-back", "clocks", "liars"],
 )
 def test_a_scenario_holds(name: str) -> None:
     assert run(name).failure is None
@@ -108,3 +109,9 @@ def test_a_gateway_sets_right_what_another_has_said_of_their_zone() -> None:
     fleet.until(lambda: not fleet.abroad(), 1)
     assert not fleet.abroad()
     assert fleet.until(fleet.abroad, 6) <= 6
+
+
+def test_each_invariant_of_the_state_has_a_rule_that_breaks_it() -> None:
+    summaries = " ".join(mutant.summary for mutant in mutants.yard())
+    named = {number for number in range(1, 11 + 1) if f"(I{number})" in summaries}
+    assert named == set(range(1, 12))

@@ -80,7 +80,9 @@ class Forger(Misbehaviour):
             case 6 if message.records:
                 body, sig = rng.choice(message.records)
                 bad = (body[:-1] + bytes([body[-1] ^ 1]), sig)
-                return change(message, records=[*message.records, bad])
+                return change(
+                    message, records=[bad if one == (body, sig) else one for one in message.records]
+                )
             case _:
                 return change(message, reset=not message.reset)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from placing import GIB, Node, World, aid_of, spec
 
 from mesh.core.claims import Offer, Seat, Stage
 from mesh.core.guard import Rule
 from mesh.core.placing import Failed, Leased, RulesSaid, SitesSaid
+from mesh.sim.placing import GIB, Node, World, aid_of, spec
 
 WEB = Seat("web", 0)
 

@@ -1,4 +1,10 @@
-"""A mesh of placement machines on one heap of timed events: claims travel, nodes die, split and come back."""
+"""A mesh of placement machines on one heap of timed events: claims travel, nodes die, split and come back.
+
+Liveness is right after a while, the store is each node's word as it travels, a program starts in a tenth of a
+second. `World.troubles` lists what must never be: an instance under an epoch that another node had it under
+before, so that its fencing token does not grow; more work on a node than fits. The same seed gives the same
+run.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +69,7 @@ class Node:
         world = self.world
         self.up = True
         self.life += 1
-        self.machine = Placement(world.config, self.aid, world.now_ms)
+        self.machine = world.machine(world.config, self.aid, world.now_ms)
         offer = Offer(world.now_ms, runtimes=("process", "container"))
         world.sites[self.aid] = self.site(offer)
         self.give(SitesSaid(dict(world.sites)))
@@ -137,6 +143,7 @@ class Node:
                 self.world.later(1.0, self._started, seat, epoch, life)
             return
         self.runs[seat] = epoch
+        self.world.started(self, seat, epoch)
         self.world.noted()
         self.give(Ran(seat))
 
@@ -154,7 +161,17 @@ class Node:
 class World:
     """Time, the wires, and liveness that is right after a while."""
 
-    def __init__(self, count: int, seed: int = 0, config: Config | None = None, **fields: Any) -> None:
+    def __init__(
+        self,
+        count: int,
+        seed: int = 0,
+        config: Config | None = None,
+        machine: type[Placement] = Placement,
+        **fields: Any,
+    ) -> None:
+        self.machine = machine
+        self.troubles: list[str] = []
+        self._epochs: dict[Seat, tuple[int, bytes]] = {}
         self.rng = random.Random(seed)
         self.config = config or Config()
         self.now = 1000.0
@@ -298,6 +315,19 @@ class World:
     def noted(self) -> None:
         for watcher in self.watchers:
             watcher()
+
+    def started(self, node: Node, seat: Seat, epoch: int) -> None:
+        """An instance runs: its token must be above that of every owner before."""
+        last, owner = self._epochs.get(seat, (-1, node.aid))
+        alone = not any(seat in other.runs for other in self.nodes if other is not node)
+        if alone and (epoch < last or (epoch == last and owner != node.aid)):
+            text = f"{seat} starts under epoch {epoch} on {node.aid.hex()[:2]}"
+            self.troubles.append(f"{self.now:.1f}: {text}, after {last} on {owner.hex()[:2]}")
+        self._epochs[seat] = (epoch, node.aid)
+        wants = sum(self.specs[it.name].workload.resources.requests.cpu for it in node.runs)
+        offers = node.site(Offer(0)).cpu
+        if wants > offers + 1e-9:
+            self.troubles.append(f"{self.now:.1f}: {node.aid.hex()[:2]} runs {wants:g} of {offers:g} cpu")
 
     def running(self, name: str | None = None) -> dict[Seat, list[bytes]]:
         """Who runs what."""
