@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import msgspec
 
 from mesh.core.lease import Evidence, Lease
@@ -52,7 +50,7 @@ class Member(msgspec.Struct):
     seen_by: tuple[bytes, ...] = ()
     dead_inc: int = 0
     charges: dict[bytes, Charge] = {}
-    deaths: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=DEATHS_KEPT))
+    deaths: tuple[float, ...] = ()
 
     def flapping(self, config: LivenessConfig, t: float) -> bool:
         """Whether it died so often lately that no work should be given to it yet."""

@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 
 from mesh.core.clock import unix_ms_of
 from mesh.core.lease import SLEEP_MS_MAX, Evidence, Lease, Status
-from mesh.core.member import FOREVER, NEVER, Charge, Member
+from mesh.core.member import DEATHS_KEPT, FOREVER, NEVER, Charge, Member
 from mesh.core.rings import K_ONE_ZONE, Overlay, Place
 from mesh.core.vitals import GONE_FOR_NOW, Action, LivenessConfig, State, StateChanged
 
@@ -357,7 +357,7 @@ class Board:
         if state == State.LEFT:
             member.dead_inc = member.inc
         else:
-            member.deaths.append(t)
+            member.deaths = (*member.deaths, t)[-DEATHS_KEPT:]
         if member.state not in GONE_FOR_NOW:
             self._leaving[member.aid] = t + self.config.settle_s
         self._near.remove(member.aid)

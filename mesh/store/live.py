@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -63,11 +64,11 @@ class LiveLog(MemoryLog):
 
     def next_expiry_ms(self, now_ms: int) -> int | None:
         """When the next record after `now_ms` expires, or None."""
-        for expiry_ms, _, _ in self._expiry.irange(minimum=(now_ms + 1,)):
-            return int(expiry_ms)
-        return None
+        at = bisect_left(self._expiry, (now_ms + 1,))
+        return self._expiry[at][0] if at < len(self._expiry) else None
 
     def expired_paths(self, after_ms: int, until_ms: int) -> list[str]:
         """Paths of records whose ttl ends in (after_ms, until_ms]."""
-        span = self._expiry.irange(minimum=(after_ms + 1,), maximum=(until_ms + 1,), inclusive=(True, False))
-        return list(dict.fromkeys(self._authors[aid].log[hlc].path for _, aid, hlc in span))
+        first, end = (bisect_left(self._expiry, (at + 1,)) for at in (after_ms, until_ms))
+        span = self._expiry[first:end]
+        return list(dict.fromkeys(self._authors[aid].records[hlc].path for _, aid, hlc in span))
