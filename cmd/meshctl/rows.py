@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -14,6 +16,7 @@ from meshctl.parse import once_each
 
 TYPES = ("reg", "mv", "flag", "counter", "set", "map", "log")
 LINE_BYTES_MAX = 1 << 20
+_DEPTH_MAX = 64
 
 
 class Row(NamedTuple):
@@ -109,7 +112,39 @@ def _json_row(number: int, data: bytes, prefix: str) -> Row | Bad:
             return Bad(number, key, "`expires` is no time")
         if ttl_ms <= 0:
             return Bad(number, key, f"it expired at {found['expires']}")
+    try:
+        _check(found["value"])
+    except ValueError as error:
+        return Bad(number, key, str(error))
     return Row(number, prefix + key, found["value"], kind, ttl_ms, len(data))
+
+
+def _check(value: Any, depth: int = 0) -> None:
+    """What would keep the agent from reading the whole batch that a value is sent in."""
+    if depth > _DEPTH_MAX:
+        raise ValueError(f"the value is nested deeper than {_DEPTH_MAX} levels")
+    if isinstance(value, str):
+        if not _is_unicode(value):
+            raise ValueError("the value holds half of a surrogate pair")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("the value holds a number that is too large")
+    elif isinstance(value, dict):
+        if len(value) == 1 and isinstance(text := value.get("base64"), str):
+            _check_base64(text)
+        for name, item in value.items():
+            _check(name)
+            _check(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, depth + 1)
+
+
+def _check_base64(text: str) -> None:
+    try:
+        base64.b64decode(text, validate=True)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is not base64") from None
 
 
 def _refuse(word: str) -> None:

@@ -62,14 +62,21 @@ def with_bytes(value: Any) -> Any:
     """A decoded JSON value with every {"base64": text} turned into bytes.
 
     Raises:
-        UsageError: the text is not base64.
+        UsageError: the text is not base64, or the value is nested too deep to be looked through.
     """
+    try:
+        return _with_bytes(value)
+    except RecursionError:
+        raise UsageError("the value is nested too deep", "store it as text") from None
+
+
+def _with_bytes(value: Any) -> Any:
     if isinstance(value, dict):
         if len(value) == 1 and isinstance(text := value.get("base64"), str):
             return _unbase64(text)
-        return {key: with_bytes(item) for key, item in value.items()}
+        return {key: _with_bytes(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [with_bytes(item) for item in value]
+        return [_with_bytes(item) for item in value]
     return value
 
 

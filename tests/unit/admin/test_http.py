@@ -143,6 +143,7 @@ async def test_a_chunked_body_that_grows_too_large_is_refused(raw: Any) -> None:
         '{"entries": [], "durable": 0}',
         '{"entries": [], "scope": "galaxy"}',
         "[" * 50_000,
+        f'{{"entries": [{{"key": "a", "value": {"[" * 900}{"]" * 900}}}]}}',
         "\x00",
     ],
 )

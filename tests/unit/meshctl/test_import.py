@@ -74,6 +74,24 @@ def test_options_that_do_not_fit_are_refused() -> None:
         rows_of("a\n1\n", "-", form="csv")
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1e999",
+        '["\\ud800"]',
+        '{"\\ud800": 1}',
+        '{"base64": "@@"}',
+        '[{"base64": "YQ"}]',
+        "[" * 600 + "]" * 600,
+        "[" * 5000 + "]" * 5000,
+    ],
+)
+def test_a_value_that_the_agent_could_not_read_does_not_spoil_its_neighbours(value: str) -> None:
+    rows = rows_of(f'{{"key":"a","value":1}}\n{{"key":"b","value":{value}}}\n{{"key":"c","value":2}}\n')
+    assert keys_of(rows) == ["a", "c"]
+    assert list(reasons_of(rows)) == [2]
+
+
 def test_bad_csv_rows_are_named_by_line() -> None:
     data = b'key,v\na,1\nb\n,3\nd,4,5\n"e,\nx",6\nf,\xff\n\ng,7\n'
     rows = rows_of(data, "t.csv")
