@@ -1,8 +1,8 @@
 """Notices one key in two places, tells everyone what can be proved, and alarms about the rest.
 
 A clash of two records under one stamp is proof (`core/forks.py`): it is published, and every node puts the
-key in quarantine. Leases whose incarnation falls again and again, and records under our own key that we did
-not write, are signs of a clone that only we saw: an alarm.
+key in quarantine. Leases whose incarnation falls again and again, links that come from now one process, now
+another, and records under our own key that we did not write, are signs of a clone that only we saw: an alarm.
 """
 
 from __future__ import annotations
@@ -45,12 +45,18 @@ class Forks:
         self._alarm = alarm
         self._watch = forks.CloneWatch()
         self._told: set[bytes] = set()
+        self._cloned_told: set[bytes] = set()
         self._own: deque[float] = deque(maxlen=OWN_TIMES)
 
     def lease(self, aid: bytes, hlc: int, incarnation: int) -> None:
         """A lease of another node arrived."""
         if self._watch.heard(aid, hlc, incarnation):
-            self._alarm(CLONE, aid, TEXT)
+            self._cloned(aid)
+
+    def link(self, aid: bytes, life: bytes) -> None:
+        """A link with another node came up, and its hello named its process."""
+        if self._watch.met(aid, life):
+            self._cloned(aid)
 
     def own_lease(self) -> bool:
         """A live record under our own key that we did not write; returns whether to say ours again.
@@ -63,6 +69,11 @@ class Forks:
             self._alarm(CLONE, self._author.aid, TEXT)
             return False
         return True
+
+    def _cloned(self, aid: bytes) -> None:
+        if aid not in self._cloned_told:
+            self._cloned_told.add(aid)
+            self._alarm(CLONE, aid, TEXT)
 
     async def clash(self, scope: str, one: Record, other: Record) -> None:
         """Two records of one author under one stamp: publish the proof, once per author."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -99,6 +100,7 @@ class Node:
         self.rng = rng or random.Random()
         self.wall_ms = wall_ms or _wall_ms
         self.started_at = trio.current_time()
+        self._life = secrets.token_bytes(8)
         self._make_host = make_host
         self.host: Host | None = None
         self.datagrams: Datagrams | None = None
@@ -527,6 +529,7 @@ class Node:
             self.zone,
             cards.announced(self.host.addresses, self.config.net.announce) if self.host else [],
             mesh.__version__,
+            self._life,
         )
 
     async def welcome(self, wire: Wire, hello: Hello) -> None:
@@ -561,6 +564,7 @@ class Node:
 
     def link_up(self, session: Session) -> None:
         self.refused.pop(session.aid, None)
+        self.forks.link(session.aid, session.hello.life)
         self.spread.link_up(session)
         self.vitality.link_up(session)
         session.ping(self.wall_ms())

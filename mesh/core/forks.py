@@ -6,7 +6,8 @@ bodies are the proof; published at `fork/<aid>` (kind ALL, by anyone), it convin
 author is quarantined: no links, shown, removed by an admin. What it had written stays as it is.
 
 Two clones need not collide on a stamp, but they do not know of each other's incarnation: leases of one
-key then show an incarnation that falls and rises again. That convinces only who saw it, so it is an alarm.
+key then show an incarnation that falls and rises again, and links of one key come from now one process, now
+the other. That convinces only who saw it, so it is an alarm.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ PREFIX = "fork/"
 _PROOF_BYTES_MAX = RECORD_BYTES_MAX - 1024
 _FALLS = 2
 _WATCHED_MAX = 16_384
+_LIVES_MAX = 4
 
 
 def proof(public: bytes, tag: bytes, one: Record, other: Record) -> dict[str, Any] | None:
@@ -57,10 +59,11 @@ def proven(value: Any, mesh_id: bytes) -> bytes | None:
 
 
 class CloneWatch:
-    """Notices two streams of incarnations under one key. Bounded: the key heard of longest ago is dropped."""
+    """Notices two processes under one key. Bounded: the key heard of longest ago is dropped."""
 
     def __init__(self) -> None:
         self._last: OrderedDict[bytes, tuple[int, int, int]] = OrderedDict()
+        self._lives: OrderedDict[bytes, tuple[list[bytes], int]] = OrderedDict()
 
     def heard(self, aid: bytes, hlc: int, inc: int) -> bool:
         """Take note of a lease; returns whether this key is, by now, seen to run twice.
@@ -77,6 +80,25 @@ class CloneWatch:
             self._last.popitem(last=False)
         return falls >= _FALLS
 
+    def met(self, aid: bytes, life: bytes) -> bool:
+        """Take note of whose link came up; returns whether this key is, by now, seen to run twice.
+
+        A process that has ended does not come back. A link of it that was long on its way may be seen after
+        one of its successor, so this too takes two times.
+
+        Args:
+            life: of the process at the other end; empty where its version does not say.
+        """
+        lives, returns = self._lives.pop(aid, ([], 0))
+        if life and lives[-1:] != [life]:
+            returns += life in lives
+            lives = [*(other for other in lives if other != life), life][-_LIVES_MAX:]
+        self._lives[aid] = (lives, returns)
+        if len(self._lives) > _WATCHED_MAX:
+            self._lives.popitem(last=False)
+        return returns >= _FALLS
+
     def forget(self, aid: bytes) -> None:
         """The key was removed, or an operator has looked into it."""
         self._last.pop(aid, None)
+        self._lives.pop(aid, None)

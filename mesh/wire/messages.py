@@ -23,7 +23,9 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Hello(Message, frozen=True, tag=0):
-    """First frame on a link, both ways. `cert` is the encoded certificate chain of the sender."""
+    """First frame on a link, both ways. `cert` is the encoded certificate chain of the sender, `life` drawn
+    anew by each process.
+    """
 
     version: int
     mesh_id: bytes
@@ -36,6 +38,7 @@ class Hello(Message, frozen=True, tag=0):
     zone: str
     addresses: list[str] = []
     software: str = ""
+    life: bytes = b""
 
 
 class Root(Message, frozen=True, tag=1):

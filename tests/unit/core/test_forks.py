@@ -86,6 +86,28 @@ def test_old_leases_that_arrive_late_prove_nothing():
         assert not watch.heard(b"a" * 16, hlc, inc)
 
 
+def test_links_that_come_from_two_processes_in_turn_raise_the_alarm():
+    watch = CloneWatch()
+    assert [watch.met(b"a" * 16, life) for life in (b"1", b"2", b"1", b"1", b"2", b"1")] == [
+        False,
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
+    watch.forget(b"a" * 16)
+    assert not watch.met(b"a" * 16, b"2")
+
+
+def test_restarts_late_links_and_older_versions_raise_no_alarm():
+    watch = CloneWatch()
+    lives = [b"1", b"1", b"2", b"1", b"3", b"", b"4", b"5", b"6", b"6", b"7"]
+    assert not any(watch.met(b"a" * 16, life) for life in lives)
+    assert not any(watch.met(index.to_bytes(16, "big"), b"x") for index in range(20_000))
+    assert len(watch._lives) == 16_384
+
+
 def test_the_watch_is_bounded_and_forgets_when_told():
     watch = CloneWatch()
     for index in range(20_000):
