@@ -78,7 +78,7 @@ def query(context: Context, args: Namespace) -> None:
     wanted = parse.labels(args.label)
     how = {"combine": args.combine, "selector": args.select}
     found = context.client.query(args.name, payload, labels=wanted, timeout_s=timeout_s, **how)
-    problem = _problem(found, args)
+    problem = _problem(context, found, args)
     if context.out.human and isinstance(problem, NotFound):
         raise problem
     _show_answers(context, found)
@@ -86,7 +86,7 @@ def query(context: Context, args: Namespace) -> None:
         raise problem
 
 
-def _problem(found: dict[str, Any], args: Namespace) -> MeshError | None:
+def _problem(context: Context, found: dict[str, Any], args: Namespace) -> MeshError | None:
     """What the outcome of a query lacks, if anything."""
     if not found["asked"]:
         terms = ", ".join(filter(None, [*args.label, args.select or ""]))
@@ -100,9 +100,11 @@ def _problem(found: dict[str, Any], args: Namespace) -> MeshError | None:
         return NoHandler(f"nobody serves {args.name!r}: {len(failed)} asked", _SERVE_HINT)
     said = []
     if missing:
-        said.append(f"{len(missing)} did not answer ({words.listed([words.id_end(id_) for id_ in missing])})")
+        named = {member["id"]: member["name"] for member in context.client.members()}
+        silent = sorted(named.get(id_, words.id_end(id_)) for id_ in missing)
+        said.append(f"{len(missing)} did not answer ({words.listed(silent)})")
     if failed:
-        said.append(f"{len(failed)} could not ({words.listed([row['node_name'] for row in failed])})")
+        said.append(f"{len(failed)} could not ({words.listed(sorted(row['node_name'] for row in failed))})")
     return Partial(f"of {found['asked']} asked {' and '.join(said)}", "meshctl members") if said else None
 
 

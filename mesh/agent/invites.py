@@ -77,7 +77,7 @@ class Invites:
         ttl_s = identity.invite_hours * 3600 if ttl_s is None else ttl_s
         if not 0 < ttl_s <= TTL_S_MAX:
             raise UsageError(
-                f"an invite cannot live for {ttl_s:g} s", f"more than 0, at most {TTL_S_MAX:.0f}"
+                f"an invite cannot live for {ttl_s / 86400:g} days", f"at most {TTL_S_MAX / 86400:.0f} days"
             )
         now_ms = max(node.now_ms(), authority.nbf_ms)
         terms = Terms(

@@ -170,7 +170,7 @@ class Members(Paths):
         if view.state not in (vitals.State.DEAD, vitals.State.LEFT):
             raise Conflict(
                 f"{self.name_of(view.aid)} is {view.state}, only a dead node can be declared to have left",
-                "to end a live one, run `meshctl leave` there, or remove it with `meshctl node forget`",
+                "to end a live one, run `meshctl leave` there, or remove it with `meshctl cert revoke`",
             )
         return await self._give(node, left=view.incarnation)
 

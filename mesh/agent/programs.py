@@ -202,7 +202,9 @@ class Programs:
         if waiting is None:
             raise NotFound(f"there is no open call {call[:80]!r}", "its deadline may have passed")
         if more and not waiting.call.stream:
-            raise UsageError("this call takes one answer, not parts", "see `stream` of the call")
+            raise UsageError(
+                "this call takes one answer, not parts", "ask with --stream, or `request_stream`"
+            )
         try:
             await waiting.send.send(_Answer(payload, more, None if error is None else _error(error)))
         except (trio.BrokenResourceError, trio.ClosedResourceError):

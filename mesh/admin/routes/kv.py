@@ -88,7 +88,7 @@ class ListQuery(Struct, forbid_unknown_fields=True):
 
 
 class WatchQuery(Struct, forbid_unknown_fields=True):
-    """`initial`: what is there first. `cursor`: of the last line handled."""
+    """`initial`: what is there first. `cursor`: of the last line handled; empty: there was none."""
 
     prefix: str = ""
     scope: Scope = "mesh"
@@ -230,7 +230,7 @@ async def _list(kv: Kv, call: Call) -> list[Json]:
 
 def _watch(kv: Kv, call: Call) -> AsyncIterator[Json]:
     query: WatchQuery = call.query
-    return kv.watch(query.prefix, scope=query.scope, cursor=query.cursor, initial=query.initial)
+    return kv.watch(query.prefix, scope=query.scope, cursor=query.cursor or None, initial=query.initial)
 
 
 def _export(kv: Kv, call: Call) -> AsyncIterator[Json]:
