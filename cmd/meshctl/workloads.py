@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from argparse import Namespace
 from typing import Any
 
@@ -78,6 +79,11 @@ _ADMITTED = (
     Column("ALLOWED", "allowed"),
     Column("WHY NOT", "why"),
 )
+_REMOVED = (
+    Column("NODE", "node_name"),
+    Column("STATE", "state"),
+    Column("INSTANCES", "instances", short=True),
+)
 _NAME = arg("name", metavar="NAME", help="a workload's name")
 _FILES = arg("files", metavar="FILE", nargs="+", help=".toml, .json or .yaml; - is standard input")
 
@@ -133,6 +139,32 @@ def scale(context: Context, args: Namespace) -> None:
         replicas = int(args.replicas)
     found = context.client.scale_workload(args.name, replicas)
     context.out.done(found, f"{found['name']} is to have {found['replicas']} instances")
+
+
+def remove(context: Context, args: Namespace) -> int:
+    """Exit status 7 when a node still has it at the end of the wait."""
+    found = context.client.remove_workload(args.name, args.nodes, back=args.back)
+    if args.back:
+        context.out.done(found, f"{', '.join(args.nodes)} may run {args.name} again")
+        return 0
+    end = time.monotonic() + (parse.seconds(args.wait, "--wait") or 0.0)
+    while (rows := _left(found, args.nodes)) and any(row["instances"] for row in rows):
+        if time.monotonic() >= end:
+            break
+        time.sleep(0.2)  # noqa: TID251 - a command has nothing else to wait for
+        found = context.client.workload(args.name)
+    context.out.rows(rows, _REMOVED, "node_name")
+    return 7 if any(row["instances"] for row in rows) else 0
+
+
+def _left(found: dict[str, Any], nodes: list[str]) -> list[dict[str, Any]]:
+    """What each of these nodes still has."""
+    rows = []
+    for node in nodes:
+        held = [f"{it['instance']} {it['state']}" for it in found["instances"] if it["node_name"] == node]
+        held = [words for words in held if not words.endswith((" barred", " done", " lost"))]
+        rows.append({"node_name": node, "state": "removed" if not held else "leaving", "instances": held})
+    return rows
 
 
 def restart(context: Context, args: Namespace) -> None:
@@ -237,6 +269,24 @@ COMMANDS: Commands = {
             "change the number of instances",
             (_NAME, arg("replicas", metavar="REPLICAS", help='a number, or "each"')),
             examples=(("meshctl workload scale web 5", "five instances"),),
+        ),
+        Verb(
+            "remove",
+            remove,
+            "take a workload off some nodes",
+            (
+                _NAME,
+                arg("nodes", metavar="NODE", nargs="+", help="names of nodes"),
+                arg("--back", action="store_true", help="let them run it again"),
+                arg("--wait", default="60s", metavar="TIME", help="for its instances to leave (60s)"),
+            ),
+            text="Adds the nodes to `avoid` in its spec: its instances start elsewhere first, if there is "
+            "room, and then stop there. Says of each node how it went; exit status 7 when an instance is "
+            "still there at the end.",
+            examples=(
+                ("meshctl workload remove web attic cellar", "not there any more"),
+                ("meshctl workload remove web attic --back", "there again, when its turn comes"),
+            ),
         ),
         Verb(
             "restart",

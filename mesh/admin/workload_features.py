@@ -29,6 +29,9 @@ class Workloads(Protocol):
     async def scale(self, name: str, replicas: int | str) -> Json:
         """`shapes.Workload`. A number, or "each". NotFound, UsageError."""
 
+    async def remove(self, name: str, nodes: Sequence[str], *, back: bool) -> Json:
+        """`shapes.WorkloadDetail`. From these nodes, or `back`: they may run it again. NotFound."""
+
     async def restart(self, name: str) -> Json:
         """`shapes.Workload`. Every instance starts anew. NotFound."""
 

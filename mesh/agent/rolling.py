@@ -201,12 +201,13 @@ class Rolling:
         return msgspec.structs.replace(spec, colour=colour)
 
     def _earlier(self, value: Any, gen: int, newest: Spec) -> Spec:
-        """An earlier generation, as many of it as of the newest; the newest where it is not kept."""
+        """An earlier generation, as many of it and where the newest may be; this where it is not kept."""
         try:
             raw = generations.spec_of(value, gen)
             if raw is None:
                 return newest
-            workload = msgspec.structs.replace(parse(raw), replicas=newest.workload.replicas)
+            now = newest.workload
+            workload = msgspec.structs.replace(parse(raw), replicas=now.replicas, avoid=now.avoid)
         except (PeerError, UsageError):
             return newest
         return Spec(workload, gen, newest.restarts)

@@ -6,11 +6,12 @@ table that placement decides by, on whatever node is asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from mesh.agent.admitting import Admitting
 from mesh.agent.author import Statement
 from mesh.agent.certs import Certs
 from mesh.agent.measured import Measured
@@ -20,17 +21,16 @@ from mesh.agent.placer import Placer
 from mesh.agent.rollouts import Rollouts
 from mesh.agent.table import Table
 from mesh.agent.words import iso, iso_of
-from mesh.core import candidates, guard
+from mesh.core import candidates
 from mesh.core.claims import Claim, Seat, Stage
 from mesh.core.dependencies import refuse_circle
 from mesh.core.folds import register
-from mesh.core.guard import Rule
 from mesh.core.log import Log
 from mesh.core.record import MESH, Kind, Op
 from mesh.core.seating import Seating, Spec
 from mesh.core.voters import PREFIX as QUORUMS
 from mesh.core.workload import PREFIX, Workload, document, parse, schema
-from mesh.errors import Conflict, MeshError, NotFound, UsageError
+from mesh.errors import Conflict, NotFound, UsageError
 
 Json = dict[str, Any]
 Rows = list[Json]
@@ -38,7 +38,7 @@ Rows = list[Json]
 AT_ONCE_MAX = 1000
 
 
-class Workloads:
+class Workloads(Admitting):
     """See `mesh.admin.workload_features.Workloads`."""
 
     def __init__(
@@ -51,12 +51,8 @@ class Workloads:
         rollouts: Rollouts,
         measured: Measured,
     ) -> None:
+        super().__init__(node, certificates, table, orders, placer)
         self._measured = measured
-        self._node = node
-        self._certs = certificates
-        self._table = table
-        self._orders = orders
-        self._placer = placer
         self._rollouts = rollouts
 
     @property
@@ -156,6 +152,27 @@ class Workloads:
 
         await self._node.author.say(MESH, build)
         return self._row(name)
+
+    async def remove(self, name: str, nodes: Sequence[str], *, back: bool) -> Json:
+        """`shapes.WorkloadDetail`."""
+        self._spec(name)
+        self._certs.require_admin()
+        known = {self._table.name_of(aid) for aid in self._node.directory.members()}
+        for node in nodes:
+            if node not in known and not back:
+                raise NotFound(f"no member is called {node!r:.80}", "`meshctl members` lists names")
+
+        def build(slots: Log) -> list[Statement]:
+            rec = register(self._node.view.visible(slots.slots(PREFIX + name)), self._node.now_ms())
+            if rec is None:
+                raise _unknown(name)
+            held = read_spec(rec.val).workload
+            kept = [node for node in held.avoid if node not in nodes]
+            spec = parse({**document(held), "avoid": kept if back else [*kept, *dict.fromkeys(nodes)]})
+            return [Statement(PREFIX + name, Kind.REG, {**rec.val, "spec": document(spec)})]
+
+        await self._node.author.say(MESH, build)
+        return await self.show(name)
 
     async def restart(self, name: str) -> Json:
         """`shapes.Workload`."""
@@ -356,64 +373,6 @@ class Workloads:
             "memory": max(0, int(room.memory - load.memory)) if room.memory else None,
             "instances": load.count,
         }
-
-    # -- admission --------------------------------------------------------------------------------------
-
-    async def rules(self) -> Rows:
-        """`shapes.AdmissionRule` of each, by name."""
-        return [self._rule_row(rule) for rule in sorted(self._orders.rules(), key=lambda rule: rule.name)]
-
-    def _rule_row(self, rule: Rule) -> Json:
-        rec = self._orders.in_force(guard.PREFIX + rule.name)
-        author_name = self._table.who(rec.aid)[1] if rec is not None else ""
-        return {"name": rule.name, "rule": guard.document(rule), "author_name": author_name}
-
-    async def set_rules(self, rules: Sequence[Json]) -> Rows:
-        """`shapes.AdmissionRule` of each that was set. UsageError, Denied."""
-        self._certs.require_admin()
-        parsed = [guard.parse(raw) for raw in rules]
-        statements = [Statement(guard.PREFIX + rule.name, Kind.REG, guard.document(rule)) for rule in parsed]
-        await self._node.author.say(MESH, lambda _: statements)
-        return [self._rule_row(rule) for rule in parsed]
-
-    async def delete_rule(self, name: str) -> Json:
-        """`shapes.AdmissionRule` as it was. NotFound, Denied."""
-        path = guard.PREFIX + name
-        if self._orders.in_force(path) is None:
-            raise NotFound(f"no admission rule {name!r:.80}", "`meshctl admission ls` lists them")
-        self._certs.require_admin()
-        held = next((rule for rule in self._orders.rules() if rule.name == name), Rule(name=name))
-        row = self._rule_row(held)
-        await self._node.author.say(MESH, lambda _: [Statement(path, Kind.REG, None, Op.DEL)])
-        return row
-
-    async def test(self, specs: Sequence[Json], rules: Sequence[Json]) -> Rows:
-        """`shapes.Admitted` of each spec on each node, by `rules`, or by those in force if there are none."""
-        asked = [guard.parse(raw) for raw in rules] or self._orders.rules()
-        rows: Rows = []
-        for raw in specs:
-            try:
-                workload = parse(raw)
-            except UsageError as error:
-                name = str(raw.get("name", "")) if isinstance(raw, dict) else ""
-                rows.append(_admitted(name, None, None, error))
-                continue
-            rows += self._test(workload, asked)
-        return rows
-
-    def _test(self, workload: Workload, rules: Iterable[Rule]) -> Rows:
-        rows: Rows = []
-        for aid in sorted(self._seats.sites):
-            site = self._seats.sites[aid]
-            why = guard.refused_by_device(site.offer, workload)
-            why = why or guard.objection(rules, workload, site.labels)
-            rows.append(_admitted(workload.name, *self._table.who(aid), why))
-        return sorted(rows, key=lambda row: row["node_name"])
-
-
-def _admitted(name: str, node: str | None, node_name: str | None, why: str | MeshError) -> Json:
-    text = why.message if isinstance(why, MeshError) else why
-    return {"workload": name, "node": node, "node_name": node_name, "allowed": not text, "why": text}
 
 
 def _state(wanted: int, running: int, instances: Rows) -> str:

@@ -32,6 +32,10 @@ class WorkloadCalls(Base):
         """`Workload`. A number, or "each"."""
         return self._post(f"/v1/workloads/{segment(name)}/scale", replicas=replicas)
 
+    def remove_workload(self, name: str, nodes: Iterable[str], *, back: bool = False) -> Any:
+        """`WorkloadDetail`. It leaves these nodes (names); `back`: they may run it again."""
+        return self._post(f"/v1/workloads/{segment(name)}/remove", nodes=list(nodes), back=back)
+
     def restart_workload(self, name: str) -> Any:
         """`Workload`. Every instance starts anew."""
         return self._post(f"/v1/workloads/{segment(name)}/restart")

@@ -92,6 +92,8 @@ def unfit(workload: Workload, site: Site, rules: Iterable[Rule]) -> str:
     """Why a node can never run a workload as both are now, or "". Room and neighbours are asked apart."""
     if found := refused_by_device(site.offer, workload) or objection(rules, workload, site.labels):
         return found
+    if site.labels.get("name") in workload.avoid:
+        return "is to be avoided (`avoid`, `meshctl workload remove`)"
     for term in _terms(workload.selector):
         if not term.holds(site.labels):
             have = site.labels.get(term.key)

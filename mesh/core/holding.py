@@ -241,7 +241,8 @@ class Holding:
 
     def _why_leave(self, seat: Seat, spec: Spec, claim: Claim) -> str:
         """Why this is no place for it any more, or ""."""
-        if spec.workload.mode == "pinned" and self._runs(seat):
+        pinned = spec.workload.mode == "pinned" and self._runs(seat)
+        if pinned and not self._table.avoided(spec.workload, self._me):
             return ""
         if why := self._table.why_unfit(seat.name, self._me):
             return why
@@ -257,7 +258,8 @@ class Holding:
         away = self._table.sites[self._me].offer.st == "away" if self._me in self._table.sites else False
         until = mine.since + (AWAY_S if away else self._config.drain_s)
         replaced = any(self._table.runs(held.aid, held.claim) for held in rivals)
-        if replaced or now >= until or mine.leased or not self._runs(seat):
+        alone = seat.name in self._table.specs and self._table.specs[seat.name].workload.each
+        if replaced or alone or now >= until or mine.leased or not self._runs(seat):
             self.stop(seat, claim.why or "the node is drained")
         else:
             self._desk.wake(seat, until)

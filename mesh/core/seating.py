@@ -270,6 +270,11 @@ class Seating:
         site = self.sites.get(aid)
         return site is not None and not unfit(workload, site, self.rules)
 
+    def avoided(self, workload: Workload, aid: bytes) -> bool:
+        """Whether it was taken off a node by name."""
+        site = self.sites.get(aid)
+        return site is not None and site.labels.get("name", "") in workload.avoid
+
     def why_closed(self, aid: bytes) -> str:
         """Why a node is given nothing new at present, or ""."""
         standing = self.standing(aid)

@@ -82,6 +82,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         secrets: names of secrets that the program finds as files; SECRET_<NAME> is the path of each.
         rotation: what follows when a secret that it names is set anew: its rollout, or the next start.
         selector: labels a node must have, see `core/selector.py`.
+        avoid: names of nodes that it is not to run on, whatever else holds.
         capabilities: words that the node's card must list.
         tolerations: taints it may run in spite of: `key`, `key=value`, or `*`.
         near: the zone that the policies latency and location measure from; empty: none.
@@ -109,6 +110,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         int, msgspec.Meta(extra_json_schema={"type": ["integer", "string"]}, description='or "each"')
     ] = 1
     selector: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    avoid: Words = ()
     capabilities: Words = ()
     affinity: Affinity = Affinity()
     tolerations: Words = ()

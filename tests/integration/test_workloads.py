@@ -188,6 +188,13 @@ def test_drained_work_goes_elsewhere_and_cordoned_nodes_get_none(yard: Yard, fir
     rows = json.loads(first.ctl("-o", "json", "workload", "explain", "app").stdout)
     assert [row["why"] for row in rows if row["node_name"] == "n3"] == ["is cordoned"]
     assert first.ctl("node", "uncordon", "n3").returncode == 0
+    done = first.ctl("-o", "json", "workload", "remove", "app", "n2")
+    assert (done.returncode, json.loads(done.stdout)[0]["state"]) == (0, "removed"), done.stderr
+    assert "n2" not in settled(yard, "app", 6).values()
+    assert first.ctl("workload", "remove", "app", "nowhere").returncode == 4
+    assert first.ctl("workload", "remove", "app", "n2", "--back").returncode == 0
+    with first.client() as client:
+        assert "avoid" not in client.workload("app")["spec"]
 
 
 def test_one_on_each_node_that_matches(yard: Yard, first: Agent) -> None:
@@ -352,3 +359,5 @@ def test_an_exclusive_workload_whose_quorum_is_not_there_says_so(first: Agent) -
     apply(first, name="stray", mode="exclusive", voters="nowhere")
     with first.client() as client:
         assert "there is no quorum nowhere" in client.workload("stray")["why"]
+        rows = client.explain_workload("stray")
+        assert all(row["place"] is None and "no quorum nowhere" in row["why"] for row in rows)

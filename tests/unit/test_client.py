@@ -685,6 +685,7 @@ EVERY_CALL: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("revoke_token", ("5f2a9c01d3e4",), {}),
     ("apply", ([{"name": "web"}],), {"dry_run": True}),
     ("scale_workload", ("web", "each"), {}),
+    ("remove_workload", ("web", ["n1"]), {}),
     ("workloads", (), {}),
     ("workload_schema", (), {}),
     *((f"{verb}workload", ("web",), {}) for verb in ("", "explain_", "restart_", "delete_")),

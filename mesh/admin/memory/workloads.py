@@ -108,6 +108,11 @@ class MemoryWorkloads:
         self._put(parse({**document(self._get(name)[0]), "replicas": replicas}))
         return self._row(name)
 
+    async def remove(self, name: str, nodes: Sequence[str], *, back: bool) -> Json:
+        kept = [node for node in self._get(name)[0].avoid if node not in nodes]
+        self._put(parse({**document(self._get(name)[0]), "avoid": kept if back else [*kept, *nodes]}))
+        return await self.show(name)
+
     async def restart(self, name: str) -> Json:
         self._put(self._get(name)[0])
         return self._row(name)

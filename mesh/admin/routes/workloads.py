@@ -26,6 +26,13 @@ class ScaleBody(Struct, forbid_unknown_fields=True):
     replicas: int | str
 
 
+class RemoveBody(Struct, forbid_unknown_fields=True):
+    """Names of nodes. `back`: they may run it again."""
+
+    nodes: Annotated[list[Annotated[str, Meta(max_length=128)]], Meta(min_length=1, max_length=64)]
+    back: bool = False
+
+
 class RulesBody(Struct, forbid_unknown_fields=True):
     """Rules to set, each in the place of the one of its name."""
 
@@ -57,6 +64,10 @@ async def _explain(workloads: Workloads, call: Call) -> list[Json]:
 
 async def _scale(workloads: Workloads, call: Call) -> Json:
     return await workloads.scale(call.args["workload"], call.body.replicas)
+
+
+async def _remove(workloads: Workloads, call: Call) -> Json:
+    return await workloads.remove(call.args["workload"], call.body.nodes, back=call.body.back)
 
 
 async def _restart(workloads: Workloads, call: Call) -> Json:
@@ -127,6 +138,14 @@ ROUTES = (
         shapes.Workload,
         "Change its number of instances.",
         body=ScaleBody,
+    ),
+    _route(
+        "POST",
+        "/v1/workloads/{workload}/remove",
+        _remove,
+        shapes.WorkloadDetail,
+        "Take it off some nodes; elsewhere it goes on.",
+        body=RemoveBody,
     ),
     _route("POST", "/v1/workloads/{workload}/restart", _restart, shapes.Workload, "Start it anew."),
     _route("GET", "/v1/schemas/workload", _schema, shapes.WorkloadSchema, "The JSON schema of a spec."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from mesh.core.claims import Offer, Seat, Stage
@@ -260,3 +261,27 @@ def test_an_owner_that_is_away_by_its_own_configuration_holds_nothing() -> None:
         each.give(SitesSaid(dict(world.sites)))
     world.run(40)
     assert owner(world) is not node
+
+
+@pytest.mark.parametrize("fields", [{}, {"mode": "pinned"}, {"replicas": "each"}])
+def test_what_is_taken_off_a_node_by_name_leaves_it_also_where_it_would_stay(fields: dict[str, Any]) -> None:
+    world = placed(3, **fields)
+    left = next(node for node in world.nodes if WEB in node.runs)
+    world.apply(spec("web", **fields, avoid=[left.aid.hex()[:2]]))
+    world.run(5)
+    assert WEB not in left.runs
+    count = 2 if fields.get("replicas") == "each" else 1
+    assert sum(WEB in node.runs for node in world.nodes) == count
+
+
+def test_a_second_generation_beside_the_first_needs_room_for_both() -> None:
+    world = placed(3, resources={"requests": {"memory": "10Gi"}, "limits": {"memory": 0}})
+    table = owner(world).machine.table
+    large = spec("web", 2, resources={"requests": {"memory": "900Gi"}, "limits": {"memory": 0}})
+    aid, why = table.why_not_both(large.workload)
+    assert aid == owner(world).aid
+    assert "memory" in why
+    before = table.load(aid).memory
+    table.set_spec("web", msgspec.structs.replace(table.specs["web"], also=large.workload.resources.requests))
+    assert table.load(aid).memory == before + 900 * GIB
+    assert "memory" in table.why_crowded("web", world.nodes[0].aid)
