@@ -52,3 +52,23 @@ def test_an_agent_with_a_wrong_setting_does_not_start_and_says_why(yard: Yard) -
         agent.start()
     assert agent.process is not None
     assert agent.process.returncode == 2
+
+
+SPY = """
+import atexit, gc
+atexit.register(lambda: print("kept for good:", gc.get_freeze_count(), flush=True))
+"""
+
+
+def test_what_a_start_has_made_is_not_looked_through_again(yard: Yard) -> None:
+    """A full collection of all of it stopped the loop for 40 ms, in the midst of a flood."""
+    spy = yard.folder / "spy"
+    spy.mkdir()
+    (spy / "sitecustomize.py").write_text(SPY)
+    agent = yard.first(start=False)
+    agent.settings = {"PYTHONPATH": str(spy)}
+    agent.start()
+    eventually(lambda: "is up in mesh" in agent.tail(), "it is up")
+    assert agent.stop() == 0
+    kept = int(agent.tail().rpartition("kept for good: ")[2].split()[0])
+    assert kept > 50_000

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from functools import partial
+from typing import Any
 
 from fault.base import Row, Run
 from fault.field import Agent, Field, GaveUp, alive, wait
 from fault.watching import Watch
 
 SETTLE_S = 3.0
-HELD_TOO_LONG_S = 20.0  # after a cut ends: what a late verdict would need
+LATE_S = 15.0
 
 
 def loss(run: Run) -> None:
@@ -49,6 +51,7 @@ def _falls(run: Run, number: signal.Signals, at_most_s: float, anchor: str) -> N
             others = [agent.name for agent in made.agents if agent is not victim]
             begun = time.monotonic()
             victim.signal(number)
+            _late(run, made, watch, victim, begun)
             times = known_after(watch, others, victim, begun)
             last.append(times[-1])
             typical.append(times[len(times) // 2])
@@ -71,6 +74,32 @@ def known_after(watch: Watch, others: list[str], victim: Agent, begun: float) ->
 
     wait(f"all see {victim.name} dead", lambda: len(times()) == len(others), pause_s=0.05)
     return times()
+
+
+def _late(run: Run, made: Field, watch: Watch, victim: Agent, begun: float) -> None:
+    """Who does not know after LATE_S: what it says of its links, and what those at their other ends say."""
+
+    def unknowing() -> list[Agent]:
+        others = [agent for agent in made.agents if agent is not victim]
+        return [agent for agent in others if watch.first(agent.name, victim.name, "dead", begun) is None]
+
+    with contextlib.suppress(GaveUp):
+        wait("all know", lambda: not unknowing(), patience_s=LATE_S, pause_s=0.1)
+        return
+    rows = {agent.name: _links(agent) for agent in made.agents if agent is not victim}
+    for agent in unknowing()[:3]:
+        back = {name: held.get(agent.name, "none") for name, held in rows.items() if name in rows[agent.name]}
+        run.report.note(f"after {LATE_S:g} s {agent.name} does not know: {rows[agent.name]}; theirs: {back}")
+
+
+def _links(agent: Agent) -> dict[str, str]:
+    rows = agent.ask(lambda client: client.links())
+    return {row["name"]: _told(row) for row in rows if row["name"]}
+
+
+def _told(row: dict[str, Any]) -> str:
+    way = "dialled" if row["dialled"] else "taken"
+    return f"{row['state']} {way} {row['since_s']} s, in {row['bytes_in']}, out {row['bytes_out']}"
 
 
 def _back(made: Field, victim: Agent, number: signal.Signals) -> float:

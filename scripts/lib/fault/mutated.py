@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from setup import say
+
 from fault.base import Row, Run
 
 CHILD = Path(__file__).with_name("mutation.py")
@@ -66,7 +68,10 @@ def _feed(name: str, count: int, seed: int, *, guided: bool) -> dict[str, Any]:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     told = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode == 0 and told:
-        return dict(json.loads(told[-1]))
+        found = dict(json.loads(told[-1]))
+        how, crashes = " guided" if guided else "", len(found["crashes"])
+        say(f"{name}{how}: {found['count']} inputs, {found['refused']} refused, {crashes} crashes")
+        return found
     ended = f"the process ended with {done.returncode}"
     last = (done.stderr.strip().splitlines() or [""])[-1]
     return {"count": 0, "refused": 0, "crashes": {ended: last}, "slowest_s": 0.0, "grown_mib": 0.0}
