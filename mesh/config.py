@@ -37,7 +37,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     labels: Annotated[dict[str, str], knob("free words to select nodes by", reload=True)] = {}
     tier: Annotated[
         Literal["", "device", "edge", "region", "cloud"],
-        knob("a label on identical agents, never a rank; empty: as certified, else device", reload=True),
+        knob("a label on identical agents, never a rank; a certified one wins; empty: device", reload=True),
     ] = ""
     kind: Annotated[str, knob("type of device, e.g. gateway or camera", reload=True)] = ""
     region: Annotated[str, knob("a label", reload=True)] = ""

@@ -60,6 +60,7 @@ def card(config: Config, labels: dict[str, str], facts: dict[str, Any]) -> dict[
     node = config.node
     own: dict[str, Any] = {
         "kind": node.kind,
+        "tier": node.tier,
         "region": node.region,
         "provider": node.provider,
         "site": node.site,

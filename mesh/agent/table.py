@@ -17,6 +17,10 @@ from mesh.identity.keys import peer_id_of
 PRESENT = (State.ALIVE, State.SUSPECT)
 
 
+# What a node says of itself in fields of their own, and selectors take as labels.
+CARD_WORDS = ("tier", "region", "site", "provider", "kind")
+
+
 class Table:
     """Names, keys, labels and rights of members."""
 
@@ -42,11 +46,15 @@ class Table:
         return sorted({*others, self._node.me})
 
     def labels_of(self, aid: bytes) -> Mapping[str, str]:
+        """What selectors choose by: its labels, words of its card, and what is certified."""
         cert = self._cert(aid)
         if cert is None:
             return {}
-        tier = cert.tier or "device"
-        return {**self._members.labels_of(aid), "name": cert.name, "zone": cert.zone, "tier": tier}
+        card = self._members.card_of(aid)
+        words = {word: card[word] for word in CARD_WORDS if isinstance(card.get(word), str) and card[word]}
+        tier = cert.tier or words.pop("tier", "") or "device"
+        known = {"name": cert.name, "zone": cert.zone, "tier": tier}
+        return {**words, **self._members.labels_of(aid), **known}
 
     def may(self, aid: bytes, verb: str, name: str) -> bool:
         cert = self._cert(aid)
