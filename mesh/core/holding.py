@@ -318,10 +318,21 @@ class Holding:
         mine.since, mine.leased, mine.launched = now, token, None
         self.put(seat, Claim(spec.gen, epoch, Stage.CLAIM, now_ms, self._life_ms, origin, over))
         self._rivals.claimed(seat, now)
-        self._desk.do(Tell("placed", seat, "took it over" if over else "took it", (over,) if over else ()))
+        self._desk.do(self._taken(seat, over))
         if over:
             self._desk.wake(seat, now + self._config.takeover_s)
         self._launch(seat, spec, mine, now)
+
+    def _taken(self, seat: Seat, over: bytes) -> Tell:
+        """What is told of it: a failover, when the last owner is not there any more."""
+        claims = self._table.claims[seat]
+        others = [aid for aid in sorted(claims) if aid != self._me and claims[aid].st in KEEPING]
+        last = max(others, key=lambda aid: claims[aid].epoch, default=b"")
+        if over:
+            return Tell("placed", seat, "took it over", (over,))
+        if last and self._table.standing(last) != "alive":
+            return Tell("failover", seat, "took it over from a node that is gone", (last,))
+        return Tell("placed", seat, "took it")
 
     # -- what we say ------------------------------------------------------------------------------------
 

@@ -199,7 +199,7 @@ class Release(Action, frozen=True):
 
 
 class Tell(Action, frozen=True):
-    """For the event log: `kind` is placed, unplaced, barred, duplicate or suspicious."""
+    """For the event log: `kind` is placed, failover, unplaced, barred, duplicate or suspicious."""
 
     kind: str
     seat: Seat

@@ -285,3 +285,13 @@ def test_a_second_generation_beside_the_first_needs_room_for_both() -> None:
     table.set_spec("web", msgspec.structs.replace(table.specs["web"], also=large.workload.resources.requests))
     assert table.load(aid).memory == before + 900 * GIB
     assert "memory" in table.why_crowded("web", world.nodes[0].aid)
+
+
+def test_a_failover_is_told_once_with_the_node_that_is_gone() -> None:
+    world = placed(3)
+    lost = owner(world)
+    world.kill(lost)
+    world.run(30)
+    told = [tell for node in world.nodes for tell in node.told if tell.kind == "failover"]
+    assert [(tell.seat, tell.nodes) for tell in told] == [(WEB, (lost.aid,))]
+    assert not [tell for node in world.nodes for tell in node.told if tell.kind == "placed" and tell.nodes]
