@@ -5,7 +5,8 @@ here is gone. Comparing listings, and the author itself, mend what does not fit,
 no longer to be seen; until then a reader sees a value that its author replaced or deleted long ago.
 
 Nothing is demanded where marks may be wrong without anybody's mistake: while a bad relay is about, and of
-authors that were set back to a backup, had their clock set right, were removed, or go over their quota.
+authors that were set back to a backup, had their clock set right, were removed, or go over their quota. But
+also with a bad relay no replica drops in a reset what lies above the floor that its author said.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from mesh.sim.model.world import World
 
 def broken(world: World) -> str | None:
     """The first mark of a replica that claims too much; None when all are honest."""
-    if world.lies:
-        return None
+    if world.lies or world.robbed:
+        return world.robbed
     for node in world.nodes:
         for scope in KEPT_SCOPES if node.alive else ():
             for aid, _ in node.logs[scope].authors():

@@ -60,6 +60,7 @@ class Node(Replica):
         log = self.logs[scope]
         policy = self.world.policy
         old = {rec.slot: log.get(rec.slot) for rec in records if rec.kind == Kind.CTR}
+        mine = {rec.slot: rec for rec in log.since(aid, 0)} if delta.reset else {}
         outcome = sync.receive(
             log,
             delta,
@@ -83,6 +84,8 @@ class Node(Replica):
             if before is not None:
                 self.world.stored(self, sender, scope, before, rec)
         self.world.learned(self, scope, outcome.stored)
+        gone = [mine[slot] for slot in outcome.dropped if slot in mine and log.get(slot) is None]
+        self.world.taken_away(self, scope, gone)
         self._after(sender, scope, delta, outcome)
 
     def _learn(self, scope: str, aid: bytes, records: Sequence[Record]) -> None:

@@ -19,10 +19,18 @@ from mesh.wire.messages import Delta
 OMITTED = Odds(moves={"collect": 2.0}, death=0.0, relay=1.0, relays=("omitter",))
 FORGED = Odds(death=0.0, relay=1.0, relays=("forger",))
 RESTORED = Odds(moves={"restore": 3.0, "backup": 2.0})
+HONEST = Odds(
+    moves={"compare": 2.0, "collect": 2.0, "restore": 0.0, "clock": 0.0},
+    loss=(0.2, 0.5),
+    relay=0.0,
+    removals=(0,),
+)
 
 
 class ForwardsOnlyNew(Policy):
     """A node forwards only the records that were new to it, under the old claim of completeness."""
+
+    odds = HONEST
 
     def passed_on(self, delta: Delta, outcome: Outcome, scope_tag: bytes) -> Delta | None:
         if not outcome.forward:
@@ -32,6 +40,8 @@ class ForwardsOnlyNew(Policy):
 
 class ForwardsResets(Policy):
     """A reset is passed on as if it were a plain delta."""
+
+    odds = HONEST
 
     def passed_on(self, delta: Delta, outcome: Outcome, scope_tag: bytes) -> Delta | None:
         if delta.reset and not delta.pull and outcome.refused is None:
@@ -75,6 +85,8 @@ class _TrustsReset(Judge):
 
 class TrustsFloor(Policy):
     """A reset is believed without the author's own word on its floor."""
+
+    odds = FORGED
 
     judge = _TrustsReset()
 
@@ -137,6 +149,8 @@ class _HeadAfterList(Judge):
 class HeadAfterList(Policy):
     """The head advances after a list exchange."""
 
+    odds = HONEST
+
     judge = _HeadAfterList()
 
 
@@ -183,7 +197,7 @@ class _NewestGc(Judge):
 class NewestFloor(Policy):
     """Of two `~gc` the newest counts, not the one with the largest floor."""
 
-    odds = RESTORED
+    odds = Odds(moves={"collect": 6.0, "restore": 4.0, "backup": 2.0})
 
     judge = _NewestGc()
 

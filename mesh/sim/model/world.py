@@ -48,6 +48,7 @@ class World:
         self.forgotten: dict[tuple[int, Place], int] = {}
         self.tainted: set[int] = set()
         self.rewritten: set[int] = set()
+        self.robbed: str | None = None
         self.liar: int | None = None
         self.sent_records = 0
         aids = [aid_of(index) for index in range(NODES)]
@@ -316,6 +317,17 @@ class World:
             event = self.truth.of(place, rec)
             if event is not None:
                 node.known[event.place] = node.known.get(event.place, 0) | event.bit | event.seen
+
+    def taken_away(self, node: Replica, scope: str, records: list[Record]) -> None:
+        """A reset made a replica drop these: that may be no more than their author said it collected."""
+        for rec in records:
+            author = self.nodes[self.index_of[rec.aid]]
+            honest = author.index not in self.rewritten and author.index not in self.tainted
+            if honest and rec.hlc > author.logs[scope].author(rec.aid).floor:
+                what = f"{rec.path} @{rec.hlc} of {author.index}"
+                self.robbed = (
+                    self.robbed or f"a reset took away what was never collected at {node.index}: {what}"
+                )
 
     def losing(self, node: Replica, left: Backup | Replica | None) -> None:
         """A store is about to be lost (or set back to `left`): what only it knew cannot be saved."""
