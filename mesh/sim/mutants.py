@@ -31,7 +31,7 @@ from mesh.core.vitals import Action
 from mesh.errors import UsageError
 from mesh.sim import lockmutants, placemutants, rollmutants, statemutants
 from mesh.sim.model.run import run as run_model
-from mesh.sim.model.variants import VARIANTS
+from mesh.sim.model.variants import CAUGHT_BY, VARIANTS
 from mesh.sim.parts import Parts
 from mesh.sim.run import Run
 from mesh.sim.scenario import Scenario, load
@@ -155,7 +155,8 @@ class Mutant(msgspec.Struct, frozen=True):
     Attributes:
         scenario: in which it is hunted; "model", "locks" and "rollouts" are simulators of their own.
         allowed: seeds within which it must be found.
-        first: where the hunt begins.
+        first: where the hunt begins,
+        known: after these seeds, by which it was once caught.
         quick: found in a second or two, so that the gate can afford it.
         trial: one run of a simulator of its own, given the part of the name after the colon and the seed.
     """
@@ -168,6 +169,7 @@ class Mutant(msgspec.Struct, frozen=True):
     first: int = 1
     quick: bool = False
     trial: Callable[[str, int], str | None] | None = None
+    known: tuple[int, ...] = ()
 
 
 def _probing() -> list[Mutant]:
@@ -305,18 +307,6 @@ _OWN: list[tuple[str, Callable[[str, int], str | None], dict[str, tuple[str, int
     ),
 ]
 
-# First seeds known to catch each of the model's wrong rules.
-MODEL_SEEDS = {
-    "collects-without-reissue": 0,
-    "drops-pulls-below-floor": 6,
-    "expired-is-absent": 0,
-    "floor-whatever-is-freed": 0,
-    "forwards-resets": 5079,
-    "head-after-list": 91,
-    "ignores-strays": 8,
-    "newest-floor": 30,
-}
-
 
 def yard() -> list[Mutant]:
     """All mutants."""
@@ -325,8 +315,9 @@ def yard() -> list[Mutant]:
             f"model:{name}",
             (variant.__doc__ or name).strip().splitlines()[0].rstrip(".").lower(),
             "model",
-            allowed=400,
-            first=MODEL_SEEDS.get(name, 0),
+            allowed=100,
+            first=0,
+            known=CAUGHT_BY[name],
         )
         for name, variant in VARIANTS.items()
     ]
@@ -367,7 +358,8 @@ def hunt(mutant: Mutant) -> dict[str, Any]:
     own = mutant.scenario == "model" or mutant.trial is not None
     scenario = None if own else load(mutant.scenario)
     while check is None and tried < mutant.allowed:
-        check = _caught(mutant, scenario, mutant.first + tried)
+        beyond = tried - len(mutant.known)
+        check = _caught(mutant, scenario, mutant.known[tried] if beyond < 0 else mutant.first + beyond)
         tried += 1
     return {
         "name": mutant.name,

@@ -6,9 +6,8 @@ omit and forge, removes and buries authors, lets certificates run out, fills quo
 On the way heads and floors may not claim what is not so (`marks.py`). In the end everything is healed, and
 three things are demanded (`final.py`): replicas are byte-identical, no acknowledged write is lost unless a
 write that saw it replaced it, and nothing replaced or deleted is visible again (`truth.py` is the
-brute-force oracle). A harness that finds nothing proves nothing:
-`variants.py` holds the rules that looked right and were not, and each must be caught
-(`tests/sim/test_replication.py`, `tests/unit/core/test_sync.py`).
+brute-force oracle). A harness that finds nothing proves nothing: `variants.py` holds the rules that looked
+right and were not, and each must be caught (`tests/sim/test_replication.py`).
 
     python -m mesh.sim.model --runs 10000 --seed 0 [--variant NAME] [--trace]
 

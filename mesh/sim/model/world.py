@@ -323,11 +323,9 @@ class World:
         for rec in records:
             author = self.nodes[self.index_of[rec.aid]]
             honest = author.index not in self.rewritten and author.index not in self.tainted
-            if honest and rec.hlc > author.logs[scope].author(rec.aid).floor:
+            if honest and rec.hlc > author.logs[scope].author(rec.aid).floor and not self.robbed:
                 what = f"{rec.path} @{rec.hlc} of {author.index}"
-                self.robbed = (
-                    self.robbed or f"a reset took away what was never collected at {node.index}: {what}"
-                )
+                self.robbed = f"a reset took away what was never collected at {node.index}: {what}"
 
     def losing(self, node: Replica, left: Backup | Replica | None) -> None:
         """A store is about to be lost (or set back to `left`): what only it knew cannot be saved."""

@@ -20,7 +20,7 @@ from authors import (
     take,
 )
 
-from mesh.core import sync
+from mesh.core import folds, sync
 from mesh.core.memory import MemoryLog
 from mesh.core.quota import Limits
 from mesh.core.record import MESH, Kind
@@ -186,6 +186,16 @@ def test_of_two_floors_the_larger_counts_not_the_newer(name: str | None, floor: 
     held = log.get(slot(0, "~gc"))
     assert held is not None
     assert held.val == stamp(floor)
+
+
+@pytest.mark.parametrize(("name", "shown"), [(None, 1), ("sees-without-sees", 2)])
+def test_what_a_write_that_was_seen_had_replaced_stays_replaced(name: str | None, shown: int) -> None:
+    """Also when that write is gone, and by one who never held what it had replaced."""
+    old = rec(1, "kv/m", 1, kind=Kind.MV, val="old")
+    over = rec(2, "kv/m", 2, kind=Kind.MV, val="over", sees={aid_of(1): old.hlc})
+    sees = policy(name).sees([over], aid_of(3), NOW_MS)
+    new = rec(3, "kv/m", 3, kind=Kind.MV, val="new", sees=sees)
+    assert len(folds.visible([old, new])) == shown
 
 
 def test_whoever_says_a_smaller_floor_is_told_the_larger() -> None:
