@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import h11
@@ -174,20 +174,25 @@ class HttpConnection:
         body: bytes,
         content_type: str = JSON_TYPE,
         headers: Mapping[str, str] | None = None,
+        stalled: Callable[[], None] = lambda: None,
     ) -> None:
-        """Send a whole answer; waits while the client does not read, so the caller sets a deadline."""
+        """Send a whole answer; waits while the client does not read, so the caller sets a deadline.
+
+        Args:
+            stalled: called when it has to wait.
+        """
         if self._ours is not None:
             self._ours, self._answered = None, True
             more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
             lines = f"HTTP/1.1 {status} \r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
-            await self._sock.send(f"{lines}{more}\r\n".encode() + body)
+            await self._sock.send(f"{lines}{more}\r\n".encode() + body, stalled)
             return
         head = self._head(status, content_type, headers, ("Content-Length", str(len(body))))
         data = self._h11.send(head) or b""
         if not self._head_only:
             data += self._h11.send(h11.Data(body)) or b""
         data += self._h11.send(h11.EndOfMessage()) or b""
-        await self._sock.send(data)
+        await self._sock.send(data, stalled)
 
     async def refuse(self, status: int, error: MeshError, headers: Mapping[str, str] | None = None) -> None:
         """Answer with an error; drop the connection when an answer has already begun."""

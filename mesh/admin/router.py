@@ -88,9 +88,12 @@ class Router:
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = list(routes)
         self._table: dict[str, list[tuple[list[str], Route]]] = {}
+        self._of_method: dict[tuple[str, str], list[tuple[list[str], Route]]] = {}
         for route in routes:
             parts = route.pattern.split("/")[1:]
-            self._table.setdefault("/".join(parts[:2]), []).append((parts, route))
+            room = "/".join(parts[:2])
+            self._table.setdefault(room, []).append((parts, route))
+            self._of_method.setdefault((route.method, room), []).append((parts, route))
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
         """The route of a path and the path's words.
@@ -99,13 +102,13 @@ class Router:
             HttpError: 404 for an unknown path, 405 for a method it does not have, 400 for a malformed one.
         """
         parts = path.split("/")[1:]
-        allowed = []
-        for pattern, route in self._table.get("/".join(parts[:2]), ()):
+        room = "/".join(parts[:2])
+        for pattern, route in self._of_method.get((method, room), ()):
             words = _match(pattern, parts)
             if words is not None:
-                if route.method == method:
-                    return route, {name: _text(word) for name, word in words.items()}
-                allowed.append(route.method)
+                return route, {name: _text(word) for name, word in words.items()}
+        others = self._table.get(room, ())
+        allowed = [route.method for pattern, route in others if _match(pattern, parts) is not None]
         if allowed:
             error = UsageError(
                 f"{method} is not possible on {path}", f"possible: {', '.join(sorted(allowed))}"
@@ -115,8 +118,10 @@ class Router:
 
 
 def _match(pattern: list[str], parts: list[str]) -> dict[str, str] | None:
+    """The words of a path; the first two parts of both are the same."""
     words = {}
-    for at, piece in enumerate(pattern):
+    for at in range(2, len(pattern)):
+        piece = pattern[at]
         if at >= len(parts):
             return None
         if piece.endswith("...}"):

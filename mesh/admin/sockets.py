@@ -7,6 +7,7 @@ that the kernel takes at once does not yield; waiting for the next request does.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 import trio
 
@@ -29,14 +30,19 @@ class Socket:
             except OSError:
                 return b""
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes, stalled: Callable[[], None] = lambda: None) -> None:
         """Send all; waits while the other end does not read.
+
+        Args:
+            stalled: called when it has to wait.
 
         Raises:
             trio.BrokenResourceError: the other end is gone.
         """
         try:
             sent = self._try(data)
+            if sent < len(data):
+                stalled()
             while sent < len(data):
                 await trio.lowlevel.wait_writable(self._sock)
                 sent += self._try(data[sent:])

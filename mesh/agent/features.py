@@ -159,7 +159,7 @@ class Features:
             Queries(node.key, node.mesh_id, peers, node, programs, counters, node.now_ms, node.rng.randbytes),
             self._settings,
         )
-        node.store.add_listener(messages.changed)
+        node.store.add_listener(messages.changed, user_keys=False)
         node.use_queries(messages.queries)
         messages.queries.register("mesh.status", self._brief)
         messages.queries.register("mesh.metric", self.metrics.value)

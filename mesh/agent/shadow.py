@@ -75,7 +75,7 @@ class Shadows:
         self._read()
         rollouts.serve(KIND, self)
         rollouts.on_change.append(lambda subject: self._wake())
-        node.store.add_listener(self._changed)
+        node.store.add_listener(self._changed, user_keys=False)
 
     # -- for rollouts -----------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ IDLE_MAX = 16
 # What an answer meets when nobody waits for it any more: the deadline has passed, the caller takes no more
 # parts, or the agent is gone, which the stream of calls tells too.
 GIVEN_UP = (NotFound, TimedOut, Unreachable)
-READ_BYTES = 256 << 10
+READ_BYTES = 64 << 10  # beyond 128 KiB each read would map and unmap memory
 START_HINT = "start it (`meshd run`), or name its socket with --socket or MESHCTL_SOCKET"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ from mesh.errors import Failed, MeshError, Unreachable, UsageError
 
 Json = dict[str, Any]
 _HEAD_BYTES_MAX = 64 << 10
+_USUAL_HEAD = re.compile(
+    rb"HTTP/1\.1 ([0-9]{3}) \r\nContent-Type: [a-z/-]+\r\nContent-Length: ([0-9]{1,18})\r\n\r\n"
+)
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/")
 
 
@@ -154,6 +158,11 @@ class Reply:
         return pieces
 
     def _head(self) -> bool:
+        if usual := _USUAL_HEAD.match(self._buffer):
+            self.status, self._left, self._chunked = int(usual[1]), int(usual[2]), False
+            self.done = self._left == 0
+            self._buffer = self._buffer[usual.end() :]
+            return True
         head, end, rest = self._buffer.partition(b"\r\n\r\n")
         if not end:
             if len(self._buffer) > _HEAD_BYTES_MAX:

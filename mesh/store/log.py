@@ -63,6 +63,7 @@ class LmdbLog:
         self._changes = changes
         self._history_max = history_max
         self.states: dict[bytes, AuthorState] = {}
+        self._read: dict[bytes, AuthorState] = {}
 
     # -- authors ----------------------------------------------------------------------------------------
 
@@ -70,9 +71,12 @@ class LmdbLog:
         state = self.states.get(aid)
         if state is not None:
             return state
-        key = self._scope + aid
-        value = self._txn.get(key, db=self._tables.heads)
-        return NO_AUTHOR if value is None else rows.unpack_state(key, value)
+        state = self._read.get(aid)
+        if state is None:
+            key = self._scope + aid
+            value = self._txn.get(key, db=self._tables.heads)
+            state = self._read[aid] = NO_AUTHOR if value is None else rows.unpack_state(key, value)
+        return state
 
     def authors(self) -> Iterator[tuple[bytes, AuthorState]]:
         self.flush()
@@ -91,6 +95,7 @@ class LmdbLog:
                 self._txn.delete(key, db=self._tables.heads)
             else:
                 self._txn.put(key, rows.pack_state(key, state), db=self._tables.heads)
+        self._read.update(self.states)
         self.states.clear()
 
     # -- slots ------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from mesh.store.reading import Reading, ReadingLive
 from mesh.store.rows import Damaged
 from mesh.store.tender import Tender
 from mesh.store.txn import Txn
-from mesh.store.watch import PATHS_MAX, Change, Cursor, Watch, new_rounds
+from mesh.store.watch import PATHS_MAX, USER_KEYS, Change, Cursor, Watch, new_rounds
 from mesh.store.writer import Writer
 from mesh.wire.messages import Delta
 
@@ -71,7 +71,7 @@ class Store:
         self._tables = tables
         self._settings = settings
         self._closed = False
-        self._listeners: list[Callable[[list[Change]], None]] = []
+        self._listeners: list[tuple[Callable[[list[Change]], None], bool]] = []
         self.on_full: Callable[[bool], None] = lambda full: None
         self._suspect = False
         self._writer = Writer(
@@ -275,9 +275,13 @@ class Store:
 
     # -- what changed -----------------------------------------------------------------------------------
 
-    def add_listener(self, listener: Callable[[list[Change]], None]) -> None:
-        """Call `listener` on the loop after each commit (and each change of the live scope), in order."""
-        self._listeners.append(listener)
+    def add_listener(self, listener: Callable[[list[Change]], None], *, user_keys: bool = True) -> None:
+        """Call `listener` on the loop after each commit (and each change of the live scope), in order.
+
+        Args:
+            user_keys: whether it wants to hear of users' keys (`kv/`), of which most changes are.
+        """
+        self._listeners.append((listener, user_keys))
 
     def watch(
         self, prefix: str, scope: str, cursor: Cursor | None = None, *, paths_max: int = PATHS_MAX
@@ -336,9 +340,12 @@ class Store:
             by_scope.setdefault(change.scope, []).append(change.path)
         for scope, paths in by_scope.items():
             self._rounds[scope].changed(paths)
-        for listener in self._listeners:
+        others = [change for change in changes if not change.path.startswith(USER_KEYS)]
+        for listener, user_keys in self._listeners:
+            told = changes if user_keys else others
             try:
-                listener(changes)
+                if told:
+                    listener(told)
             except Exception:  # others' records: a value that one consumer cannot bear must not end the agent
                 log.exception("a listener failed at %s", sorted({change.path for change in changes})[:5])
 

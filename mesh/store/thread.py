@@ -1,4 +1,8 @@
-"""The one thread that waits for disks, so that the event loop does not."""
+"""The one thread that waits for disks, so that the event loop does not.
+
+Whoever posts functions also sleeps here, in `news`, until one is done or somebody says `wake`: one wait for
+both, so that a commit costs the loop one turn and nothing has to be shielded while it runs.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,11 @@ from typing import Any
 import outcome
 import trio
 
+_DRAIN_BYTES = 64
+
 
 class Thread:
-    """Runs one function at a time; its result is awaited on a pipe, half the cost of trio's own threads.
+    """Runs one function at a time; its end is told on a pipe, half the cost of trio's own threads.
 
     Attributes:
         busy: something was posted whose result was not taken yet; nothing else may be posted.
@@ -25,6 +31,7 @@ class Thread:
         self._result: outcome.Outcome[Any] | None = None
         self._thread = threading.Thread(target=self._work, name="mesh-store", daemon=True)
         self._read = self._write = -1
+        self._woken = False
 
     def start(self) -> None:
         """Begin; `stop` ends it."""
@@ -41,13 +48,32 @@ class Thread:
         """Begin to run a function; `result` must be awaited before the next."""
         assert not self.busy
         self.busy = True
+        self._result = None
         self._todo.put(function)
+
+    @property
+    def done(self) -> bool:
+        """Whether the posted function has ended."""
+        return self._result is not None
+
+    def wake(self) -> None:
+        """End the present wait for news, or the next."""
+        if not self._woken and self._write >= 0:
+            self._woken = True
+            os.write(self._write, b"\0")
+
+    async def news(self) -> None:
+        """Wait until a function has ended or somebody woke us; now and then it is for nothing."""
+        await trio.lowlevel.wait_readable(self._read)
+        self._woken = False
+        os.read(self._read, _DRAIN_BYTES)
 
     async def result(self) -> Any:
         """What the posted function returned or raised. Cannot be cancelled: the thread is not asked twice."""
-        with trio.CancelScope(shield=True):
-            await trio.lowlevel.wait_readable(self._read)
-        os.read(self._read, 1)
+        if not self.done:
+            with trio.CancelScope(shield=True):
+                while not self.done:
+                    await self.news()
         self.busy = False
         assert self._result is not None
         return self._result.unwrap()
@@ -62,6 +88,7 @@ class Thread:
         self._thread.join()
         os.close(self._read)
         os.close(self._write)
+        self._read = self._write = -1
 
 
 class Inline:
@@ -70,6 +97,7 @@ class Inline:
     def __init__(self) -> None:
         self.busy = False
         self._result: outcome.Outcome[Any] | None = None
+        self._woken = trio.Event()
 
     def start(self) -> None:
         pass
@@ -78,6 +106,20 @@ class Inline:
         assert not self.busy
         self.busy = True
         self._result = outcome.capture(function)
+
+    @property
+    def done(self) -> bool:
+        """Whether the posted function has ended."""
+        return self._result is not None
+
+    def wake(self) -> None:
+        """End the present wait for news, or the next."""
+        self._woken.set()
+
+    async def news(self) -> None:
+        """Wait until somebody woke us."""
+        await self._woken.wait()
+        self._woken = trio.Event()
 
     async def result(self) -> Any:
         """What the posted function returned or raised."""

@@ -24,6 +24,7 @@ import trio
 from mesh.core.record import SCOPES, Record
 from mesh.errors import UsageError
 
+USER_KEYS = "kv/"
 PATHS_MAX = 10_000
 RING_PATHS_MAX = 65_536
 

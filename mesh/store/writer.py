@@ -87,7 +87,6 @@ class Writer:
         saver = settings.flash_saver
         self._waiting = Waiting(FLASH_SAVER_LINGER_S if saver else settings.linger_ms / 1000, always=saver)
         self._room = trio.lowlevel.ParkingLot()
-        self._wake = trio.Event()
         self._txn: Txn | None = None
         self._batch: list[Pending] = []
         self._current: Pending | None = None
@@ -118,7 +117,8 @@ class Writer:
         self._waiting.add(pending, linger=linger)
         if not linger and self._idle:
             self._fill()
-        self._wake.set()
+        if not self._posted:
+            self._thread.wake()
         if not pending.answered:
             pending.task = trio.lowlevel.current_task()
 
@@ -192,6 +192,8 @@ class Writer:
 
     async def _turn(self, wait: bool) -> None:
         if self._posted:
+            while wait and not self._thread.done:
+                await self._thread.news()
             await self._settle()
         elif self._must_redo:
             await self._redo()
@@ -199,13 +201,12 @@ class Writer:
             self._fill()
             await trio.lowlevel.checkpoint()
         else:
-            self._wake = trio.Event()
             patience_s = self._patience()
             if patience_s == math.inf:  # the usual case; a cancel scope costs more than the wait
-                await self._wake.wait()
+                await self._thread.news()
                 return
             with trio.move_on_after(patience_s):
-                await self._wake.wait()
+                await self._thread.news()
             if self.full and self._idle:
                 await self._look_for_room()
 
