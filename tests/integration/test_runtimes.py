@@ -11,7 +11,7 @@ import pytest
 from engines import IMAGE, missing, podman_socket
 from yard import Agent, Yard, eventually
 
-SCRIPT = "echo up $MESH_INSTANCE; while :; do sleep 0.1; echo tick; done"
+SCRIPT = "echo up $MESH_INSTANCE $TOLD; while :; do sleep 0.1; echo tick; done"
 
 
 @pytest.fixture
@@ -63,7 +63,10 @@ def test_a_container_outlives_its_agent_and_what_cannot_be_pulled_says_so(yard: 
         agent = yard.first(start=False)
         agent.settings["MESHD_RUNTIMES__CONTAINER"] = socket
         agent.start()
-        apply(agent, "web", tmp_path, f'image = "{IMAGE}"', 'runtime = "container"', "stop_grace_s = 1")
+        with agent.client() as client:
+            client.set_secret("db", "hunter-two")
+        told = 'env = { TOLD = { secret = "db" } }'
+        apply(agent, "web", tmp_path, f'image = "{IMAGE}"', 'runtime = "container"', "stop_grace_s = 1", told)
         apply(agent, "none", tmp_path, 'image = "localhost:1/none:1"', 'runtime = "container"')
 
         def shown(name: str) -> Any:
@@ -75,13 +78,13 @@ def test_a_container_outlives_its_agent_and_what_cannot_be_pulled_says_so(yard: 
         words = eventually(lambda: shown("none")["why"], "the image is missed")
         assert "localhost:1/none:1 cannot be pulled" in words
         since = agent.ctl("logs", "web/0", "-n", "1000").stdout.splitlines()
-        assert since[0] == "up web/0"
+        assert since[0] == "up web/0 hunter-two"
 
         agent.kill()
         agent.start()
         eventually(lambda: shown("web")["state"] == "running", "the container is adopted")
         again = agent.ctl("logs", "web/0", "-n", "1000").stdout.splitlines()
-        assert again.count("up web/0") == 1
+        assert again.count("up web/0 hunter-two") == 1
         with agent.client() as client:
             client.leave()
 

@@ -189,3 +189,12 @@ def test_a_misspelt_name_is_told_as_such_and_so_is_every_other_field() -> None:
         with pytest.raises(UsageError) as refused:
             parse(raw)
         assert (refused.value.message, refused.value.hint) == (words, hint)
+
+
+def test_a_lease_is_for_exclusive_workloads_and_has_its_bounds() -> None:
+    exclusive = {**WEB, "mode": "exclusive", "voters": "main"}
+    assert parse(exclusive).lease_s == 30
+    assert parse({**exclusive, "lease_s": 5}).lease_s == 5
+    for raw in ({**exclusive, "lease_s": 1}, {**WEB, "lease_s": 5}):
+        with pytest.raises(UsageError, match="lease_s"):
+            parse(raw)
