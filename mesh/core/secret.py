@@ -11,8 +11,9 @@ who set it when and for whom, and about how long it is, within 64 bytes.
 
     who reads it   all admins; and every member that its `selector` and `nodes` allow and that may run, room
                    and standing apart, a workload which names it
-    selector       over zone and tier only: those are in a node's certificate, and its id in `nodes` is its
-                   key. A label or a name is its own word, by which it could ask for what is not meant for it
+    selector       over zone and tier only: those are in a node's certificate (where its invite left them open
+                   they were its wish), and its id in `nodes` is its key. A label is its own word at any time,
+                   by which it could ask for what is not meant for it
     set anew       another generation, another key: sealed to whom it is for at that time. Workloads that name
                    it are started anew by their rollout, unless they say `rotation = "keep"`
     newly eligible any admin that is up opens it, and says the missing wraps in a record of its own: two that

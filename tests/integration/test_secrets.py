@@ -40,8 +40,8 @@ def yard() -> Iterator[Yard]:
     finally:
         made.end()
         end_all(folder)
-        for agent in made.agents:  # killed, nobody was there to remove them
-            shutil.rmtree(sheltered(agent.data.absolute() / "work"), ignore_errors=True)
+        for data in folder.glob("n*/"):  # killed, nobody was there to remove them
+            shutil.rmtree(sheltered(data.absolute() / "work"), ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -161,6 +161,21 @@ def test_whom_a_secret_is_not_for_is_no_candidate(yard: Yard) -> None:
         assert client.set_secret("mine", b"x", selector="")["nodes"] == []
     eventually(lambda: running(second, "web") == {"n1", "n2", "n3"}, "now for everybody")
     with second.client() as client:
+        client.delete_workload("web")
+
+
+def test_a_selector_asks_the_certificate_and_not_what_a_node_says_of_itself(yard: Yard) -> None:
+    first, third = yard.agents[0], yard.agents[2]
+    third.settings["MESHD_NODE__TIER"] = "cloud"
+    assert third.stop() == 0
+    third.start()
+    yard.agree()
+    apply(first, "web", secrets=[], env={"PASSWORD": {"secret": "mine"}}, command=["/bin/sleep", "100000"])
+    with first.client() as client:
+        eventually(lambda: client.member("n3")["tier"] == "cloud", "n3 calls itself cloud")
+        row = client.set_secret("mine", b"x", selector="tier=cloud")
+        assert row["readers"] == ["n1", "n2"]
+        assert row["waiting"] == []
         client.delete_workload("web")
 
 
