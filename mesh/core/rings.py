@@ -23,6 +23,7 @@ import hashlib
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 
 import msgspec
 
@@ -31,6 +32,7 @@ K_ZONES = 2
 K_GATEWAYS = 2
 GATEWAYS_PER_ZONE = 3
 LEAF_HOSTS = 2
+POINTS_KEPT = 1 << 16
 # "/" cannot occur in a zone's name, so no zone can collide with this ring.
 _GATEWAY_RING = "/gateways"
 
@@ -46,6 +48,13 @@ def hrw(key: bytes, candidate: bytes) -> int:
 def hrw_top(key: bytes, candidates: Iterable[bytes], count: int) -> list[bytes]:
     """The `count` best candidates for a key, best first. Removing others never changes their order."""
     return sorted(candidates, key=lambda c: (-hrw(key, c), c))[:count]
+
+
+@lru_cache(POINTS_KEPT)
+def _point_of(prefix: bytes, ring: int, aid: bytes) -> tuple[bytes, bytes]:
+    """Where a member stands in an order; kept, because three tables of members ask for the same."""
+    digest = hashlib.blake2b(prefix + bytes([ring]) + aid, digest_size=8, person=b"mesh-ring").digest()
+    return digest, aid
 
 
 class Rings:
@@ -68,8 +77,7 @@ class Rings:
         self._cache: dict[bytes, tuple[bytes, ...]] = {}
 
     def _point(self, ring: int, aid: bytes) -> tuple[bytes, bytes]:
-        data = self._prefix + bytes([ring]) + aid
-        return hashlib.blake2b(data, digest_size=8, person=b"mesh-ring").digest(), aid
+        return _point_of(self._prefix, ring, aid)
 
     def __contains__(self, aid: bytes) -> bool:
         return aid in self._members

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -99,8 +99,9 @@ class Fleet:
         self.lines: Callable[[float, str, int, str], None] | None = None
         self.nodes: list[Node] = []
         self.number: dict[bytes, int] = {}
-        self._zone_of: dict[str, list[Node]] = {}
+        self.zone_nodes: dict[str, list[Node]] = {}
         self.shared = shared
+        self.words: dict[str, dict[str, Any]] = {}
         self._looked_at = float("-inf")
         self.orphans: list[tuple[int, Pipe]] = []
         self.changes: list[Change] = []
@@ -116,7 +117,7 @@ class Fleet:
             node = Node(self, aid, places[index] if places else Place("default"), seed)
             self.number[aid] = node.number
             self.nodes.append(node)
-            self._zone_of.setdefault(node.place.zone, []).append(node)
+            self.zone_nodes.setdefault(node.place.zone, []).append(node)
         self._able = [node for node in self.nodes if node.place.gateway]
 
     def build(self, node: Node, rng: random.Random) -> Liveness:
@@ -178,7 +179,7 @@ class Fleet:
         if not self.shared:
             return tuple((other.aid, other.place) for other in self.nodes)
         far = self._able if node.place.gateway else self._able[:FEW]
-        near = self._zone_of[node.place.zone]
+        near = self.zone_nodes[node.place.zone]
         known = [*near, *(other for other in far if not node.near(other))]
         return tuple((other.aid, other.place) for other in known)
 
@@ -304,7 +305,7 @@ class Fleet:
         return all(
             node.agrees(other, reachable=self.reaches(node.number, other.number))
             for node in self.running()
-            for other in self._zone_of[node.place.zone]
+            for other in self.zone_nodes[node.place.zone]
             if other is not node
         )
 

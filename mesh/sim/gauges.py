@@ -93,6 +93,8 @@ class Gauges:
                 continue
             source = node.fleet.number.get(link, -1) if link is not None else -1
             hops = tracked.hops[node.number] = tracked.hops.get(source, 0) + 1
+            if node.started_at > tracked.since:
+                continue  # it was down: when it has the record says when it came back
             delay_s = node.fleet.world.now - tracked.since
             self.reach_s.add(delay_s)
             self.hops.add(hops)

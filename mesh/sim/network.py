@@ -196,6 +196,7 @@ class Network:
         bytes_sent: per host, headers counted.
         listening: hosts whose agent runs (frozen or not). powered: hosts whose kernel answers.
         frozen: hosts whose agent stands still. dialable: hosts that can be reached from outside.
+        dialling: nobody gets through while it is False (`formed.py`).
     """
 
     def __init__(self, world: World, rng: random.Random, near: Line, far: Line | None = None) -> None:
@@ -212,6 +213,7 @@ class Network:
         self.dialable: list[bool] = []
         self.cut: dict[tuple[int, int], None] = {}
         self.mended_at = float("-inf")
+        self.dialling = True
         self.datagrams_blocked: dict[tuple[int, int], None] = {}
         self._random = rng.random
 
@@ -268,7 +270,10 @@ class Network:
 
     def dial(self, source: int, target: int, deadline_s: float, done: Callable[[str, Any], None]) -> None:
         """Connect, handshake, hello. `done` is told ok (with the hello), refused or timed_out, once."""
-        Dial(self, source, target, self.world.now + deadline_s, done)
+        if self.dialling:
+            Dial(self, source, target, self.world.now + deadline_s, done)
+        else:
+            done("timed_out", None)
 
 
 class Dial:

@@ -21,6 +21,7 @@ import msgspec
 from mesh.core.record import MESH, ZONE
 from mesh.core.rings import Place
 from mesh.core.vitals import PROFILES, State
+from mesh.sim import formed
 from mesh.sim.checks import Violation
 from mesh.sim.disk import DURABLE
 from mesh.sim.faults import Blow, Hand, plan
@@ -139,7 +140,7 @@ class Run:
     def _form(self) -> None:
         fleet = self.fleet
         self._progress("forming", 0.0)
-        fleet.start()
+        formed.build(fleet) if self.scenario.mesh.formed else fleet.start()
         formed_s = fleet.until(fleet.whole, FORM_S)
         if formed_s > FORM_S:
             fleet.checks.fail("agreement", f"the mesh did not form within {FORM_S:g} s")

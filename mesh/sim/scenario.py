@@ -42,6 +42,7 @@ class Mesh(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         bound_s: so long after the end all must agree and be equal.
         quiet_s: between the mesh's standing and the first second that counts.
         shared: nodes share what never changes of their views, for meshes of many thousands.
+        formed: the mesh is built as it stands after forming (`formed.py` says what is left out).
     """
 
     nodes: int = 32
@@ -52,6 +53,7 @@ class Mesh(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     bound_s: float = 60.0
     quiet_s: float = 5.0
     shared: bool = False
+    formed: bool = False
 
 
 class LineTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -70,7 +70,8 @@ class Summary:
         newest = max(
             (r for r in log.slots(self._path) if r.op == Op.PUT), key=lambda r: r.order, default=None
         )
-        return [] if newest is not None and newest.val == value else [Statement(self._path, Kind.ALL, value)]
+        known = self._node.fleet.words.get(self._node.place.zone) if newest is None else newest.val
+        return [] if known == value else [Statement(self._path, Kind.ALL, value)]
 
     def stored(self, scope: str, records: list[Record]) -> None:
         """The word of another zone came."""

@@ -12,7 +12,7 @@ import pytest
 from mesh.core.collect import Statement
 from mesh.core.record import MESH, Kind
 from mesh.core.rings import Place
-from mesh.sim import mutants
+from mesh.sim import formed, mutants
 from mesh.sim.faults import KINDS, plan
 from mesh.sim.fleet import Fleet
 from mesh.sim.mutants import Mutant
@@ -115,3 +115,16 @@ def test_each_invariant_of_the_state_has_a_rule_that_breaks_it() -> None:
     summaries = " ".join(mutant.summary for mutant in mutants.yard())
     named = {number for number in range(1, 11 + 1) if f"(I{number})" in summaries}
     assert named == set(range(1, 12))
+
+
+def test_a_mesh_that_is_built_as_formed_stands_and_finds_its_dead() -> None:
+    places = [Place(f"zone-{number % 3}", gateway=number < 9) for number in range(30)]
+    fleet = Fleet(30, seed=1, places=places, shared=True)
+    formed.build(fleet)
+    fleet.run(0.2)
+    assert fleet.whole()
+    assert all(len(node.pipes) >= len(node.machine.wanted()) for node in fleet.nodes if node.machine)
+    fleet.run(20)
+    assert fleet.changes == []
+    fleet.kill(29)
+    assert fleet.until(lambda: fleet.know_gone(29), 5) < 1
