@@ -8,6 +8,7 @@ forged one is to blame for it.
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -33,6 +34,7 @@ STALE_MS = 120_000
 ASKS_PER_LINK_S_MAX = 200
 COMPUTE_MAX = 256
 OWN_MAX = 256
+JUDGED_MAX = 64
 
 Function: TypeAlias = Callable[[Any], Any]
 
@@ -106,6 +108,7 @@ class Queries:
         self._answers: dict[bytes, _Waiting] = {}
         self._lost: list[bytes] = []
         self._asks: dict[bytes, list[float]] = {}
+        self._judged: OrderedDict[tuple[bytes, bytes, bytes], Query] = OrderedDict()
         self._computing = 0
         self.machine = QueryMachine(key.aid)
         self.drive = Drive(self.machine, self._perform)
@@ -194,7 +197,21 @@ class Queries:
             self._links.send(sender, Reply(core.qid_of(message), already=True))
             return
         self._counters["queries.in"] += 1
-        self._feed(self._asked(sender, message, core.open_query(public, self._mesh_id, message)))
+        query = self._opened(public, message)
+        if self.machine.knows(query.qid):
+            self._feed(core.Asked(sender, message, query, ()))
+        else:
+            self._feed(self._asked(sender, message, query))
+
+    def _opened(self, public: bytes, message: Ask) -> Query:
+        """A question that its asker signed. Each neighbour brings the same, and it is judged once."""
+        key = (message.aid, message.body, message.sig)
+        query = self._judged.get(key)
+        if query is None:
+            query = self._judged[key] = core.open_query(public, self._mesh_id, message)
+            if len(self._judged) > JUDGED_MAX:
+                self._judged.popitem(last=False)
+        return query
 
     def link_ended(self, aid: bytes) -> None:
         """A link is down: nobody waits for it."""

@@ -135,7 +135,7 @@ class Session:
             if not self._urgent:
                 await trio.sleep_until(self._flushed_at + FLUSH_S)
             self._woken = trio.Event()
-            bodies = [messages.encode(message) for message in self._urgent]
+            bodies = [_encoded(message) for message in self._urgent]
             self._urgent.clear()
             while True:
                 bodies += pull()
@@ -182,6 +182,19 @@ class Hooks(Protocol):
     async def frame(self, session: Session, body: bytes) -> None: ...
 
     def pull(self, aid: bytes) -> list[bytes]: ...
+
+
+class _Last:
+    """The message encoded last: a question goes to all neighbours, one after the other."""
+
+    message: Message | None = None
+    body = b""
+
+
+def _encoded(message: Message) -> bytes:
+    if _Last.message is not message:
+        _Last.message, _Last.body = message, messages.encode(message)
+    return _Last.body
 
 
 class TurnedAway(Denied):

@@ -250,6 +250,10 @@ class QueryMachine:
         """Questions in progress."""
         return len(self._gathers)
 
+    def knows(self, qid: bytes) -> bool:
+        """Whether a question has been here, so that whoever brings it again only needs to be told."""
+        return qid in self._gathers or qid in self._finished
+
     def _asked(self, event: Asked, now: float) -> list[Action]:
         qid, sender = event.query.qid, event.sender
         gather = self._gathers.get(qid)

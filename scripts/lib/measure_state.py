@@ -18,6 +18,9 @@ from mesh.client import Client
 ROUNDS = 5
 WRITERS = 32
 BATCH = 100
+SETTLE_S = 75.0
+WARM = 3
+EARLY_WRITES = 30
 SPREAD_WRITES = 100
 SPREAD_PAUSE_S = 0.15
 VALUE = "x" * 200
@@ -160,21 +163,31 @@ def spreading(figures: Figures, programs: Path, options: argparse.Namespace) -> 
     """A durable write on one agent until a watch on each of the others shows it, as a distribution; a query.
 
     One warm writer writes one value at a time, with pauses; the time runs from the call of `put`, its fsync
-    and answer included. Then every agent writes once: nobody knows yet who needs whose writes from whom.
+    and answer included. First just after the start, when agents are linked with nearly all others, then after
+    SETTLE_S, when surplus links are closed. At last every agent writes once: nobody knows yet who needs whose
+    writes from whom.
     """
-    with fleet(programs, options.large) as made:
-        clients = made.clients()
-        warm = _spread(clients, [0] * (SPREAD_WRITES + 3), "warm")
-        cold = _spread(clients, list(range(len(clients))), "cold")
-        query = _query(clients[0], options.large)
-    count, one = options.large, [time_ for times in warm[3:] for time_ in times]
-    last = [max(times) for times in warm[3:]]
-    figures.add(f"a write seen on one of {count}", one, "ms", "", "Serf event 161", **_at("any", count))
-    figures.add(
-        f"a write seen on the last of {count}", last, "ms", "<= 100", "Serf event 377", **_at("last", count)
+    count = options.large
+    figures.configuration(
+        "spreading",
+        f"{count} agents on this machine, profile lan, one zone; at rest: {SETTLE_S:.0f} s after the start",
     )
+    with fleet(programs, count) as made:
+        clients = made.clients()
+        early = _spread(clients, [0] * (EARLY_WRITES + WARM), "early")[WARM:]
+        early_query = _query(clients[0], count)
+        time.sleep(SETTLE_S)
+        rest = _spread(clients, [0] * (SPREAD_WRITES + WARM), "rest")[WARM:]
+        query = _query(clients[0], count)
+        cold = _spread(clients, list(range(count)), "cold")
+    one = [time_ for times in rest for time_ in times]
+    figures.add(f"a write seen on one of {count}", one, "ms", "", "Serf event 161", **_at("any", count))
+    last, peer = [max(times) for times in rest], "Serf event 377"
+    figures.add(f"a write seen on the last of {count}", last, "ms", "<= 100", peer, **_at("last", count))
+    figures.add("the same, just after the start", [max(times) for times in early], "ms", "")
     figures.add(f"the first write of each of {count} seen on the last", [max(t) for t in cold], "ms", "")
     figures.add(f"query answered by all of {count}", query, "ms", "<= 150", "Serf 358", **_at("query", count))
+    figures.add("the same, just after the start", early_query, "ms", "")
 
 
 def _at(curve: str, count: int) -> dict[str, Any]:
