@@ -105,7 +105,7 @@ class Place:
             "ports": [{"protocol": "http"}],
             "checks": [{"kind": "http", "path": "/health", "interval_s": 1, "rise": 1, "fall": 1}],
             "resources": {"requests": {"cpu": 0.01, "memory": "8Mi"}, "limits": {"memory": "128Mi"}},
-            "rollout": {"pause_s": 0.2, "bake_s": 0.5, "deadline_s": 20, "drain_s": 1, **rollout},
+            "rollout": {"pause_s": 0.2, "bake_s": 0.5, "deadline_s": 60, "drain_s": 1, **rollout},
         }
 
     def apply(self, version: str, **rollout: Any) -> None:
@@ -206,7 +206,7 @@ def test_the_service_changes_hands_in_one_step_and_back(place: Place) -> None:
         with agent.client() as client:
             eventually(lambda client=client: len(client.services(name="web")) == 3, "it knows all three")
     callers = [Caller(*place.proxy(agent)) for agent in place.yard.agents]
-    place.apply("2", strategy="bluegreen")
+    place.apply("2", strategy="bluegreen", drain_s=3)
     assert place.over() == "done"
     place.three("2")
     # Never healthy: nobody is told of it, and all go on with what they have.

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from fault.base import Row, Run
 from fault.field import Agent, Field, GaveUp, alive, wait
+from fault.watching import Watch
 
 PYTHON = "/usr/bin/python3"
 BEAT_S = 0.02
@@ -24,6 +25,7 @@ BEAT_S = 0.02
 TOGETHER_S = 0.2
 LEASE_S = 30.0
 SETTLE_S = 3.0
+SLOW_S = 2.0
 SETTINGS = "[membership]\nflap_window_s = 0\n[workloads]\nalone_s = 1\n"
 PROGRAM = f"""
 import os, sys, time
@@ -172,16 +174,29 @@ def hit(agent: Agent, number: signal.Signals) -> float:
 def failover(run: Run) -> None:
     """kill -9 of the node that runs an instance: until the program runs elsewhere."""
     times = []
-    with working(run) as work:
+    with working(run) as work, Watch(work.made.agents) as watch:
         for _ in range(run.runs):
             victim = work.holder()
             begun = hit(victim, signal.SIGKILL)
             times.append(work.elsewhere(victim, begun))
+            if times[-1] > SLOW_S:
+                run.report.note(f"{times[-1]:.1f} s: {_who_knew(watch, work.made, victim, begun)}")
             _again(work.made, victim)
         backwards = work.beats.backwards()
     run.report.bar(f"kill -9 of one of {run.nodes}: it runs elsewhere", times, "s", 4.0, "Nomad: tens")
     run.report.bar("the median of these", [sorted(times)[len(times) // 2]], "s", 2.0)
     run.report.fact("lines under an older epoch after a newer one: at least one is promised", backwards)
+
+
+def _who_knew(watch: Watch, made: Field, victim: Agent, begun: float) -> str:
+    """When each of the others found a node dead."""
+    found = {
+        agent.name: watch.first(agent.name, victim.name, "dead", begun)
+        for agent in made.agents
+        if agent is not victim
+    }
+    known = [f"{name} {at - begun:.1f} s" if at else f"{name} not yet" for name, at in found.items()]
+    return f"{victim.name} was found dead by {', '.join(known)}"
 
 
 def _again(made: Field, victim: Agent) -> None:
