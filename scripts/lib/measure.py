@@ -309,10 +309,14 @@ def every() -> dict[str, Callable[[Figures, Path, argparse.Namespace], None]]:
     import measure_growth
     import measure_messages
     import measure_reconciling
+    import measure_registry
     import measure_services
     import measure_state
 
-    modules = (measure_state, measure_messages, measure_reconciling, measure_growth, measure_services)
+    modules = (
+        *(measure_state, measure_messages, measure_reconciling, measure_growth, measure_services),
+        measure_registry,
+    )
     found = dict(MEASUREMENTS)
     for module in modules:
         found |= module.MEASUREMENTS

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import psutil
 from figures import Figures
-from measure import fleet
+from measure import Fleet, fleet
 
 HERE = Path(__file__).resolve().parent
 IDLE_S = 60.0
@@ -32,23 +32,28 @@ class Quiet(NamedTuple):
 
 @functools.cache
 def quiet(programs: Path, count: int) -> Quiet:
+    """What the agents of a mesh use that was only formed."""
+    with fleet(programs, count) as made:
+        return usage(made)
+
+
+def usage(made: Fleet) -> Quiet:
     """Resident memory, processor time and bytes on loopback (headers counted), IDLE_S of quiet.
 
     Quiet is a mesh whose surplus links of the start are closed: after SETTLE_S.
     """
-    with fleet(programs, count) as made:
-        time.sleep(SETTLE_S)
-        processes = [psutil.Process(pid) for pid in made.pids()]
-        spent = [sum(process.cpu_times()[:2]) for process in processes]
-        begun, sent = time.monotonic(), _loopback()
-        time.sleep(IDLE_S)
-        seconds = time.monotonic() - begun
-        rate = (_loopback() - sent) / seconds / count
-        cpu = [
-            (sum(process.cpu_times()[:2]) - before) / seconds * 100
-            for process, before in zip(processes, spent, strict=True)
-        ]
-        return Quiet(rate, cpu, [process.memory_info().rss / 2**20 for process in processes])
+    time.sleep(SETTLE_S)
+    processes = [psutil.Process(pid) for pid in made.pids()]
+    spent = [sum(process.cpu_times()[:2]) for process in processes]
+    begun, sent = time.monotonic(), _loopback()
+    time.sleep(IDLE_S)
+    seconds = time.monotonic() - begun
+    rate = (_loopback() - sent) / seconds / len(processes)
+    cpu = [
+        (sum(process.cpu_times()[:2]) - before) / seconds * 100
+        for process, before in zip(processes, spent, strict=True)
+    ]
+    return Quiet(rate, cpu, [process.memory_info().rss / 2**20 for process in processes])
 
 
 def _loopback() -> int:
