@@ -20,10 +20,12 @@ import trio
 from trio.lowlevel import checkpoint, notify_closing, wait_readable, wait_writable
 
 from mesh.errors import Failed, MeshError, Unreachable
+from mesh.net.stream import PAYLOAD_MAX
 
 log = logging.getLogger(__name__)
 
-READ_BYTES = 64 << 10
+# What goes as one frame in one packet of a stream: with 64 KiB each piece would leave a second, tiny one.
+READ_BYTES = PAYLOAD_MAX
 _PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ECONNABORTED, errno.EPROTO)
 IDLE_S = 3600.0
 _WATCH_S = 5.0

@@ -17,6 +17,8 @@ from mesh.net.address import text_of
 from mesh.net.base import Refused
 
 READ_BYTES = 64 << 10
+# While reads come back full: several packets at once, of which few lie across two reads.
+READ_BYTES_BULK = 256 << 10
 _GONE = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.EBADF})
 
 
@@ -119,6 +121,7 @@ class TcpWire(Wire):
         super().__init__(remote, text_of(*remote), initiator=initiator)
         self._sock = sock
         self._fd = sock.fileno()
+        self._read_bytes = READ_BYTES
 
     def close_now(self) -> None:
         if not self.closed:
@@ -147,14 +150,19 @@ class TcpWire(Wire):
     async def _receive(self) -> bytes:
         try:
             try:
-                data = self._sock.recv(READ_BYTES)
+                data = self._read()
             except BlockingIOError:
                 await wait_readable(self._fd)
-                return self._sock.recv(READ_BYTES)
+                return self._read()
             await checkpoint()  # a peer that always has more must not keep the loop from others
             return data
         except (OSError, trio.ClosedResourceError) as error:
             raise _gone(error) from None
+
+    def _read(self) -> bytes:
+        data = self._sock.recv(self._read_bytes)
+        self._read_bytes = READ_BYTES_BULK if len(data) >= READ_BYTES else READ_BYTES
+        return data
 
 
 def _gone(error: Exception) -> Unreachable:

@@ -244,3 +244,47 @@ def test_only_the_shards_of_a_member_that_goes_move(town: Yard) -> None:
         found = one.shard_lookup("k", replicas=3, selector="tier=edge")
         assert {node["name"] for node in found["nodes"]} == {"n1", "n2"}
     town.agree()
+
+
+def test_what_is_wrong_is_refused_and_says_what_would_be_right(town: Yard, tmp_path: Path) -> None:
+    a = town.agents[0]
+    files = {"bad.toml": "name = ", "two.toml": 'name = "a"\nport = 1\nweight = "heavy"\n', "empty.toml": ""}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    a_service = ("service", "register", "--name", "a", "--port")
+    cases: list[tuple[tuple[str, ...], int, str]] = [
+        ((*a_service, "1", "--protocol", "smtp"), 2, "one of tcp, tls, http"),
+        ((*a_service, "0"), 2, "from 1 to 65535"),
+        ((*a_service, "65536"), 2, "from 1 to 65535"),
+        ((*a_service, "1", "--ttl", "0s"), 2, "ttl"),
+        ((*a_service, "1", "--weight", "1001"), 2, "from 0 to 1000"),
+        (("service", "register", "--name", "a\x1b[2J", "--port", "1"), 2, "it is a DNS label"),
+        (("service", "register", "-f", str(tmp_path / "none.toml")), 4, "there is no file"),
+        (("service", "register", "-f", str(tmp_path / "bad.toml")), 2, "is not TOML"),
+        (("service", "register", "-f", str(tmp_path / "two.toml")), 2, "a whole number"),
+        (("service", "register", "-f", str(tmp_path / "empty.toml")), 2, "has no name"),
+        (("service", "ls", "--version", "abc"), 2, "=abc for a version that is a word"),
+        (("service", "ls", "--label", "tier=="), 2, "has no value"),
+        (("route", "explain", "nope"), 4, "nobody offers a service nope"),
+        (("service", "resolve", "nope"), 4, "nobody offers a service nope"),
+        (("service", "call", "nope"), 4, "no available instances of nope"),
+    ]
+    for words, status, says in cases:
+        done = a.ctl(*words)
+        assert (done.returncode, says in done.stderr) == (status, True), (words, done.stderr)
+        assert "\x1b" not in done.stderr
+        assert "Traceback" not in done.stderr
+    routes = [
+        ('{"weights": {"distance": 0, "network": 0, "load": 0}}', "at least one share"),
+        ('{"weights": {"distance": 2}}', "between 0 and 1"),
+        ('{"mode": "both"}', "active-passive, active-active"),
+        ('{"rules": [{"target": "moon"}]}', "edge, cloud, optimal"),
+        ('{"to": "two"}', ""),
+        ('{"to": "one"}', "in a circle: two -> one -> two"),
+    ]
+    for number, (text, says) in enumerate(routes):
+        name = "one" if number < len(routes) - 1 else "two"
+        done = a.ctl("route", "set", name, "-", stdin=text)
+        assert (done.returncode, says in done.stderr) == (2 if says else 0, True), (text, done.stderr)
+    assert a.ctl("route", "delete", "one").returncode == 0
+    assert a.ctl("route", "set", "one", str(tmp_path / "none.json")).returncode == 4
