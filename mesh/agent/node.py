@@ -432,9 +432,7 @@ class Node:
                 else:
                     dropped.append(SlotKey(change.path, change.kind, change.aid))
         for scope, said in own.items():
-            with self.store.read(scope) as slots:
-                state = slots.author(self.me)
-            self.spread.said(scope, said, state)
+            self.spread.said(scope, said, self.store.author(scope, self.me))
         if records or dropped:
             self._judge(self.directory.feed(records, dropped))
         self.vitality.changed(changes)

@@ -78,6 +78,10 @@ class LmdbLog:
             state = self._read[aid] = NO_AUTHOR if value is None else rows.unpack_state(key, value)
         return state
 
+    def known(self, aid: bytes) -> AuthorState | None:
+        """What was read or written of an author already."""
+        return self.states.get(aid) or self._read.get(aid)
+
     def authors(self) -> Iterator[tuple[bytes, AuthorState]]:
         self.flush()
         for key, value in self._scan(self._tables.heads, self._scope, self._scope):

@@ -18,6 +18,7 @@ import trio
 
 from mesh.config import Store as Settings
 from mesh.core import sync
+from mesh.core.log import AuthorState
 from mesh.core.record import LIVE, Record
 from mesh.core.sync import Outcome
 from mesh.errors import StoreError
@@ -71,6 +72,7 @@ class Store:
         self._tables = tables
         self._settings = settings
         self._closed = False
+        self._telling: Txn | None = None
         self._listeners: list[tuple[Callable[[list[Change]], None], bool]] = []
         self.on_full: Callable[[bool], None] = lambda full: None
         self._suspect = False
@@ -328,9 +330,19 @@ class Store:
             keys = [key for _, key in log.expiries(after_ms + 1, until_ms)]
         return list(dict.fromkeys(rows.parse_slot_key(key).path for key in keys))
 
-    def _committed(self, number: int, changes: list[Change]) -> None:
+    def author(self, scope: str, aid: bytes) -> AuthorState:
+        """The state of an author as committed; to listeners, while they are told, it costs nothing."""
+        state = None if scope == LIVE or self._telling is None else self._telling.known(scope, aid)
+        if state is not None:
+            return state
+        with self.read(scope) as log:
+            return log.author(aid)
+
+    def _committed(self, number: int, txn: Txn) -> None:
         self.commit_number = number
-        self._tell(changes)
+        self._telling = txn
+        self._tell(txn.changes)
+        self._telling = None
 
     def _tell(self, changes: list[Change]) -> None:
         if not changes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from mesh.core.log import AuthorState
 from mesh.store import rows
 from mesh.store.log import LmdbLog, Tables
 from mesh.store.watch import Change
@@ -57,6 +58,11 @@ class Txn:
             self.raw.delete(key, db=table)
         else:
             self.raw.put(key, value, db=table)
+
+    def known(self, scope: str, aid: bytes) -> AuthorState | None:
+        """The state of an author as this transaction leaves it, if it has met it; asks no table."""
+        log = self._logs.get(scope)
+        return None if log is None else log.known(aid)
 
     def mark(self) -> tuple[int, int]:
         """Grows with each thing written. Author states in hand count as written."""

@@ -44,7 +44,6 @@ from mesh.store.pending import Job, Pending, Waiting
 from mesh.store.rows import Damaged
 from mesh.store.thread import Inline, Thread
 from mesh.store.txn import Txn
-from mesh.store.watch import Change
 
 BATCH_RECORDS_MAX = 1000
 BATCH_BYTES_MAX = 1 << 20
@@ -60,7 +59,7 @@ class Writer:
 
     Args:
         threaded: commit in a thread; else on the loop, for virtual clocks.
-        committed: called on the loop after each commit with LMDB's transaction id and the changes in order.
+        committed: called on the loop after each commit with LMDB's transaction id and what was committed.
         damaged: called when a job met a damaged row.
         full_changed: called with True when the disk became full, with False when there is room again.
     """
@@ -73,7 +72,7 @@ class Writer:
         ballast_path: str,
         *,
         threaded: bool,
-        committed: Callable[[int, list[Change]], None],
+        committed: Callable[[int, Txn], None],
         damaged: Callable[[Damaged], None],
         full_changed: Callable[[bool], None],
     ) -> None:
@@ -322,7 +321,7 @@ class Writer:
         self._txn = Txn(raw, self._tables, self._settings.history_max)
         self.commits += 1
         self.records += len(txn.changes)
-        self._committed(number, txn.changes)
+        self._committed(number, txn)
         self._answer_batch()
 
     def _answer_batch(self) -> None:

@@ -188,3 +188,23 @@ async def test_changes_of_the_live_scope_are_told_at_once(store, pen):
 def test_a_malformed_cursor_is_refused(text):
     with pytest.raises(UsageError, match="cursor"):
         Cursor.parse(text)
+
+
+async def test_a_listener_that_follows_no_user_keys_hears_of_the_rest_alone(store, pen, putting):
+    told, rest = [], []
+    store.add_listener(lambda changes: told.append([change.path for change in changes]))
+    store.add_listener(lambda changes: rest.append([change.path for change in changes]), user_keys=False)
+    await store.write(putting(pen.say("kv/a", 1)))
+    await store.write(putting(pen.say("kv/b", 1), pen.say("wl/b", 1)))
+    assert told == [["kv/a"], ["kv/b", "wl/b"]]
+    assert rest == [["wl/b"]]
+
+
+async def test_a_listener_sees_its_author_as_the_commit_left_it(store, pen, putting):
+    seen = []
+    store.add_listener(lambda changes: seen.append(store.author("m", pen.aid)))
+    for number in range(3):
+        await store.write(putting(pen.say(f"kv/{number}", 1)))
+        with store.read("m") as log:
+            assert seen[-1] == log.author(pen.aid) == store.author("m", pen.aid)
+    assert [state.count for state in seen] == [1, 2, 3]
