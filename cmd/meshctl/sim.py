@@ -33,6 +33,7 @@ _RUN = (
     Column("EQUAL_S", "identical_s", right=True),
     Column("FALSE", "false_dead", right=True),
     Column("FRAMES/WRITE", "frames_per_write", right=True, wide=True),
+    Column("MESSAGES/WRITE", "messages_per_write", right=True, wide=True),
     Column("BYTES/S", "bytes_per_s", right=True),
     Column("VIRTUAL_S", "virtual_s", right=True, wide=True),
     Column("SPEED", "speed", right=True),

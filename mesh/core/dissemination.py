@@ -319,12 +319,14 @@ class Dissemination:
         elif name == event.link:
             pass
         elif key in link.quiet and not event.urgent:
-            link.lazy_of(key).add(key)
-            self._soon(link.lazy_at[LIVE if key[0] == LIVE else ""])
+            bucket = LIVE if key[0] == LIVE else ""
+            link.lazy[bucket].add(key)
+            self._soon(link.lazy_at[bucket])
             return
         elif link.sent.setdefault(key, before) < head:
             link.dirty.setdefault(key, None)
-        self._wake(name, out)
+        if link.pending:
+            out.append(Wakeup(name))
 
     # -- comparing ------------------------------------------------------------------------------------
 

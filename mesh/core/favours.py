@@ -64,7 +64,9 @@ class Favours:
 
     def due(self) -> float:
         """When the next question is answered with no."""
-        return min((question.deadline for question in self._open.values()), default=FOREVER)
+        if not self._open:
+            return FOREVER
+        return min(question.deadline for question in self._open.values())
 
     def _answer(self, asker: bytes, subject: bytes, heard: bool, out: list[Action]) -> None:
         answer = Answer(self._open.pop((asker, subject)).nonce, subject, heard)

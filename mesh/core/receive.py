@@ -160,9 +160,9 @@ class Receiver:
         self._upto = delta.upto
         self._out = Outcome(self._before, [], [])
         self._records = self._admit(records)
-        gcs = [rec for rec in self._records if is_gc(rec)]
-        self._gc = max(gcs, key=gc_order, default=None)
         self._newest = log.newest(delta.aid)
+        gcs = [rec for rec in self._records if is_gc(rec)]
+        self._gc = max(gcs, key=gc_order) if gcs else None
         held = log.get(gc_slot(delta.aid)) if gcs else None
         if held is not None and gc_floor(self._gc) < gc_floor(held):
             self._out.outdone = held

@@ -123,7 +123,7 @@ class Fleet:
     def build(self, node: Node, rng: random.Random) -> Liveness:
         """A machine for a node's new life."""
         make = self.parts.liveness
-        return make(self.config, node.aid, MESH_ID, node.place, rng, node.disk_inc, self.world.now)
+        return make(self.config, node.aid, MESH_ID, node.place, rng, node.disk.incarnation, self.world.now)
 
     def new_disk(self, number: int, aid: bytes, place: Place) -> Disk:
         """An empty disk."""

@@ -67,10 +67,10 @@ class _Tracked(msgspec.Struct):
 
 
 class Gauges:
-    """The measures of one run."""
+    """The measures of one run. `messages`: frames that left together in one write to a stream count once."""
 
     def __init__(self) -> None:
-        self.frames = 0
+        self.frames = self.messages = 0
         self.reach_s = Samples(1)
         self.all_s = Samples(2)
         self.hops = Samples(3)

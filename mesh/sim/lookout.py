@@ -25,6 +25,7 @@ COMPARISONS = 3
 COMPARED_S = 45.0
 CONTROL_MAX = 512
 STREAM_MAX = 64
+FEW = 16
 STREAM_S = 1.0
 
 
@@ -54,9 +55,8 @@ class Lookout:
 
     def leaves(self, peer: bytes, bodies: list[bytes], passed_on: list[bytes]) -> None:
         """Frames go out; those passed on unchanged are their first sender's word."""
-        others = set(passed_on)
         for body in bodies:
-            if body in others:
+            if passed_on and body in passed_on:
                 continue
             message = self._replica.fleet.post.decode(body)
             if isinstance(message, Delta):
@@ -105,6 +105,8 @@ class Lookout:
 
     def waits(self, link: Neighbour) -> None:
         """Something is to be sent on a link."""
+        if len(link.passing) + len(link.control) + len(link.dirty) <= FEW:
+            return
         machine = self._replica.machine
         authors = sum(map(len, machine.heads.values()))
         self._bounded("frames to be passed on", len(link.passing), machine.config.passing_max)
@@ -115,6 +117,8 @@ class Lookout:
     def sent(self, pipe: Pipe) -> None:
         """The stream took what it would take."""
         frames, wait_s = pipe.backlog(self._number)
+        if frames <= FEW and wait_s <= BACKLOG_S:
+            return
         self._bounded("frames in the stream", frames, STREAM_MAX)
         rate = pipe.flows[self._number].line.bytes_per_s
         batch_s = 2 * self._replica.machine.config.frame_bytes / rate if rate else 0.0

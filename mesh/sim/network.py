@@ -202,6 +202,7 @@ class Network:
     def __init__(self, world: World, rng: random.Random, near: Line, far: Line | None = None) -> None:
         self.world = world
         self.near, self.far = near, far or near
+        self.uneven = bool(self.near.loss or self.far.loss)
         self.loss = 0.0
         self.lossy: dict[int, float] = {}
         self.hosts: list[Host] = []
@@ -250,7 +251,7 @@ class Network:
         """Whether one packet gets through."""
         if self.cut and (source, target) in self.cut:
             return False
-        loss = max(self.loss, self.line(source, target).loss)
+        loss = max(self.loss, self.line(source, target).loss) if self.uneven else self.loss
         if self.lossy:
             loss = max(loss, self.lossy.get(source, 0.0), self.lossy.get(target, 0.0))
         return not loss or self._random() >= loss

@@ -55,6 +55,7 @@ DIAL_DEADLINE_S = 5.0
 WALL_BASE_MS = 1_800_000_000_000
 INBOX_DATAGRAMS_MAX = 200
 PROBE_BYTES, QUESTION_BYTES = 7, 25
+FRAMES = (bytes, Ping, Pong)
 
 
 def _size(probe: AnyProbe) -> int:
@@ -95,11 +96,6 @@ class Node:
         self._dialling: dict[int, None] = {}
         self._published_inc = 0
 
-    @property
-    def disk_inc(self) -> int:
-        """The incarnation on disk."""
-        return self.disk.incarnation
-
     # --- life and death ---
 
     def start(self, members: tuple[tuple[bytes, Place], ...]) -> None:
@@ -109,7 +105,7 @@ class Node:
         self._lives += 1
         if not self.fleet.parts.keeps_incarnation:
             self.disk.incarnation = 0
-        self.fleet.checks.opens(self.number, self.aid, self.disk_inc)
+        self.fleet.checks.opens(self.number, self.aid, self.disk.incarnation)
         rng = random.Random(f"{self._seed}/{self.number}/{self._lives}")
         self.time, self.witness = Timekeeper(self), Witness(self)
         self.machine = self.fleet.build(self, rng)
@@ -193,12 +189,15 @@ class Node:
         self._when_awake(lambda: self.feed(DatagramHeard(aid, payload)))
 
     def on_frames(self, pipe: Pipe, payloads: list[Any]) -> None:
-        self._when_awake(lambda: self._frames(pipe, payloads))
+        if self.frozen:
+            self._inbox.append(lambda: self._frames(pipe, payloads))
+        elif self.machine is not None:
+            self._frames(pipe, payloads)
 
     def _frames(self, pipe: Pipe, payloads: list[Any]) -> None:
         peer = pipe.other(self.number)
         aid = self.fleet.nodes[peer].aid
-        if any(isinstance(payload, bytes | Ping | Pong) for payload in payloads):
+        if isinstance(payloads[0], FRAMES) or any(isinstance(payload, FRAMES) for payload in payloads):
             self.feed(FrameHeard(aid))
         for payload in payloads:
             if not pipe.open or peer not in self.pipes or self.replica is None:
@@ -279,7 +278,7 @@ class Node:
         if rec.op != Op.PUT:
             self.feed(AccusationWithdrawn(subject, rec.aid))
         elif subject == rec.aid:
-            lease = words.decode_lease(rec.val)
+            lease = self.fleet.post.lease(rec)
             self.fleet.checks.believes(self.number, subject, lease.inc)
             self.feed(LeaseArrived(subject, lease, rec.hlc))
         else:
@@ -346,7 +345,7 @@ class Node:
             case CloseLink(aid, _):
                 self._close(self.fleet.number[aid])
             case PersistIncarnation(inc):
-                self.fleet.checks.persists(self.number, self.disk_inc, inc)
+                self.fleet.checks.persists(self.number, self.disk.incarnation, inc)
                 self.disk.incarnation = inc
             case StateChanged():
                 self.witness.changed(action)

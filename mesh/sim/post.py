@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mesh.core import record
 from mesh.core.collect import Statement
+from mesh.core.lease import Lease, decode_lease
 from mesh.core.record import Record
 from mesh.sim.model.wire import Notary
 from mesh.wire import messages
@@ -23,15 +24,26 @@ class Post:
         self._notary = Notary()
         self._messages: dict[bytes, AnyMessage | None] = {}
         self._records: dict[bytes, list[Record]] = {}
+        self._leases: dict[bytes, Lease] = {}
 
     def sign(self, aid: bytes, tag: bytes, hlc: int, statement: Statement) -> Record:
         """The record of a statement."""
         return self._notary.sign(aid, tag, hlc, statement)
 
+    def lease(self, rec: Record) -> Lease:
+        """What a lease says."""
+        found = self._leases.get(rec.sig)
+        if found is None:
+            if len(self._leases) >= KEPT_MAX:
+                self._leases.clear()
+            found = self._leases[rec.sig] = decode_lease(rec.val)
+        return found
+
     def decode(self, body: bytes) -> AnyMessage | None:
         """The message in a frame."""
-        if body in self._messages:
-            return self._messages[body]
+        known = self._messages.get(body)
+        if known is not None:
+            return known
         if len(self._messages) >= KEPT_MAX:
             self._messages.clear()
         message = self._messages[body] = messages.decode(body)

@@ -91,6 +91,7 @@ class Replica:
         self._wake_at = float("inf")
         self._depth = 0
         self.rewinding = False
+        self._urgent: Delta | None = None
 
     @property
     def newest(self) -> int:
@@ -141,7 +142,8 @@ class Replica:
         except PeerError:
             self.handle(tidings.DeltaRefused(peer, delta.scope, delta.aid))
             return
-        urgent = delta.scope == LIVE and any(self.node.is_urgent(rec) for rec in records)
+        urgent = delta.scope == LIVE and any(map(self.node.is_urgent, records))
+        self._urgent = delta if urgent else None
         self.handle(tidings.DeltaVerified(peer, delta, records, body, urgent))
 
     def pump(self, peer: bytes) -> None:
@@ -165,6 +167,7 @@ class Replica:
             self.lookout.leaves(peer, bodies, passed_on)
             link.flushed_at = now
             self.fleet.gauges.frames += len(bodies)
+            self.fleet.gauges.messages += 1
             spoil = self.node.spoil
             if spoil is not None:
                 bodies = [spoil(body) for body in bodies]
@@ -184,14 +187,17 @@ class Replica:
 
     def _perform(self, actions: list[tidings.Action]) -> None:
         self._depth += 1
+        awake: dict[bytes, None] = {}
         for action in actions:
-            if isinstance(action, tidings.Apply):
-                self._apply(action)
-        for peer in dict.fromkeys(action.link for action in actions if isinstance(action, tidings.Wakeup)):
+            kind = type(action)
+            if kind is tidings.Apply:
+                self._apply(action)  # type: ignore[arg-type]
+            elif kind is tidings.Wakeup:
+                awake[action.link] = None  # type: ignore[union-attr]
+            elif kind is tidings.Remembered and not self.disk.fences[action.scope].checked:  # type: ignore[union-attr]
+                self.writer.submit(lambda scope=action.scope: self._confirm(scope), linger=True)  # type: ignore[misc,union-attr]
+        for peer in awake:
             self.pump(peer)
-        for action in actions:
-            if isinstance(action, tidings.Remembered) and not self.disk.fences[action.scope].checked:
-                self.writer.submit(lambda scope=action.scope: self._confirm(scope), linger=True)  # type: ignore[misc]
         self._depth -= 1
         if not self._depth:
             self._arm()
@@ -254,7 +260,7 @@ class Replica:
         clock = self.live_clock if delta.scope == LIVE else self.clock
         for rec in outcome.stored:
             clock.receive(rec.hlc)
-        urgent = delta.scope == LIVE and any(self.node.is_urgent(rec) for rec in outcome.stored)
+        urgent = delta is self._urgent and any(map(self.node.is_urgent, outcome.stored))
         self.handle(
             tidings.Applied(
                 action.link,

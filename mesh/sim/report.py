@@ -28,6 +28,7 @@ def row(result: Result) -> dict[str, Any]:
         "identical_s": figures.get("identical_s"),
         "false_dead": figures.get("false_dead"),
         "frames_per_write": figures.get("frames_per_write"),
+        "messages_per_write": figures.get("messages_per_write"),
         "bytes_per_s": figures.get("bytes_per_s"),
         "virtual_s": figures["virtual_s"],
         "speed": figures["speed"],

@@ -151,7 +151,7 @@ class Run:
         fleet, mesh = self.fleet, self.scenario.mesh
         self._began_s = begin = fleet.world.now
         self._bytes = sum(fleet.net.bytes_sent)
-        self._figures["_frames"] = fleet.gauges.frames
+        self._sent = (fleet.gauges.frames, fleet.gauges.messages)
         self._since = len(fleet.changes)
         self._hand = Hand(fleet, self.plan, self.seed)
         writers = Writers(fleet, self.scenario.load, self.seed)
@@ -185,12 +185,13 @@ class Run:
                 fleet.checks.fail("expected", f"settled_s: {fleet.disagreement()}")
 
     def _frames(self) -> None:
-        frames = self.fleet.gauges.frames - self._figures.pop("_frames")
-        writes = self.fleet.ledger.acknowledged
+        gauges, writes = self.fleet.gauges, self.fleet.ledger.acknowledged
+        frames, messages = gauges.frames - self._sent[0], gauges.messages - self._sent[1]
         self._figures["acknowledged"] = writes
         self._figures["frames"] = frames
         if writes:
             self._figures["frames_per_write"] = round(frames / writes, 2)
+            self._figures["messages_per_write"] = round(messages / writes, 2)
 
     def _peace(self) -> None:
         fleet, bound_s = self.fleet, self.scenario.mesh.bound_s
@@ -295,7 +296,6 @@ class Run:
         fleet, gauges = self.fleet, self.fleet.gauges
         if self._hand is not None:
             self._verdicts()
-        self._figures.pop("_frames", None)
         self._figures |= {
             "virtual_s": round(fleet.world.now, 1),
             "cpu_s": round(cpu_s, 2),
@@ -310,3 +310,4 @@ class Run:
         }
 
     _since = 0
+    _sent = (0, 0)

@@ -142,7 +142,8 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         others: changes of mind about members that nothing was done to.
         agree_s, identical_s: after the end of all faults.
         reach_p50_s, reach_max_s: from the acknowledgement of a write to a node's commit.
-        frames_per_write: frames of replication between nodes.
+        frames_per_write: frames of replication between nodes. messages_per_write: those that leave together,
+            in one write to a stream, counted once.
         bytes_per_s: sent by the average node, headers included.
     """
 
@@ -156,6 +157,7 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     reach_p50_s: float | None = None
     reach_max_s: float | None = None
     frames_per_write: float | None = None
+    messages_per_write: float | None = None
     bytes_per_s: float | None = None
 
 

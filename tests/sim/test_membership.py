@@ -258,7 +258,7 @@ def test_an_operator_turns_the_dead_into_those_who_left() -> None:
     fleet.until(fleet.whole, 10)
     gone = fleet.nodes[2]
     for node in fleet.running():
-        node.feed(ForcedOut(gone.aid, gone.disk_inc))
+        node.feed(ForcedOut(gone.aid, gone.disk.incarnation))
     assert all(node.sees(gone.aid) == State.LEFT for node in fleet.running())
     fleet.start([2])
     assert fleet.until(fleet.whole, 60) <= 2
@@ -318,7 +318,9 @@ class LyingFleet(Fleet):
     def build(self, node: Node, rng: random.Random) -> Liveness:
         if node.number:
             return super().build(node, rng)
-        return self.liar(self.config, node.aid, MESH_ID, node.place, rng, node.disk_inc, self.world.now)
+        return self.liar(
+            self.config, node.aid, MESH_ID, node.place, rng, node.disk.incarnation, self.world.now
+        )
 
 
 @pytest.mark.parametrize(
@@ -344,7 +346,7 @@ def test_one_liar_among_eight_kills_nobody_and_saves_nobody(
     fleet.kill(7)
     gone = fleet.nodes[7].aid
     assert fleet.until(lambda: all(node.sees(gone) == State.DEAD for node in fleet.nodes[1:7]), 60) <= 8
-    assert all(node.disk_inc < 1 << 32 for node in fleet.nodes)
+    assert all(node.disk.incarnation < 1 << 32 for node in fleet.nodes)
 
 
 # --- the same run again -------------------------------------------------------------------------------
