@@ -18,7 +18,7 @@ from mesh.core.policy import PATH as POLICY
 from mesh.core.record import MESH, Record
 from mesh.core.registry import name_ok
 from mesh.core.seating import Spec
-from mesh.core.workload import PREFIX, parse
+from mesh.core.workload import PREFIX, Workload, parse
 from mesh.errors import UsageError
 from mesh.store.store import Change
 
@@ -32,6 +32,7 @@ class Orders:
         on_change: told of the workloads that changed (None: gone), and whether the rules did.
         faults: why a stored workload cannot be read, by name.
         newest: each workload as it was ordered last; `specs` has the generation that this node is to run.
+        needing: of those, the ones that name secrets.
         choose: which generation that is: given the name, the record's value and the newest.
     """
 
@@ -41,6 +42,7 @@ class Orders:
         self._rules: tuple[Rule, ...] = ()
         self._loaded = False
         self.newest: dict[str, Spec] = {}
+        self.needing: dict[str, Workload] = {}
         self.choose: Callable[[str, Any, Spec], Spec] = lambda name, value, newest: newest
         self.faults: dict[str, str] = {}
         self.on_change: list[Callable[[dict[str, Spec | None], bool], None]] = []
@@ -91,6 +93,7 @@ class Orders:
         if spec is None:
             self._specs.pop(name, None)
             self.newest.pop(name, None)
+            self.needing.pop(name, None)
         else:
             self._specs[name] = spec
         return name, spec
@@ -113,6 +116,9 @@ class Orders:
             if spec.workload.name != name:
                 raise UsageError(f"the spec of workload {name:.80} names {spec.workload.name}")
             self.newest[name] = spec
+            self.needing.pop(name, None)
+            if spec.workload.secrets_named:
+                self.needing[name] = spec.workload
             spec = self.choose(name, value, spec)
         except UsageError as error:
             if name_ok(name):

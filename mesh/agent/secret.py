@@ -118,8 +118,9 @@ class Secrets:
         }
 
     def _admin(self, aid: bytes) -> bool:
+        """Whether a node is an admin that others believe; one that came by an invite is confirmed first."""
         cert = self._node.directory.certificate(aid)
-        return cert is not None and cert.is_admin
+        return cert is not None and cert.is_admin and cert.settled
 
     def _allowed(self, secret: Secret, aid: bytes) -> bool:
         cert = self._node.directory.certificate(aid)
@@ -131,12 +132,12 @@ class Secrets:
     def _users(self, name: str) -> list[str]:
         """Workloads that name a secret."""
         self._orders.specs()
-        specs = self._orders.newest.items()
-        return sorted(each for each, spec in specs if name in spec.workload.secrets_named)
+        specs = self._orders.needing.items()
+        return sorted(each for each, workload in specs if name in workload.secrets_named)
 
     def _eligible(self, name: str, secret: Secret) -> set[bytes]:
         """Members that it is to be sealed to: admins, and whoever may run what names it."""
-        specs = [self._orders.newest[user].workload for user in self._users(name)]
+        specs = [self._orders.needing[user] for user in self._users(name)]
         return {
             aid
             for aid in self._node.directory.members()
@@ -209,7 +210,7 @@ class Secrets:
         return {**await self.show(name), **said}
 
     def _restarts(self, user: str) -> bool:
-        return self._orders.newest[user].workload.rotation == "restart"
+        return self._orders.needing[user].rotation == "restart"
 
     def _is(self, name: str, held: Held, value: bytes) -> bool:
         """Whether a secret has this value already, as far as we can tell."""

@@ -166,6 +166,8 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     @property
     def secrets_named(self) -> list[str]:
         """Every secret that it needs, by name."""
+        if not self.env and not self.secrets:
+            return []
         return sorted({*self.secrets, *self.secret_env.values()})
 
     @property
