@@ -35,6 +35,13 @@ def refuse_nameless(what: str, raw: Mapping[Any, Any], known: Iterable[str]) -> 
         raise UsageError(f"{what} has no name", 'name = "..."')
 
 
+def refuse_twice(where: str, what: str, names: list[str]) -> None:
+    """Refuse a name that is there twice."""
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{where}: {what} {name} is there twice")
+
+
 def text_of(where: str, field: str, value: Any, *, chars_max: int = TEXT_CHARS_MAX) -> str:
     """A text without control characters."""
     if not isinstance(value, str):

@@ -32,7 +32,7 @@ from mesh.core.registry import ENDPOINTS_MAX, name_ok
 from mesh.core.registry import Spec as ServiceSpec
 from mesh.core.registry import parse as parse_service
 from mesh.core.selector import parse_selector
-from mesh.core.words import refuse_nameless, refuse_unknown, text_of
+from mesh.core.words import refuse_nameless, refuse_twice, refuse_unknown, text_of
 from mesh.core.workload_parts import (
     REPLICAS_MAX,
     STRATEGIES,
@@ -386,11 +386,11 @@ def _check_placing(where: str, it: Workload) -> None:
 
 
 def _check_parts(where: str, it: Workload) -> None:
-    _unique(where, "port", [port.name for port in it.ports])
-    _unique(where, "mount", [mount.name for mount in it.mounts])
+    refuse_twice(where, "port", [port.name for port in it.ports])
+    refuse_twice(where, "mount", [mount.name for mount in it.mounts])
     numbers = [str(port.port) for port in it.ports if port.port]
-    _unique(where, "port number", numbers)
-    _unique(where, "secret", list(it.secrets))
+    refuse_twice(where, "port number", numbers)
+    refuse_twice(where, "secret", list(it.secrets))
     for mount in it.mounts:
         if (mount.kind == "host") != bool(mount.source) or ".." in (mount.source + mount.path).split("/"):
             raise UsageError(
@@ -434,9 +434,3 @@ def refuse_two(where: str, it: Workload) -> None:
     else:
         return
     raise UsageError(f"{where}: rollout.strategy bluegreen: {why}", "or use rolling, or canary")
-
-
-def _unique(where: str, what: str, names: list[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"{where}: {what} {name} is there twice")
