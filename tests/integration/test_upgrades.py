@@ -132,18 +132,31 @@ class Place:
         found: set[str] = eventually(there, f"three of {version} answer")
         return found
 
+    def one_of(self, names: set[str]) -> Agent:
+        """An agent with an instance that is not the one asked."""
+        return next(agent for agent in self.yard.agents[1:] if agent.name in names)
+
     def over(self) -> str:
         with self.first.client() as client, client.watch_rollout("workload/web") as lines:
             return str([line["state"] for line in lines][-1])
 
-    def gone(self) -> None:
-        with self.first.client() as client:
-            client.delete_workload("web")
-            eventually(lambda: client.services(name="web") == [], "nothing of it is left")
+
+@pytest.fixture
+def place(made_place: Place) -> Iterator[Place]:
+    """All four agents, and no workload, also after a test that failed."""
+    for agent in made_place.yard.agents:
+        if agent.process is None or agent.process.poll() is not None:
+            agent.start()
+    made_place.yard.agree()
+    yield made_place
+    with made_place.first.client() as client:
+        for row in client.workloads():
+            client.delete_workload(row["name"])
+        eventually(lambda: client.services(name="web") == [], "nothing of it is left")
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
+def made_place() -> Iterator[Place]:
     folder = Path(tempfile.mkdtemp(prefix="yard-"))
     made: list[Place] = []
     try:
@@ -226,7 +239,6 @@ def test_the_service_changes_hands_in_one_step_and_back(place: Place) -> None:
     with place.first.client() as client:
         rows = client.workload("web")["instances"]
     assert [row["instance"] for row in rows] == [f"web/{number}-green" for number in range(3)]
-    place.gone()
 
 
 def test_what_cannot_stand_side_by_side_is_refused_by_name(place: Place) -> None:
@@ -241,7 +253,6 @@ def test_what_cannot_stand_side_by_side_is_refused_by_name(place: Place) -> None
             client.apply([{**spec, "resources": large}])
         with pytest.raises(UsageError, match="bluegreen is for workloads"):
             client.set_document("all", {"log_level": "info"}, plan={"strategy": "bluegreen"})
-    place.gone()
 
 
 @pytest.mark.skipif(WRK is None, reason="needs the program wrk")
@@ -252,12 +263,11 @@ def test_under_load_a_node_dies_one_is_drained_and_versions_change(place: Place)
     words = [str(WRK), "-t1", f"-c{CALLERS}", "-d300s", "--timeout", "30s", "-s", str(place.lua)]
     load = subprocess.Popen([*words, f"http://{host}:{port}/"], stdout=subprocess.PIPE, text=True)
     try:
-        nodes = place.three("1")
-        others = [agent for agent in place.yard.agents[1:] if agent.name in nodes]
-        dead, drained = others[0], others[1]
+        dead = place.one_of(place.three("1"))
         dead.kill()
         cut_all(dead.data)
-        assert dead.name not in place.three("1")
+        eventually(lambda: dead.name not in place.three("1"), "all three are elsewhere")
+        drained = place.one_of(place.three("1"))
         with place.first.client() as client:
             client.drain(drained.name)
             eventually(lambda: drained.name not in place.three("1"), "it is drained")
