@@ -20,7 +20,9 @@ ONCE_BROKEN = (
 # agents do; 600043: both admins removed;
 # 1000358: the only admin left that knew a removed author's counts was set back to a backup;
 # 1000147, 2300108: an admin whose certificate had run out did not speak for the removed author; agents do.
-ONCE_DOUBTED = (600043, 701114, 1000358, 1000147, 2300108)
+# 6002966: a register was withdrawn for one that a store set back had forgotten, untold of for a day;
+# 6003187: an admin died before it heard whom the admin that it had removed had removed.
+ONCE_DOUBTED = (600043, 701114, 1000358, 1000147, 2300108, 6002966, 6003187)
 
 
 @pytest.mark.parametrize("seed", [*ONCE_BROKEN, *ONCE_DOUBTED, *range(12)])

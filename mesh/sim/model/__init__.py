@@ -18,11 +18,12 @@ What is not promised, and all that the oracle excuses (`world.py`):
     lost stores   what only a store held that died or was set back, also what it said for a removed author;
                   of an admin's, counts of a removed author that only others hold, who may not speak for it
     the fence     own writes after a backup of which nobody told the author within a day of the first answer:
-                  they may be lost, and what they had replaced in the author's own slot may show again
+                  they may be lost, and what they had replaced in the author's own slot may show again; a
+                  register that another author had withdrawn because they beat it stays withdrawn
     removals      what the remover did not know of the removed author; its values of kind all and log; what
                   it says afterwards, and what its withdrawals afterwards let go of; of its value and one that
                   the admin shows in the same slot one may go; all of it when no admin is left, because they
-                  removed each other
+                  removed each other or the one that was not removed died
     a bad relay   a deleted value that it hid from the one who deleted it until that was collected; with an
                   author set back to a backup, live values that a reset of its own log did not name; counts
                   that its copy overwrote; what it says itself, and what an author over its quota says

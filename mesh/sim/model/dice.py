@@ -318,6 +318,7 @@ class Dice:
         self.world.trace(lambda: f"die {node.index}")
         self.world.losing(node, None)
         node.dead = True
+        self.world.orphaned()
 
     def clock(self) -> None:
         """A clock jumps ten years ahead; later it is set right."""

@@ -167,6 +167,9 @@ class Truth:
             own = self.said[event.place, event.aid]
             if event.op == Op.VOID and event.seen & own & shaky:
                 shaky |= event.bit
+            if event.op == Op.VOID and event.place[2] == Kind.REG:  # withdrawn for what may be lost since
+                beaten = any(w.optional and w.stamp > event.stamp and w.aid != event.aid for w in events)
+                shaky |= event.bit | event.seen & own if beaten else 0
         for event in shown.values():
             by = [w for w in events if w.seen & event.bit and not w.bit & shaky]
             if by and not event.exempt and event.place[2] != Kind.LOG:

@@ -388,8 +388,10 @@ class World:
             key = (node.index, place)
             self.forgotten[key] = self.forgotten.get(key, 0) | gone
 
-    def _nobody_left(self) -> None:
-        """No admin is left that could say again what the removed ones decided."""
+    def orphaned(self) -> None:
+        """Whether no admin is left that could say again what the removed ones decided: then it is lost."""
+        if not all(admin.dead or admin.index in self.tainted for admin in self.nodes[:2]):
+            return
         gone = {self.nodes[index].aid for index in self.tainted}
         for event in self.truth.events:
             event.optional = event.optional or event.aid in gone
@@ -406,8 +408,7 @@ class World:
             remover = self.nodes[1 - remover.index]
         self.losing(node, remover)
         self.tainted.add(node.index)
-        if all(admin.dead or admin.index in self.tainted for admin in self.nodes[:2]):
-            self._nobody_left()
+        self.orphaned()
         for place, events in self.truth.places.items():
             known = remover.known.get(place, 0)
             best = None
