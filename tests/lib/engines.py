@@ -67,7 +67,11 @@ def podman_socket() -> Iterator[str]:
     )
     with (folder / "log").open("wb") as log:
         service = subprocess.Popen(
-            [*podman, "system", "service", "--time", "0", f"unix://{path}"], env=env, stdout=log, stderr=log
+            [*podman, "system", "service", "--time", "0", f"unix://{path}"],
+            env=env,
+            cwd=folder,  # conmon leaves a file `oom` where it was started
+            stdout=log,
+            stderr=log,
         )
     try:
         while not watchdog.ask(path, "GET", "/_ping")[0]:
