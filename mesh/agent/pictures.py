@@ -65,6 +65,7 @@ class Pictures:
         self._table = table
         self.subjects: dict[str, Subject] = {}
         self._orders: dict[str, Order] | None = None
+        self._newest: dict[str, str] = {}
         self._speakers: dict[str, list[bytes]] = {}
         self._fell_ms: dict[bytes, int] = {}
 
@@ -107,6 +108,8 @@ class Pictures:
                     if order is not None:
                         found[ident] = order
         self._orders = found
+        ascending = sorted(found, key=lambda ident: (found[ident].after, found[ident].gen, ident))
+        self._newest = {found[ident].subject: ident for ident in ascending}
 
     def _read(self, ident: str, value: Any) -> Order | None:
         try:
@@ -117,15 +120,19 @@ class Pictures:
 
     def newest(self, subject: str, after: int | None = None) -> tuple[str, Order] | None:
         """The newest order about a subject."""
+        orders = self.orders()
+        known = self._newest.get(subject)
+        if known is None or after in (None, orders[known].after):
+            return (known, orders[known]) if known is not None else None
         found = [
             (order.after, order.gen, ident)
-            for ident, order in self.orders().items()
-            if order.subject == subject and after in (None, order.after)
+            for ident, order in orders.items()
+            if order.subject == subject and after == order.after
         ]
         if not found:
             return None
         ident = max(found)[2]
-        return ident, self.orders()[ident]
+        return ident, orders[ident]
 
     def picture(self, ident: str, order: Order) -> Picture:
         """A rollout as it is now."""

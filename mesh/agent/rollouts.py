@@ -110,8 +110,8 @@ class Rollouts:
         """The colour of a subject that is its service, and the generation if it is to be that one only."""
         if subject not in self._shown:
             found = self._seen.newest(subject)
-            if found is None:
-                return None
+            if found is None or found[1].plan.strategy != "bluegreen":
+                return None if found is None else (found[1].colour, 0)
             its = sides(self._node.me, self._seen.picture(*found))
             self._shown[subject] = its.shown, its.shown_gen
         return self._shown[subject]
