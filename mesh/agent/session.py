@@ -4,7 +4,7 @@ Who dialled says hello first. The other answers with its own once it has judged 
 so the end that dials knows at once whether it may stay.
 
 The sender pulls frames when the stream takes more. Idle, a frame leaves at once; under load frames are
-gathered for FLUSH_S, because what a frame costs hardly depends on how many records are in it.
+gathered for a while (`flush_s`), because what a frame costs hardly depends on how many records are in it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Protocol
 
 import trio
 
+from mesh.core.tidings import flush_s
 from mesh.errors import Denied, MeshError, PeerError, TimedOut
 from mesh.wire import frames, messages
 from mesh.wire.codec import FRAME_BYTES_MAX
 from mesh.wire.messages import Bye, Hello, Message, Ping, Pong
 
-FLUSH_S = 0.025
 HELLO_DEADLINE_S = 4.0
 HELLO_BYTES_MAX = 64 << 10
 READ_BYTES = 64 << 10
@@ -133,7 +133,7 @@ class Session:
         while True:
             await self._woken.wait()
             if not self._urgent:
-                await trio.sleep_until(self._flushed_at + FLUSH_S)
+                await trio.sleep_until(self._flushed_at + flush_s(self.rtt_s))
             self._woken = trio.Event()
             bodies = [_encoded(message) for message in self._urgent]
             self._urgent.clear()

@@ -36,7 +36,6 @@ from mesh.wire.messages import Delta, Heads
 if TYPE_CHECKING:
     from mesh.sim.node import Node
 
-FLUSH_S = 0.025
 CEILING_AHEAD_MS = 10_000
 APART_MS = 200
 FRAME_HEAD = 4
@@ -155,9 +154,10 @@ class Replica:
         queued = self.machine.links[peer]
         self.lookout.waits(queued)
         now = self.fleet.world.now
-        if now < link.flushed_at + FLUSH_S:
+        due = link.flushed_at + tidings.flush_s(2 * pipe.flows[self.node.number].line.latency_s)
+        if now < due:
             link.flushing = True
-            self.node.later(link.flushed_at + FLUSH_S - now, lambda: self._flush(peer, link))
+            self.node.later(due - now, lambda: self._flush(peer, link))
             return
         while pipe.ready(self.node.number) or not self._parts.heeds_streams:
             passed_on = list(queued.passing)
