@@ -73,6 +73,8 @@ class MemoryKv:
     async def watch(
         self, prefix: str, *, scope: Scope, cursor: str | None, initial: bool
     ) -> AsyncIterator[Json]:
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 20):
+            raise UsageError(f"cursor {cursor[:64]!r} is malformed", "use one that a watch gave")
         at = len(self._log) if cursor is None else int(cursor)
         if at > len(self._log):
             at = len(self._log)

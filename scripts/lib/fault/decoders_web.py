@@ -1,26 +1,20 @@
 """Decoders that programs on the machine and callers outside the mesh reach: HTTP, SOCKS, DNS, PROXY, answers.
 
-The admin API is the real server before the features in memory; the gateway and the proxy are the real relays
-before a service whose answer is a part of the input, so that a hostile service is tried as well as a hostile
-caller. An answer with the status 500 is a crash: it stands for an error that nobody foresaw.
+The gateway and the proxy are the real relays before a service whose answer is a part of the input, so that a
+hostile service is tried as well as a hostile caller. The admin API stands in `decoders_admin`.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
-import struct
 from collections.abc import Callable
 from typing import Any
 
 import h11
 import trio
 
-from fault.decoders_net import PEER, in_trio
-from mesh.admin.http import HttpConnection
-from mesh.admin.memory import Features
-from mesh.admin.server import AdminServer
+from fault import decoders_admin
+from fault.decoders_admin import Admin
+from fault.decoders_net import PEER, FedPipe, in_trio
 from mesh.agent import forward, gateway, grpccheck, httpcheck, names, proxy, socks
 from mesh.agent.web import Leg, Limits, Way
 from mesh.client import http as client
@@ -36,7 +30,6 @@ from mesh.runtimes import engine, logreader
 Seeds = list[bytes]
 Read = Callable[[bytes], object]
 SPLIT = b"\n=====\n"
-FAILED = b"HTTP/1.1 500 "
 HOST = b"Host: orders.mesh\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
@@ -55,7 +48,8 @@ def every() -> list[tuple[str, Read, Seeds]]:
     question = dns.pack([dns.Question(("orders", "mesh"), dns.A)], ident=7)
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nhello"
     return [
-        ("admin api", Admin().take, _requests()),
+        ("admin api", Admin().take, decoders_admin.requests()),
+        ("admin values", Admin().take_values, decoders_admin.values()),
         ("gateway", lambda data: in_trio(_gated, data), _with_answers(gated)),
         ("proxy", lambda data: in_trio(_proxied, data), _with_answers([asked, connected])),
         ("socks", _socks, [b"\5\1\0\5\1\0\3\x0borders.mesh\0\x50", b"\5\2\0\1\5\1\0\1\x7f\0\0\1\0\x50rest"]),
@@ -74,113 +68,6 @@ def _with_answers(requests: Seeds) -> Seeds:
     return [request + SPLIT + answer for request in requests for answer in (ANSWER, CHUNKED, UPGRADE)]
 
 
-class _Pipe:
-    """A connection on which all has come already."""
-
-    remote = ("192.0.2.1", 5000)
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.sent = bytearray()
-        self.ended = False
-
-    async def send(self, data: bytes, *, last: bool = False) -> None:
-        await trio.lowlevel.checkpoint()
-        if self.ended:
-            raise Unreachable("it was closed")
-        self.sent += data
-
-    async def receive(self, max_bytes: int = 700) -> bytes:
-        await trio.lowlevel.checkpoint()
-        if self.ended:
-            raise Unreachable("it was closed")
-        piece, self._data = self._data[:max_bytes], self._data[max_bytes:]
-        return piece
-
-    async def close(self) -> None: ...
-
-    async def reset(self) -> None:
-        self.ended = True
-
-    # For readers that were made for trio's streams.
-    async def send_all(self, data: bytes) -> None:
-        await self.send(data)
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return await self.receive(max_bytes or 700)
-
-    async def wait_send_all_might_not_block(self) -> None: ...
-
-    async def aclose(self) -> None: ...
-
-
-# -- the admin API ------------------------------------------------------------------------------------------
-
-
-class _Owner:
-    """Stands for the socket where the kernel is asked who is at the other end."""
-
-    def getsockopt(self, level: int, option: int, size: int) -> bytes:
-        if option != socket.SO_PEERCRED:
-            raise OSError("an older kernel")
-        return struct.pack("3i", os.getpid(), os.geteuid(), os.getegid())
-
-
-class Admin:
-    """The server, before features in memory that are begun anew now and then: they remember what was put."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._server: AdminServer | None = None
-        logging.getLogger("mesh.admin").setLevel(logging.CRITICAL)
-
-    def take(self, data: bytes) -> object:
-        if self._count % 500 == 0:
-            self._server = None
-        self._count += 1
-        return in_trio(self._converse, data)
-
-    async def _converse(self, data: bytes) -> object:
-        if self._server is None:
-            self._server = AdminServer(Features(lambda: 1_800_000_000.0), "/nowhere/admin.sock")
-        pipe = _Pipe(data)
-        try:
-            with trio.move_on_after(3600):
-                await self._server._converse(HttpConnection(pipe), _Owner())  # type: ignore[arg-type]
-        except trio.BrokenResourceError:
-            pass
-        if FAILED in pipe.sent:
-            raise AssertionError(f"a 500: {bytes(pipe.sent[-300:])!r}")
-        if pipe.sent.startswith((b"HTTP/1.1 400", b"HTTP/1.1 431", b"HTTP/1.1 413")):
-            raise PeerError("refused")
-        return bytes(pipe.sent)
-
-
-def _request(method: str, target: str, body: bytes = b"", kind: str = "application/json") -> bytes:
-    head = f"{method} {target} HTTP/1.1\r\nHost: mesh\r\nContent-Type: {kind}\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-def _requests() -> Seeds:
-    deep = b'{"value": ' + b"[" * 3000 + b"]" * 3000 + b"}"
-    return [
-        _request("GET", "/v1/status"),
-        _request("GET", "/v1/members?state=alive") + _request("GET", "/v1/links"),
-        _request("PUT", "/v1/kv/a/b?type=reg", b'{"value": {"base64": "aGk="}}'),
-        _request("PUT", "/v1/kv/a", b"hello", "text/plain"),
-        _request("PUT", "/v1/kv/deep", deep),
-        _request("GET", "/v1/kv?prefix=a&limit=3"),
-        _request("POST", "/v1/kv:batch", b'{"operations": [{"op": "put", "key": "a", "value": 1}]}'),
-        _request("POST", "/v1/invites", b'{"uses": 1, "ttl_s": 60}'),
-        _request("PUT", "/v1/routes/orders", b'{"algorithm": "smooth"}'),
-        _request("POST", "/v1/services", b'{"name": "orders", "port": 80, "checks": [{"kind": "tcp"}]}'),
-        _request("PUT", "/v1/workloads/web", b'{"name": "web", "command": ["/bin/web"], "replicas": 2}'),
-        _request("POST", "/v1/topics/a", b'{"payload": {"a": 1}}'),
-        _request("PUT", "/v1/policy", b'{"roles": {"member": {"write": ["kv/**"]}}, "nodes": {}}'),
-        b"POST /v1/kv:batch HTTP/1.1\r\nHost: m\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-    ]
-
-
 # -- gateway and proxy --------------------------------------------------------------------------------------
 
 
@@ -193,7 +80,7 @@ class _Legs:
         kept = self.kept("k") if not way.tried else None  # type: ignore[attr-defined]
         if len(way.tried) > 1:
             raise Unreachable("no more instances")
-        return kept or Leg("k", _Pipe(self.answers))
+        return kept or Leg("k", FedPipe(self.answers))
 
     def may_retry(self, way: Way) -> bool:
         return len(way.tried) < 2
@@ -207,7 +94,7 @@ class _Proxy(_Legs, proxy.ProxyRelay):
     async def tunnel(self, request: h11.Request) -> Leg:
         host = bytes(request.target).rpartition(b":")[0].decode("ascii", "replace")
         proxy.service_of(host, "mesh")
-        return Leg("t", _Pipe(self.answers))
+        return Leg("t", FedPipe(self.answers))
 
 
 def _gates() -> gateway.Gateway:
@@ -231,7 +118,7 @@ GATES = _gates()
 LIMITS = Limits(body_bytes_max=1000)
 
 
-async def _relayed(relay: _Gateway | _Proxy, near: _Pipe, answers: bytes) -> object:
+async def _relayed(relay: _Gateway | _Proxy, near: FedPipe, answers: bytes) -> object:
     relay.answers = answers
     await relay.run()
     if near.sent.startswith(b"HTTP/1.1 400"):
@@ -241,13 +128,13 @@ async def _relayed(relay: _Gateway | _Proxy, near: _Pipe, answers: bytes) -> obj
 
 async def _gated(data: bytes) -> object:
     asked, _, answers = data.partition(SPLIT)
-    near: Any = _Pipe(asked)
+    near: Any = FedPipe(asked)
     return await _relayed(_Gateway(near, LIMITS, None, GATES), near, answers)  # type: ignore[arg-type]
 
 
 async def _proxied(data: bytes) -> object:
     asked, _, answers = data.partition(SPLIT)
-    near: Any = _Pipe(asked)
+    near: Any = FedPipe(asked)
     return await _relayed(_Proxy(near, LIMITS, None, "mesh"), near, answers)  # type: ignore[arg-type]
 
 
@@ -309,12 +196,12 @@ def _proxy_header(data: bytes) -> object:
 
 async def _http_check(data: bytes) -> object:
     raw = {"kind": "http", "path": "/", "body": "hello", "expect_headers": {"content-type": "text"}}
-    pipe: Any = _Pipe(data)
+    pipe: Any = FedPipe(data)
     return await httpcheck.ask(pipe, parse_check("fuzz", raw, "127.0.0.1", 80), 4096)
 
 
 async def _grpc_check(data: bytes) -> object:
-    pipe: Any = _Pipe(data)
+    pipe: Any = FedPipe(data)
     with trio.move_on_after(10):
         return await grpccheck.ask(pipe, parse_check("fuzz", {"kind": "grpc"}, "127.0.0.1", 80), 4096)
     return None

@@ -89,7 +89,9 @@ def _late(run: Run, made: Field, watch: Watch, victim: Agent, begun: float) -> N
     rows = {agent.name: _links(agent) for agent in made.agents if agent is not victim}
     for agent in unknowing()[:3]:
         back = {name: held.get(agent.name, "none") for name, held in rows.items() if name in rows[agent.name]}
-        run.report.note(f"after {LATE_S:g} s {agent.name} does not know: {rows[agent.name]}; theirs: {back}")
+        view = "dead" if victim.name not in alive(agent) else "alive"
+        told = f"{agent.name} has told of no death, and shows {view}: {rows[agent.name]}; theirs: {back}"
+        run.report.note(f"after {LATE_S:g} s {told}")
 
 
 def _links(agent: Agent) -> dict[str, str]:
