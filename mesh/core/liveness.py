@@ -49,6 +49,7 @@ import random
 from collections import deque
 
 from mesh.core.lease import INCARNATION_MAX, Lease, Status
+from mesh.core.link import STALL_S
 from mesh.core.member import NEVER, Charge
 from mesh.core.prober import Prober
 from mesh.core.rings import Place
@@ -178,6 +179,8 @@ class Liveness:
             self._late.append((now, late))
         if late > self.config.miss_s:
             self.prober.mute_until = t + self.config.interval_s + self.config.miss_s
+        if late > STALL_S:
+            self.prober.stood_still(t)
         if late > UNSTEADY_LATE_S:
             self._unsteady_until = now + UNSTEADY_FOR_S
             self._lease_at = min(self._lease_at, t)

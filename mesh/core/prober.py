@@ -10,7 +10,7 @@ import random
 
 from mesh.core.favours import Favours
 from mesh.core.lease import Evidence
-from mesh.core.link import Check, Link
+from mesh.core.link import KEEPALIVE_S, Check, Link
 from mesh.core.member import FOREVER, NEVER, Charge
 from mesh.core.verdict import Board
 from mesh.core.vitals import (
@@ -114,6 +114,17 @@ class Prober:
             link.unwanted_since = t
         self.heard(aid, None, True, t, out)
         self._rewake(link, t)
+
+    def stood_still(self, t: float) -> None:
+        """We slept for seconds. What ended meanwhile may have told nobody, so each stream is asked now.
+
+        Else a stream whose other end is gone looks up while datagrams pass, and brings no news until the next
+        keepalive.
+        """
+        for link in self.links.values():
+            if link.up:
+                link.framed = link.keepalive = min(link.framed, t - KEEPALIVE_S)
+                self._rewake(link, t)
 
     def link_down(self, aid: bytes, eof: bool, t: float) -> None:
         """The stream ended."""

@@ -462,6 +462,27 @@ def test_a_stream_that_answers_nothing_while_datagrams_pass_is_replaced() -> Non
     raise AssertionError("the dead stream was never noticed")
 
 
+def answering(stage: Stage, said: list[Action], seconds: float) -> list[Action]:
+    """C answers what comes by datagram, at once, and nothing that comes on its stream."""
+    found: list[Action] = []
+    end = stage.now + seconds
+    while said or stage.now < end:
+        found += said
+        for action in said:
+            if isinstance(action, SendDatagram) and isinstance(action.probe, Ping):
+                found += stage.tell(DatagramHeard(C, Pong(action.probe.nonce)))
+        said = stage.wait(0.05)
+    return found
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["our loop stood still", "the computer slept"])
+def test_after_standing_still_a_dead_stream_is_not_trusted_until_the_keepalive(told: bool) -> None:
+    stage = Stage(C)
+    assert DialNow(C, replace=True) not in answering(stage, [], 5)
+    said = stage.tell(LoopLate(600.0)) if told else stage.late(10.0)
+    assert DialNow(C, replace=True) in answering(stage, said, 5)
+
+
 def test_a_link_that_the_rings_do_not_want_closes_after_a_minute() -> None:
     members = [bytes([number]) * 16 for number in range(1, 40) if bytes([number]) * 16 != ME]
     stage = Stage(*members)
