@@ -342,6 +342,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         origins: `section.key` -> the flag, variable or file that set it.
         files: configuration files read, in order.
+        pending: `section.key` -> the value that a reload found, and that counts after a restart.
     """
 
     node: Node = Node()
@@ -362,6 +363,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     workloads: Workloads = Workloads()
     origins: dict[str, str] = {}
     files: tuple[str, ...] = ()
+    pending: dict[str, Any] = {}
 
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {

@@ -312,6 +312,26 @@ def diff(old: Config, new: Config) -> Changes:
     )
 
 
+def in_force(running: Config, new: Config) -> Config:
+    """What an agent goes by that runs with one configuration and has read another.
+
+    Of settings that count after a restart only, the value and its origin stay; `pending` has the new ones.
+    """
+    waiting = diff(running, new).restart
+    kept: dict[str, dict[str, Any]] = {}
+    origins = {name: origin for name, origin in new.origins.items() if name not in waiting}
+    for name in waiting:
+        section, _, key = name.partition(".")
+        kept.setdefault(section, {})[key] = value_of(running, name)
+        if name in running.origins:
+            origins[name] = running.origins[name]
+    sections = {
+        section: msgspec.structs.replace(getattr(new, section), **values) for section, values in kept.items()
+    }
+    pending = {name: value_of(new, name) for name in waiting}
+    return msgspec.structs.replace(new, **sections, origins=origins, pending=pending)
+
+
 def value_of(config: Config, name: str) -> Any:
     """The value of the knob `section.key`."""
     section, _, key = name.partition(".")
@@ -319,7 +339,11 @@ def value_of(config: Config, name: str) -> Any:
 
 
 def show(config: Config) -> list[dict[str, Any]]:
-    """One row per knob for `config show`: name, value, origin, default, reloadable."""
+    """One row per knob for `config show`: name, value, origin, default, reloadable, pending.
+
+    `value` is what the agent goes by; where a reload has found another one that counts after a restart,
+    `pending` is a list of that one, else it is empty.
+    """
     return [
         {
             "key": knob.name,
@@ -327,6 +351,9 @@ def show(config: Config) -> list[dict[str, Any]]:
             "origin": config.origins.get(knob.name, DEFAULT),
             "default": msgspec.to_builtins(knob.default),
             "reloadable": knob.reload,
+            "pending": [msgspec.to_builtins(config.pending[knob.name])]
+            if knob.name in config.pending
+            else [],
         }
         for knob in knobs().values()
     ]

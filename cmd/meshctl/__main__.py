@@ -8,8 +8,8 @@ the first call.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from mesh.errors import MeshError
@@ -160,12 +160,14 @@ def _find(rest: list[str], word: str) -> tuple[list[str], Verb, list[str]]:
     import importlib
 
     from mesh.errors import UsageError
-    from meshctl.command import Verb
+    from meshctl.command import Verb, near
     from meshctl.index import WORDS
 
+    if word.startswith("-"):
+        _refuse_option(word)
     entry = WORDS.get(word)
     if entry is None:
-        raise UsageError(f"there is no command {word!r}", _near(word, WORDS, "meshctl --help"))
+        raise UsageError(f"there is no command {word!r}", near(word, WORDS, "meshctl --help"))
     found = importlib.import_module(f"meshctl.{entry.module}").COMMANDS[word]
     if isinstance(found, Verb):
         return [word], found._replace(summary=entry.summary), rest
@@ -173,11 +175,23 @@ def _find(rest: list[str], word: str) -> tuple[list[str], Verb, list[str]]:
     verbs = {verb.name: verb for verb in found}
     if not rest or rest[0] in ("-h", "--help"):
         _list_verbs(word, found, asked=bool(rest))
+    if rest[0].startswith("-"):
+        _refuse_option(rest[0])
     if rest[0] not in verbs:
         raise UsageError(
-            f"there is no command {word} {rest[0]!r}", _near(rest[0], verbs, f"meshctl {word} --help")
+            f"there is no command {word} {rest[0]!r}", near(rest[0], verbs, f"meshctl {word} --help")
         )
     return [word, rest[0]], verbs[rest[0]], [*options, *rest[1:]]
+
+
+def _refuse_option(word: str) -> NoReturn:
+    """Where a command is expected stands an option that is not one of all commands."""
+    from mesh.errors import UsageError
+    from meshctl.command import near
+
+    name = word.partition("=")[0]
+    hint = near(name, (*_WITH_VALUE, "--version", "--help"), "options of a command stand after it")
+    raise UsageError(f"{name} is no option that may stand before a command", hint)
 
 
 def _list_verbs(word: str, verbs: Sequence[Verb], *, asked: bool) -> None:
@@ -188,13 +202,6 @@ def _list_verbs(word: str, verbs: Sequence[Verb], *, asked: bool) -> None:
     for verb in verbs:
         print(f"    meshctl {word} {verb.name:<14}{verb.summary}", file=out)
     raise SystemExit(0 if asked else 2)
-
-
-def _near(word: str, known: Iterable[str], otherwise: str) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(word, list(known), n=2)
-    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from mesh.errors import UsageError
@@ -82,6 +82,14 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.HelpFormatter(prog, width=100)  # given, because finding it out loads shutil
 
 
+def near(word: str, known: Iterable[str], otherwise: str) -> str:
+    """What to try in place of a word that does not exist."""
+    import difflib
+
+    found = difflib.get_close_matches(word, list(known), n=2)
+    return f"did you mean {' or '.join(found)}?" if found else otherwise
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that raises UsageError, and whose help is a manual page."""
 
@@ -109,10 +117,23 @@ class Parser(argparse.ArgumentParser):
             if word == "--":
                 plain += words[at + 1 :]
                 break
-            option = self._is_option(word)
+            option = not takes and self._is_option(word)
+            if option:
+                self._check_name(word)
             (options if option or takes else plain).append(word)
             takes = option and self._wants_more(word)
-        return self.parse_args([*options, *(["--"] if plain else []), *plain])
+        args, left = self.parse_known_args([*options, *(["--"] if plain else []), *plain])
+        left = [word for word in left if word != "--"]
+        if left:
+            raise UsageError(f"too many words: {' '.join(left)}", f"{self.prog} --help")
+        return args
+
+    def _check_name(self, word: str) -> None:
+        """Refuse an option that does not exist, with the nearest that does."""
+        name = word.partition("=")[0]
+        known = self._option_string_actions
+        if name.startswith("--") and name not in known:
+            raise UsageError(f"there is no option {name}", near(name, known, f"{self.prog} --help"))
 
     @staticmethod
     def _is_option(word: str) -> bool:

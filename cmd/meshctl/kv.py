@@ -125,6 +125,10 @@ def cas(context: Context, args: Namespace) -> None:
     if args.absent:
         how["if_absent"] = True
     elif args.hlc:
+        if not (args.hlc.isascii() and args.hlc.isdecimal() and len(args.hlc) <= 20):
+            raise UsageError(
+                f"--hlc {args.hlc!r} is no stamp", "the number at hlc in `meshctl kv get -o json`"
+            )
         how["if_hlc"] = args.hlc
     else:
         how["if_value"] = parse.parse_json(args.expect, "--expect") if args.json else args.expect

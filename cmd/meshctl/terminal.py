@@ -47,21 +47,29 @@ def width(text: str) -> int:
     """Columns that printable text takes."""
     if text.isascii():
         return len(text)
+    return sum(map(_columns_of, text))
+
+
+def _columns_of(char: str) -> int:
     import unicodedata
 
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
-        for char in text
-    )
+    if char.isascii():
+        return 1
+    return 0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 def shorten(text: str, columns: int) -> str:
     """Cut to a width, marked by an ellipsis."""
-    if width(text) <= columns:
-        return text
-    while width(text) >= columns:
-        text = text[:-1]
-    return text + "…"
+    if text.isascii():
+        return text if len(text) <= columns else text[: columns - 1] + "…"
+    used, cut = 0, None
+    for at, char in enumerate(text):
+        used += _columns_of(char)
+        if used >= columns and cut is None:
+            cut = at
+        if used > columns:
+            return text[:cut] + "…"
+    return text
 
 
 def colourful(stream: TextIO) -> bool:

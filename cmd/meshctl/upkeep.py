@@ -32,8 +32,12 @@ def log_level(context: Context, args: Namespace) -> None:
 def config_show(context: Context, args: Namespace) -> None:
     rows = context.client.config()
     if args.changed:
-        rows = [row for row in rows if row["origin"] != "default"]
+        rows = [row for row in rows if row["origin"] != "default" or row["pending"]]
     context.out.rows(rows, _SETTINGS, "key")
+    if context.out.human:
+        for row in rows:
+            for value in row["pending"]:
+                note(f"{row['key']} = {words.value(value)} was read since, and counts after a restart")
 
 
 def backup(context: Context, args: Namespace) -> None:

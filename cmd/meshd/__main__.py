@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from meshd import arguments
 
     os.umask(0o077)
-    options = arguments.parser().parse_args(argv)
     try:
+        options = arguments.parse(argv)
         status = dispatch(options)
         sys.stdout.flush()  # here, where a reader that has gone is expected
         return status

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Sequence
 
 import mesh
+from mesh.errors import UsageError
 
 _PLACES = textwrap.dedent(
     """\
@@ -41,6 +43,36 @@ def parser() -> argparse.ArgumentParser:
     _add_run(verbs)
     _add_validate(verbs)
     return top
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The words of the command line.
+
+    Raises:
+        UsageError: an option that does not exist, or a word too many.
+    """
+    top = parser()
+    options, left = top.parse_known_args(argv)
+    if not left:
+        return options
+    command = f"meshd {options.verb}" if options.verb else "meshd"
+    if not left[0].startswith("-"):
+        raise UsageError(f"too many words: {' '.join(left)}", f"{command} --help")
+    import difflib
+
+    name = left[0].partition("=")[0]
+    known = _options_of(top, options.verb)
+    near = difflib.get_close_matches(name, known, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"{command} --help"
+    raise UsageError(f"{command} has no option {name}", hint)
+
+
+def _options_of(top: argparse.ArgumentParser, verb: str | None) -> list[str]:
+    found = top
+    for action in top._actions:
+        if isinstance(action, argparse._SubParsersAction) and verb is not None:
+            found = action.choices[verb]
+    return list(found._option_string_actions)
 
 
 def _verb(

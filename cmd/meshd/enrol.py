@@ -64,6 +64,10 @@ def validate(options: Namespace) -> int:
     config = settings(options)
     for path in config.files:
         print(f"read {path}")
+    from mesh.admin import door
+
+    if fault := door.group_fault(config.admin.socket, config.admin.group):
+        print(f"meshd: warning: {fault}", file=sys.stderr)
     changed = [name for name in knobs() if name in config.origins]
     print(f"configuration is valid: {len(changed)} of {len(knobs())} settings are not left to their default")
     if not os.path.lexists(os.path.join(config.node.data_dir, home.MESH_FILE)):

@@ -109,7 +109,7 @@ async def _run(home: object, config: Config, reload: Callable[[], Config], loggi
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(admin.run)
-            nursery.start_soon(_stop_when_left, features, nursery.cancel_scope)
+            nursery.start_soon(_stop_when_left, node, features, nursery.cancel_scope)
             nursery.start_soon(_signals, signals, node, features, reload, notifier, nursery.cancel_scope)
             await nursery.start(node.run)
             await nursery.start(features.run)
@@ -122,8 +122,10 @@ async def _run(home: object, config: Config, reload: Callable[[], Config], loggi
     return features.restart
 
 
-async def _stop_when_left(features: Features, scope: trio.CancelScope) -> None:
+async def _stop_when_left(node: Node, features: Features, scope: trio.CancelScope) -> None:
     await features.left.wait()
+    if features.restart:
+        await node.goodbye()  # who starts anew is back in a moment: nobody is to take it for dead
     scope.cancel()
 
 

@@ -55,6 +55,39 @@ def group_id(name: str) -> int | None:
         ) from None
 
 
+def shut_out(path: str, group: int) -> str | None:
+    """The directory above a socket that members of the group cannot enter, or None."""
+    directory = os.path.dirname(os.path.abspath(path))
+    while True:
+        try:
+            found = os.stat(directory)
+        except OSError:
+            pass  # it will be made, for the group
+        else:
+            ours = stat.S_IXGRP if found.st_gid == group else stat.S_IXOTH
+            if not found.st_mode & ours:
+                return directory
+        if directory == "/":
+            return None
+        directory = os.path.dirname(directory)
+
+
+def group_fault(path: str, name: str) -> str:
+    """Why a group that may use the socket cannot reach it, and what to do; empty if it can.
+
+    Raises:
+        ConfigError: there is no such group.
+    """
+    group = group_id(name)
+    directory = None if group is None else shut_out(path, group)
+    if directory is None:
+        return ""
+    return (
+        f"admin.group = {name!r}: that group cannot enter {directory}, so it does not reach the admin socket"
+        f" {path}; set admin.socket to a place outside, e.g. /run/meshd/admin.sock"
+    )
+
+
 def open_socket(path: str, *, group: int | None = None) -> socket.socket:
     """Bind and listen; a stale socket is replaced.
 

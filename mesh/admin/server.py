@@ -62,6 +62,7 @@ class AdminServer:
         self.path = os.path.abspath(path)
         self._features = features
         self._group = door.group_id(group)
+        self._group_name = group
         self._body_bytes_max = body_bytes_max
         self._slots = trio.Semaphore(connections_max)
         self._router = Router(ROUTES)
@@ -76,6 +77,8 @@ class AdminServer:
         """
         listener = door.open_socket(self.path, group=self._group)
         inode = os.lstat(self.path).st_ino
+        if fault := door.group_fault(self.path, self._group_name):
+            log.warning("%s", fault)
         try:
             async with trio.open_nursery() as nursery:
                 task_status.started()

@@ -209,8 +209,9 @@ class Features:
             self._reconfigure()
 
     def _reconfigure(self) -> None:
-        config = settings.with_document(self._own_config, self._document)
-        changes = settings.diff(self._node.config, config)
+        before = self._node.config
+        changes = settings.diff(before, settings.with_document(self._own_config, self._document))
+        config = settings.in_force(before, settings.with_document(self._own_config, self._document))
         self._node.config = config
         self._logs.set_level(config.log.level)
         self.metrics.reload(config.metrics)
@@ -219,5 +220,6 @@ class Features:
         for name in changes.reloadable:
             log.info("reloaded %s", name)
         for name in changes.restart:
-            log.warning("%s changed, and counts after a restart", name)
+            if name not in before.pending or before.pending[name] != config.pending[name]:
+                log.warning("%s changed, and counts after a restart", name)
         self._node.nursery.start_soon(insist, self._node.publish_card)

@@ -13,12 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import msgspec
 import trio
 
 from mesh.agent.author import Author, Statement
 from mesh.agent.drive import Drive
 from mesh.agent.links import Links
 from mesh.agent.session import Session
+from mesh.config import Config, timing
 from mesh.core import lease as words
 from mesh.core import vitals
 from mesh.core.liveness import Liveness
@@ -35,6 +37,20 @@ log = logging.getLogger(__name__)
 INCARNATION_META = "incarnation"
 QUEUE_MAX = 4096
 SUSPEND_S = 0.1
+
+
+def liveness_of(config: Config) -> LivenessConfig:
+    """The profile's numbers, those of the configuration put in their place."""
+    times, membership = timing(config.membership), config.membership
+    return msgspec.structs.replace(
+        vitals.profile(membership.profile),
+        interval_s=times.probe_interval_s,
+        miss_s=times.miss_s,
+        confirm_s=times.confirm_s,
+        lease_s=times.lease_s,
+        flap_window_s=membership.flap_window_s,
+        flap_hold_s=membership.hold_down_s,
+    )
 
 
 class Datagrams(Protocol):

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import msgspec
 import trio
 
 import mesh
@@ -26,12 +25,12 @@ from mesh.agent.dissemination import Gate, Spread
 from mesh.agent.forks import Forks
 from mesh.agent.insist import attempt, insist
 from mesh.agent.links import Links
-from mesh.agent.liveness import Vitality
+from mesh.agent.liveness import Vitality, liveness_of
 from mesh.agent.query import Queries
 from mesh.agent.session import DENIED, Session, Wire
 from mesh.agent.sight import Sight
 from mesh.agent.storecare import StoreCare
-from mesh.config import Config, timing
+from mesh.config import Config
 from mesh.core import policy, sync, vitals
 from mesh.core.admission import Directory
 from mesh.core.clock import FUTURE_MS_MAX, hlc_of, too_far_ahead
@@ -118,10 +117,10 @@ class Node:
             for path in slots.paths("member/"):
                 for rec in slots.slots(path):
                     self._take_card(rec)
-        self.forks = Forks(self.author, self.zone, self.directory.public_of, self.alarm)
+        self.forks = Forks(self.author, self.zone, self.directory.public_of, self.alarm, self.clear_alarm)
         self.links = Links(self.me, self, self._addresses_of, self.directory.public_of, self.rng)
         self.vitality = Vitality(
-            _liveness_config(config),
+            liveness_of(config),
             self.me,
             self.mesh_id,
             Place(self.zone),
@@ -215,6 +214,7 @@ class Node:
             with self.store.live.together():
                 sync.sweep(self.store.live, now_ms, live=True)
             on_streams = {aid: session.rtt_s for aid, session in self.links.sessions.items()}
+            self.forks.tick(now)
             self.sight.update(self.vitality.machine.links(now), on_streams)
             await trio.sleep(SECOND_S)
 
@@ -451,6 +451,7 @@ class Node:
         """A removed author's slots go, but for its own removals if it was an admin."""
         if self.directory.standing(aid).verdict not in FORGOTTEN or aid == self.me:
             return
+        self.forks.forget(aid)
         self.spread.author_gone(aid)
         self.nursery.start_soon(insist, bury, self, aid)
 
@@ -483,7 +484,7 @@ class Node:
         if scope == LIVE:
             for rec in own.unknown:
                 self.author.live_clock.receive(rec.hlc)
-            if self.forks.own_lease():
+            if self.forks.own_lease(max(rec.hlc for rec in (*own.unknown, *own.strays))):
                 self.author.say_live_again()
                 self.vitality.say_again()
             return None
@@ -632,17 +633,3 @@ class Refusal(Exception):
 
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000  # noqa: TID251  the one reading of the wall clock; MeshClock corrects it
-
-
-def _liveness_config(config: Config) -> vitals.LivenessConfig:
-    """The profile's numbers, those of the configuration put in their place."""
-    times, membership = timing(config.membership), config.membership
-    return msgspec.structs.replace(
-        vitals.profile(membership.profile),
-        interval_s=times.probe_interval_s,
-        miss_s=times.miss_s,
-        confirm_s=times.confirm_s,
-        lease_s=times.lease_s,
-        flap_window_s=membership.flap_window_s,
-        flap_hold_s=membership.hold_down_s,
-    )

@@ -139,8 +139,6 @@ class Status:
         node = self._node
         problems = [f"refused by the members: {text}" for text in self._refusals()]
         problems += [f"{kind} ({aid.hex()[:8]}): {text}" for (kind, aid), text in node.alarms.items()]
-        if node.store.full:
-            problems.append("the disk is full: only deletes are taken")
         if damaged := node.store.stats()["damaged"]:
             problems.append(f"{damaged} damaged rows are being mended from the members")
         return problems
@@ -221,7 +219,8 @@ class Status:
         alarms = self._node.alarms
         if alarms:
             (kind, aid), text = next(reversed(alarms.items()))
-            return _check("alarms", "warning", f"{len(alarms)}, newest: {kind} by {aid.hex()[:8]}: {text}")
+            newest = f"{len(alarms)}, newest: {kind} by {aid.hex()[:8]}: {text}"
+            return _check("alarms", "warning", newest, "all of them: `meshctl status`, `meshctl events`")
         return _check("alarms", "ok", "none")
 
     def _check_names(self) -> Json:

@@ -66,22 +66,22 @@ class CloneWatch:
         self._lives: OrderedDict[bytes, tuple[list[bytes], int]] = OrderedDict()
 
     def heard(self, aid: bytes, hlc: int, inc: int) -> bool:
-        """Take note of a lease; returns whether this key is, by now, seen to run twice.
+        """Take note of a lease; returns whether it is, with those before, a sign that this key runs twice.
 
         A single fall is what a restored backup does once; the second one takes two processes.
         """
         last_hlc, last_inc, falls = self._last.get(aid, (0, 0, 0))
         if hlc <= last_hlc:
-            return falls >= _FALLS
+            return False
         falls += inc < last_inc
         self._last[aid] = (hlc, inc, falls)
         self._last.move_to_end(aid)
         if len(self._last) > _WATCHED_MAX:
             self._last.popitem(last=False)
-        return falls >= _FALLS
+        return inc < last_inc and falls >= _FALLS
 
     def met(self, aid: bytes, life: bytes) -> bool:
-        """Take note of whose link came up; returns whether this key is, by now, seen to run twice.
+        """Take note of whose link came up; returns whether that is a sign that this key runs twice.
 
         A process that has ended does not come back. A link of it that was long on its way may be seen after
         one of its successor, so this too takes two times.
@@ -90,13 +90,15 @@ class CloneWatch:
             life: of the process at the other end; empty where its version does not say.
         """
         lives, returns = self._lives.pop(aid, ([], 0))
+        returned = False
         if life and lives[-1:] != [life]:
-            returns += life in lives
+            returned = life in lives
+            returns += returned
             lives = [*(other for other in lives if other != life), life][-_LIVES_MAX:]
         self._lives[aid] = (lives, returns)
         if len(self._lives) > _WATCHED_MAX:
             self._lives.popitem(last=False)
-        return returns >= _FALLS
+        return returned and returns >= _FALLS
 
     def forget(self, aid: bytes) -> None:
         """The key was removed, or an operator has looked into it."""

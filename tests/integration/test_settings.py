@@ -37,6 +37,12 @@ def test_config_show_names_sources_and_a_hangup_applies_what_it_can(yard: Yard) 
     eventually(lambda: rows(agent)["log.level"]["value"] == "debug", "the level is reloaded")
     assert rows(agent)["log.level"]["origin"] == str(conf_d / "20-new.toml")
     eventually(lambda: "store.linger_ms changed, and counts after a restart" in agent.tail(), "it says so")
+    assert rows(agent)["store.linger_ms"]["value"] == shown["store.linger_ms"]["value"]
+    assert rows(agent)["store.linger_ms"]["pending"] == [50]
+    (conf_d / "20-new.toml").write_text('[log]\nlevel = "debug"\n')
+    agent.signal(signal.SIGHUP)
+    eventually(lambda: rows(agent)["store.linger_ms"]["pending"] == [], "nothing waits any more")
+    assert agent.tail().count("counts after a restart") == 1
 
     (conf_d / "30-wrong.toml").write_text("[log]\nlevle = 'info'\n")
     agent.signal(signal.SIGHUP)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mesh.config import PROFILES, SECTIONS, Config, Membership, timing
 from mesh.errors import ConfigError
 from mesh.places import Places, places
-from mesh.settings import DEFAULT, defaults_file, diff, knobs, load, show, toml, value_of
+from mesh.settings import DEFAULT, defaults_file, diff, in_force, knobs, load, show, toml, value_of
 
 
 @pytest.fixture
@@ -158,6 +158,20 @@ def test_a_reload_parts_what_it_applies_from_what_needs_a_restart(where: Places)
     assert diff(old, new) == (["log.level"], ["store.map_bytes"])
 
 
+def test_what_counts_after_a_restart_stays_in_force_and_is_shown_as_pending(where: Places) -> None:
+    old = load(environ={}, where=where)
+    new = load(environ={"MESHD_LOG__LEVEL": "debug", "MESHD_STORE__MAP_BYTES": str(1 << 30)}, where=where)
+    running = in_force(old, new)
+    rows = {row["key"]: row for row in show(running)}
+    assert rows["log.level"]["value"] == "debug"
+    assert rows["log.level"]["pending"] == []
+    assert rows["store.map_bytes"]["value"] == old.store.map_bytes
+    assert rows["store.map_bytes"]["origin"] == DEFAULT
+    assert rows["store.map_bytes"]["pending"] == [1 << 30]
+    assert in_force(running, new) == running
+    assert in_force(running, old) == old  # taken back: nothing waits any more
+
+
 def test_config_show_tells_value_default_and_origin_of_every_knob(where: Places) -> None:
     rows = show(load(environ={"MESHD_LOG__LEVEL": "debug"}, where=where))
     assert [row["key"] for row in rows] == list(knobs())
@@ -168,6 +182,7 @@ def test_config_show_tells_value_default_and_origin_of_every_knob(where: Places)
         "origin": "environment MESHD_LOG__LEVEL",
         "default": "info",
         "reloadable": True,
+        "pending": [],
     }
     assert by_key["net.listen"]["origin"] == DEFAULT
     msgspec.json.encode(rows)
@@ -176,7 +191,7 @@ def test_config_show_tells_value_default_and_origin_of_every_knob(where: Places)
 def test_every_knob_and_section_gives_its_reason() -> None:
     assert all(knob.reason for knob in knobs().values())
     assert all(cls.__doc__ for cls in SECTIONS.values())
-    assert set(SECTIONS) == set(Config.__struct_fields__) - {"origins", "files"}
+    assert set(SECTIONS) == set(Config.__struct_fields__) - {"origins", "files", "pending"}
 
 
 def test_the_defaults_file_uncommented_is_the_defaults(where: Places, tmp_path: Path) -> None:

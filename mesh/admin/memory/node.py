@@ -229,7 +229,7 @@ class MemoryStatus:
 
     async def config_show(self) -> Rows:
         row: Json = {"key": "log.level", "value": self._level, "origin": "default"}
-        return [{**row, "default": "info", "reloadable": True}]
+        return [{**row, "default": "info", "reloadable": True, "pending": []}]
 
     async def log_level(self, level: str | None) -> Json:
         previous, self._level = self._level, level or self._level

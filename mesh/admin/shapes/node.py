@@ -88,13 +88,14 @@ class Version(TypedDict):
 
 
 class Setting(TypedDict):
-    """One configuration value and where it came from."""
+    """One configuration value and where it came from. `pending`: a list of the one a restart would bring."""
 
     key: str
     value: Any
     origin: str
     default: Any
     reloadable: bool
+    pending: list[Any]
 
 
 class LogLevel(TypedDict):

@@ -167,3 +167,12 @@ def test_another_user_is_refused_even_where_the_file_lets_them_in() -> None:
 
             assert status(65534, 65534) == "HTTP/1.1 403"
             assert status(0, 0) == "HTTP/1.1 200"
+
+
+def test_a_group_that_cannot_enter_the_sockets_directory_is_told_of(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(door, "group_id", lambda name: 12_345 if name else None)
+    shut = tmp_path / "data"
+    shut.mkdir(mode=0o700)
+    assert f"cannot enter {shut}" in door.group_fault(str(shut / "admin.sock"), "helpers")
+    assert door.group_fault(str(shut / "admin.sock"), "") == ""
+    assert door.group_fault("/run/to-be-made/admin.sock", "helpers") == ""

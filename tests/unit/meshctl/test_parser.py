@@ -50,3 +50,18 @@ def test_numbers_and_what_follows_two_dashes_are_values(words: list[str]) -> Non
 def test_what_does_not_fit_is_refused(line: str) -> None:
     with pytest.raises(UsageError):
         parser().parse(line.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("n --jsn", "--json"), ("n --labl=a=b", "--label"), ("n --qqqq", "try --help")],
+)
+def test_a_misspelt_option_is_answered_with_the_nearest(line: str, says: str) -> None:
+    with pytest.raises(UsageError, match="there is no option --") as caught:
+        parser().parse(line.split())
+    assert says in caught.value.hint
+
+
+def test_words_too_many_are_named_as_they_were_typed() -> None:
+    with pytest.raises(UsageError, match="too many words: w --x"):
+        parser().parse(["n", "v", "--", "w", "--x"])

@@ -108,11 +108,13 @@ def test_a_used_directory_is_refused_with_a_way_out(meshd, tmp_path, token):
         (["init", "--label", "x=1", "--label", "x=2"], 2, "given twice"),
         (["init", "--label", "x=\x1b[2J"], 2, "label x"),
         (["validate", "--config", "/nowhere/x.toml"], 2, "/nowhere/x.toml"),
+        (["--bogus"], 2, "meshd has no option --bogus"),
         (["run", "--config", "/nowhere/x.toml"], 2, "/nowhere/x.toml"),
         (["run", "--listen", "nonsense"], 2, "nonsense"),
         (["run", "--profile", "fast"], 2, "invalid choice"),
         (["fly"], 2, "invalid choice"),
-        (["init", "--nam", "x"], 2, "unrecognized"),
+        (["init", "--nam", "x"], 2, "did you mean --name"),
+        (["run", "extra"], 2, "too many words: extra"),
         (["init", "--data-dir", "/dev/null/x"], 1, "/dev/null/x"),
     ],
 )
@@ -228,3 +230,11 @@ def test_the_installed_command_works(tmp_path):
     )
     os.close(writing)
     assert closed.stderr == b""
+
+
+def test_validate_refuses_a_group_that_run_would_refuse(meshd, tmp_path):
+    config = tmp_path / "meshd.toml"
+    config.write_text('[admin]\ngroup = "no-such-group"\n')
+    status, _, err = meshd("validate", "--config", config, "--data-dir", tmp_path / "d")
+    assert status == 2
+    assert "there is no such group" in err
