@@ -6,6 +6,7 @@ that the kernel takes at once does not yield; waiting for the next request does.
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Callable
 
@@ -54,6 +55,13 @@ class Socket:
             return self._sock.send(data)
         except BlockingIOError:
             return 0
+
+    @property
+    def gone(self) -> bool:
+        """Whether the other end has closed, whatever it left to be read."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def duplicate(self) -> socket.socket:
         """Another handle on the same connection, which outlives this one."""

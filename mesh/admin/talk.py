@@ -26,6 +26,7 @@ from mesh.errors import MeshError, Unreachable, UsageError
 # A part of 256 KiB as base64, or as text of which half is escaped.
 LINE_BYTES_MAX = 512 << 10
 _READ_BYTES = 64 << 10
+WATCH_S = 5.0
 
 log = logging.getLogger("mesh.admin")
 
@@ -77,8 +78,17 @@ async def _carry(talk: Talk, line: Socket, early: bytes) -> None:
             failure.append(error)
         nursery.cancel_scope.cancel()
 
+    async def watch() -> None:
+        # While the other side takes nothing, nobody reads what would tell that the program is gone.
+        nonlocal gone
+        while not line.gone:
+            await trio.sleep(WATCH_S)
+        gone = True
+        nursery.cancel_scope.cancel()
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(up)
+        nursery.start_soon(watch)
         try:
             await _down(talk, line)
         except trio.BrokenResourceError:

@@ -95,6 +95,11 @@ class CallStream:
         self._reader = frames.FrameReader(wire.FRAME_BYTES_MAX)
         self._ready: deque[bytes] = deque()
 
+    @property
+    def broken(self) -> bool:
+        """Whether the stream, or its connection, was ended by the other side or broke."""
+        return getattr(self._stream, "error", None) is not None
+
     async def send(self, data: bytes) -> None:
         await self._stream.send(data)
 

@@ -17,6 +17,8 @@ from mesh.agent.callstream import Call, CallStream, error_of, shown
 from mesh.errors import MeshError, PeerError, TimedOut, Unreachable
 from mesh.wire.calls import Answer, Failure, Part, Request
 
+WATCH_S = 5.0
+
 
 class Talk(Protocol):
     """The caller's end. `by` is the node whose program it is, b"" for the one that was asked."""
@@ -61,10 +63,16 @@ class Heard:
             pass
 
     async def _hand_over(self, part: Any) -> None:
-        try:
-            await self._give.send(part)
-        except trio.BrokenResourceError:
-            pass  # nobody wants them any more, and the answer goes on
+        """Wait until somebody takes it; a caller that goes meanwhile is noticed though nothing is read."""
+        while not self._pipe.broken:
+            try:
+                with trio.move_on_after(WATCH_S) as patience:
+                    await self._give.send(part)
+            except trio.BrokenResourceError:
+                return  # nobody wants them any more, and the answer goes on
+            if not patience.cancelled_caught:
+                return
+        raise Unreachable("the caller is gone")
 
 
 class Remote:

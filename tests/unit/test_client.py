@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from mesh.admin.memory import Features, running
 from mesh.admin.router import Router, parse_body, parse_query
 from mesh.admin.routes import ROUTES
+from mesh.admin.sockets import Socket
 from mesh.client import AsyncClient, Client, default_socket
 from mesh.client.calls import Calls
 from mesh.client.http import Lines, Reply, Request, bytes_hook, error_of, head_end, replies
@@ -119,6 +120,17 @@ def test_a_talk_that_fails_says_why(client: Client) -> None:
         talk.send("x" * 600_000)
         with pytest.raises(UsageError, match="a line of more"):
             list(talk)
+
+
+def test_a_program_that_goes_is_noticed_though_nobody_takes_its_parts() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        line = Socket(ours)
+        assert not line.gone
+        theirs.sendall(b"unread")
+        assert not line.gone
+        theirs.close()
+        assert line.gone
 
 
 async def test_a_talk_on_trio_has_parts_both_ways(path: str) -> None:

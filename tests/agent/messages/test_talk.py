@@ -219,6 +219,31 @@ async def test_a_slow_reader_holds_the_sender_back(line: Any, local: bool) -> No
         assert not a.messages.calls._kept.get(b.key.public)
 
 
+async def test_a_caller_that_goes_is_noticed_though_nobody_reads_its_parts(
+    line: Any, autojump_clock: MockClock
+) -> None:
+    a, b = await line(2)
+    ended = trio.Event()
+
+    async def idle(call: Call) -> Any:
+        await call.accept()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    b.messages.calls.handle("sys/idle", idle)
+    talk = await talk_with(a, b, "sys/idle")
+    for number in range(5):
+        await talk.send(number)
+    await wait_all_tasks_blocked()
+    await talk.close()
+    with trio.fail_after(20):
+        await ended.wait()
+    await wait_all_tasks_blocked()
+    assert not b.messages.calls._serving
+
+
 async def test_a_part_that_is_too_large_is_refused_and_harms_nothing(line: Any) -> None:
     a, b = await line(2)
     b.messages.calls.handle("sys/echo", echo)
