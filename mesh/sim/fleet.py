@@ -325,7 +325,9 @@ class Fleet:
     def know_gone(self, number: int) -> bool:
         """Whether everybody awake sees one node as dead."""
         other = self.nodes[number]
-        return all(node.agrees(other, reachable=False) for node in self.running() if node is not other)
+        near = self.zone_nodes[other.place.zone]
+        awake = (node for node in near if node.machine is not None and not node.frozen and node is not other)
+        return all(node.agrees(other, reachable=False) for node in awake)
 
     def bytes_per_second(self, seconds: float) -> float:
         """Mean bytes sent per node and second over the coming seconds, headers counted."""

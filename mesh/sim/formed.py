@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mesh.core import lease as words
 from mesh.core.lease import Lease
-from mesh.core.record import Kind, Record, SlotKey
+from mesh.core.record import LIVE, Kind, Record, SlotKey
 from mesh.core.vitals import Action, State, StateChanged
 from mesh.sim.network import Pipe
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mesh.sim.fleet import Fleet
     from mesh.sim.node import Node
 
+GREETED_S = 0.3
 Told = list[tuple[bytes, Lease, Record]]
 
 
@@ -36,6 +37,9 @@ def build(fleet: Fleet) -> None:
             _know(node, told)
     for node in fleet.nodes:
         _link(node)
+    fleet.run(GREETED_S)
+    for nodes in fleet.zone_nodes.values():
+        _grow_trees(nodes)
 
 
 def _said(node: Node) -> tuple[bytes, Lease, Record]:
@@ -77,3 +81,34 @@ def _link(node: Node) -> None:
         if node.number < other.number or node.aid not in other.machine.wanted():
             pipe = Pipe(fleet.net, node.number, other.number, node.replica.greeting())
             node.on_pipe(pipe, other.replica.greeting())
+
+
+def _grow_trees(nodes: list[Node]) -> None:
+    """Each author's leases travel along a tree, as they do once every link has had its say."""
+    machines = {node.aid: node.replica.machine for node in nodes if node.replica is not None}
+    near = {aid: sorted(machines.keys() & machine.links.keys()) for aid, machine in machines.items()}
+    for author in machines:
+        key, parents = (LIVE, author), _parents(author, near)
+        for aid, machine in machines.items():
+            if aid not in parents or aid == author:
+                continue
+            machine._winner[key] = parents[aid]
+            for other in near[aid]:
+                link = machines[other].links.get(aid)
+                if other not in (parents[aid], author) and link is not None:
+                    link.quiet.add(key)
+                    machine.links[other].hushed[key] = 0.0
+
+
+def _parents(root: bytes, near: dict[bytes, list[bytes]]) -> dict[bytes, bytes]:
+    """From whom each node has an author's records: the first one to reach it, hop by hop."""
+    found, layer = {root: root}, [root]
+    while layer:
+        following = []
+        for aid in layer:
+            for other in near[aid]:
+                if other not in found:
+                    found[other] = aid
+                    following.append(other)
+        layer = following
+    return found

@@ -147,19 +147,19 @@ class Replica:
 
     def pump(self, peer: bytes) -> None:
         """Send what the machine has for a neighbour, if the stream takes it."""
-        link = self._links.get(peer)
-        pipe = self.node.pipes.get(link.number) if link is not None else None
-        if link is None or pipe is None or link.flushing or not self.machine.has_work(peer):
+        link, queued = self._links.get(peer), self.machine.links.get(peer)
+        if link is None or link.flushing or queued is None or not queued.pending:
             return
-        queued = self.machine.links[peer]
+        pipe, now = self.node.pipes.get(link.number), self.fleet.world.now
+        if pipe is None:
+            return
         self.lookout.waits(queued)
-        now = self.fleet.world.now
         due = link.flushed_at + tidings.flush_s(2 * pipe.flows[self.node.number].line.latency_s)
         if now < due:
             link.flushing = True
             self.node.later(due - now, lambda: self._flush(peer, link))
             return
-        while pipe.ready(self.node.number) or not self._parts.heeds_streams:
+        while queued.pending and (pipe.ready(self.node.number) or not self._parts.heeds_streams):
             passed_on = list(queued.passing)
             bodies = self.machine.pull(peer)
             if not bodies:
