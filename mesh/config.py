@@ -136,8 +136,10 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
     map_bytes: Annotated[int, knob("sparse upper size; grown when full, 1 GiB on 32-bit", ge=16 * MIB)] = (
         16 * GIB
     )
-    linger_ms: Annotated[float, knob("wait to share a commit; foreign records only", ge=0, le=10_000)] = 20.0
-    flash_saver: Annotated[bool, knob("linger 1 s instead: fewer writes on SD cards; peers can resend")] = (
+    linger_ms: Annotated[
+        float, knob("foreign records in a row share a commit for so long", ge=0, le=10_000)
+    ] = 20.0
+    flash_saver: Annotated[bool, knob("linger 1 s always: fewer writes on SD cards; peers can resend")] = (
         False
     )
     scrub_interval_s: Annotated[float, knob("every record's checksum is read again this often", ge=0)] = (
