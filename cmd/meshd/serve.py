@@ -19,7 +19,8 @@ import trio
 
 from mesh.admin.server import AdminServer
 from mesh.agent.features import Features
-from mesh.agent.node import Node, Refusal
+from mesh.agent.node import Node
+from mesh.agent.removed import Refusal
 from mesh.config import Config
 from mesh.errors import Denied, MeshError
 from mesh.identity.home import open_home

@@ -308,7 +308,7 @@ class Links:
                 await say_hello(wire, self._hooks.hello())
         except BaseException as error:
             if isinstance(error, TurnedAway):
-                self._hooks.turned_away(wire.public, error.message)
+                self._hooks.turned_away(wire.public, error.message, error.proof)
             if isinstance(error, MeshError):
                 await self._part(wire, error)
             else:
@@ -320,7 +320,8 @@ class Links:
     async def _part(self, wire: Wire, error: MeshError) -> None:
         try:
             if isinstance(error, Denied) and not isinstance(error, TurnedAway):
-                await wire.send(frames.pack(messages.encode(messages.Bye(DENIED + error.message[:200]))))
+                bye = messages.Bye(DENIED + error.message[:200], self._hooks.proof_against(wire.public))
+                await wire.send(frames.pack(messages.encode(bye)))
                 await wire.close()
             else:
                 await wire.reset()

@@ -19,6 +19,7 @@ import trio
 
 import mesh
 from mesh.agent import card as cards
+from mesh.agent import removed
 from mesh.agent.author import Author, Statement
 from mesh.agent.burial import bury
 from mesh.agent.dissemination import Gate, Spread
@@ -114,6 +115,9 @@ class Node:
         self.cards: dict[bytes, dict[str, Any]] = {}
         with self.store.read(MESH) as slots:
             self.directory.load(slots)
+            self._removed = trio.Event()
+            if removed.is_final(self.directory, self.me):
+                self._removed.set()
             for path in slots.paths("member/"):
                 for rec in slots.slots(path):
                     self._take_card(rec)
@@ -265,6 +269,7 @@ class Node:
             self.store.close()
 
     async def _start(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._end_when_removed)
         await attempt(nursery, self.author.start)
         await nursery.start(self.spread.run)
         self.host, self.datagrams = self._make_host(self)
@@ -281,6 +286,10 @@ class Node:
         self._members_changed()
         nursery.start_soon(self._keep_time)
         nursery.start_soon(self._ping)
+
+    async def _end_when_removed(self) -> None:
+        await self._removed.wait()
+        raise removed.Refusal(self.directory.explain(self.me).message)
 
     async def goodbye(self) -> None:
         """Tell the neighbours that this is a stop and no crash: for PAUSE_MS nobody takes our work over."""
@@ -442,6 +451,8 @@ class Node:
             return
         self._view = None
         self._members_changed()
+        if removed.is_final(self.directory, self.me):
+            self._removed.set()
         for aid in changed:
             if self.directory.limits(aid).removed and self.directory.standing(aid).cert is not None:
                 self._forget(aid)
@@ -595,9 +606,9 @@ class Node:
                 session.send_nowait(messages.Pong(nonce, sent_ms, self.wall_ms()))
             case messages.Pong():
                 self._ponged(session, message)
-            case messages.Bye(reason=reason):
+            case messages.Bye(reason=reason, proof=proof):
                 if reason.startswith(DENIED):
-                    self.turned_away(session.wire.public, reason.removeprefix(DENIED))
+                    self.turned_away(session.wire.public, reason.removeprefix(DENIED), proof)
             case messages.Probe():
                 pass
             case messages.Ask() | messages.Reply():
@@ -614,21 +625,24 @@ class Node:
             sent_ms, _ = answered
             self.clock.sample(session.aid, sent_ms, pong.clock_ms, self.wall_ms(), trio.current_time())
 
-    def turned_away(self, public: bytes, reason: str) -> None:
+    def proof_against(self, public: bytes) -> removed.Proof:
+        """What we show to a key that we refuse."""
+        with self.store.read(MESH) as slots:
+            return removed.proof_of(slots, public[:16])
+
+    def turned_away(self, public: bytes, reason: str, proof: removed.Proof) -> None:
         """A neighbour refuses us.
 
         Raises:
-            Refusal: and we have never been a member.
+            removed.Refusal: and we have never been a member, or it has proof that we are no longer.
         """
         if self.refused.get(public[:16]) != reason:
             log.error("%s refuses this node: %s", peer_id_of(public), reason)
         self.refused[public[:16]] = reason
         if not self.directory.is_member(self.me):
-            raise Refusal(reason)
-
-
-class Refusal(Exception):
-    """The members refuse this node, which never was one of them: there is nothing to run."""
+            raise removed.Refusal(reason)
+        if why := removed.convinced(self.directory, self.me, self.store, proof):
+            raise removed.Refusal(why)
 
 
 def _wall_ms() -> int:

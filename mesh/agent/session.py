@@ -15,6 +15,7 @@ from typing import Protocol
 
 import trio
 
+from mesh.agent.removed import Proof
 from mesh.core.tidings import flush_s
 from mesh.errors import Denied, MeshError, PeerError, TimedOut
 from mesh.wire import frames, messages
@@ -171,8 +172,12 @@ class Hooks(Protocol):
         """
         ...
 
-    def turned_away(self, public: bytes, reason: str) -> None:
+    def turned_away(self, public: bytes, reason: str, proof: Proof) -> None:
         """A neighbour refuses us."""
+        ...
+
+    def proof_against(self, public: bytes) -> Proof:
+        """What we show to a key that we refuse."""
         ...
 
     def link_up(self, session: Session) -> None: ...
@@ -198,7 +203,11 @@ def _encoded(message: Message) -> bytes:
 
 
 class TurnedAway(Denied):
-    """The neighbour refuses us; the message is its reason."""
+    """The neighbour refuses us; the message is its reason, `proof` what it shows for it."""
+
+    def __init__(self, message: str, proof: Proof) -> None:
+        super().__init__(message)
+        self.proof = proof
 
 
 async def say_hello(wire: Wire, mine: Hello) -> None:
@@ -227,7 +236,7 @@ async def read_hello(wire: Wire, mine: Hello) -> tuple[Hello, frames.FrameReader
 
 def _check(message: object, mine: Hello) -> Hello:
     if isinstance(message, Bye) and message.reason.startswith(DENIED):
-        raise TurnedAway(message.reason.removeprefix(DENIED))
+        raise TurnedAway(message.reason.removeprefix(DENIED), message.proof)
     if isinstance(message, Bye):
         raise PeerError(f"the peer ended the link: {message.reason[:200]!r}")
     if not isinstance(message, Hello):

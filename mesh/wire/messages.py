@@ -124,7 +124,10 @@ class Pong(Message, frozen=True, tag=10):
 
 
 class Bye(Message, frozen=True, tag=11):
+    """`proof`: (author, body, signature) of records that say so, for one who was removed."""
+
     reason: str
+    proof: list[tuple[Aid, bytes, bytes]] = []
 
 
 class Ask(Message, frozen=True, tag=12):

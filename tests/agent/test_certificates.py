@@ -13,11 +13,13 @@ from mesh.agent.author import Statement
 from mesh.agent.certs import Certs
 from mesh.agent.invites import Invites
 from mesh.agent.members import Members
-from mesh.agent.node import Node, Refusal
+from mesh.agent.node import Node
 from mesh.agent.policy import Policies
+from mesh.agent.removed import Refusal
 from mesh.agent.renewal import Keeper
 from mesh.config import Config, Discovery, Store
-from mesh.core import folds
+from mesh.core import folds, record
+from mesh.core.evidence import REMOVED, path_of
 from mesh.core.judgement import Verdict
 from mesh.core.record import MESH, ZONE, Kind
 from mesh.errors import Conflict, Denied, NotFound, StoreError, UsageError
@@ -202,7 +204,7 @@ async def test_only_admin_nodes_make_and_revoke_invites(garden):
         ({"labels": {"a": "\n"}}, "label a"),
         ({"uses": 0}, "0 uses"),
         ({"uses": 1 << 40}, "uses"),
-        ({"ttl_s": 0.0}, "0 s"),
+        ({"ttl_s": 0.0}, "0 days"),
         ({"ttl_s": 1e12}, "s"),
     ],
 )
@@ -517,3 +519,43 @@ async def test_an_admins_policy_counts_everywhere_also_for_what_was_written_befo
     await until(lambda: second.value("kv/sensors/a") is None)
     await first.policy.reset()
     assert (await first.policy.show())["roles"] == {}
+
+
+async def test_who_is_shown_its_own_removal_stops(garden):
+    """It was away when it was removed, so that only a refusal can tell it."""
+    first = await garden.founder()
+    gone = await garden.join(first)
+    await garden.stop(gone)
+    await first.certs.revoke(gone.id, reason="stolen")
+    await until(lambda: gone.node.store._closed)
+    again = await garden.start(gone.node.home.path)
+    await until(lambda: again.refused)
+
+
+async def test_a_refusal_without_proof_or_with_a_false_one_stops_nobody(garden):
+    first = await garden.founder()
+    liar, member, out = [await garden.join(first) for _ in range(3)]
+    await first.certs.revoke(out.id, reason="stolen")
+    ((author, body, sig),) = first.node.proof_against(out.node.key.public)
+    public = liar.node.key.public
+    for proof in [], [(author, body, sig)], [(author, body, bytes(64))], [(liar.aid, b"\x80", sig)]:
+        member.node.turned_away(public, "go away", proof)
+    statement = Statement(
+        path_of(REMOVED, member.aid), Kind.ALL, {"by": liar.node.home.cert_chain, "keep": []}
+    )
+    await liar.node.author.say(MESH, lambda _: [statement])
+    said = liar.node.proof_against(member.node.key.public)
+    assert said
+    member.node.turned_away(public, "go away", said)
+    assert member.verdict_on(member) == Verdict.MEMBER
+    await member.put("kv/still", 1)
+    await until(lambda: first.value("kv/still") == 1)
+
+
+async def test_who_learns_from_records_that_it_was_removed_stops(garden):
+    first = await garden.founder()
+    gone = await garden.join(first)
+    await first.certs.revoke(gone.id, reason="stolen")
+    ((author, body, sig),) = first.node.proof_against(gone.node.key.public)
+    gone.node._judge(gone.node.directory.feed([record.parse(author, body, sig)]))
+    await until(lambda: gone.refused)

@@ -11,7 +11,8 @@ import trio
 from mesh.agent.certs import Certs
 from mesh.agent.invites import Invites
 from mesh.agent.members import Members
-from mesh.agent.node import Node, Refusal
+from mesh.agent.node import Node
+from mesh.agent.removed import Refusal
 from mesh.config import Config, Discovery, Membership, Store
 from mesh.core.vitals import State
 from mesh.identity import home
