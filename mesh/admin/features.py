@@ -290,6 +290,9 @@ class Messages(Protocol):
         2: and once by `id`.
         """
 
+    async def publish_many(self, topic: str, payloads: Sequence[Any], *, timeout_s: float | None) -> Json:
+        """`shapes.PublishedMany`. All of qos 0, in their order; one that is refused refuses all."""
+
     def subscribe(self, pattern: str, *, replay: int) -> AsyncIterator[Json]:
         """`shapes.Message`: up to `replay` kept ones of each topic first, then new ones.
 

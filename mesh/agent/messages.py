@@ -70,6 +70,10 @@ class Messages:
         """See `Topics.publish`."""
         return await self.topics.publish(topic, payload, qos=qos, id=id, timeout_s=timeout_s)
 
+    async def publish_many(self, topic: str, payloads: Sequence[Any], *, timeout_s: float | None) -> Json:
+        """See `Topics.publish_many`."""
+        return await self.topics.publish_many(topic, payloads, timeout_s=timeout_s)
+
     def subscribe(self, pattern: str, *, replay: int) -> AsyncIterator[Json]:
         """See `Topics.subscribe`."""
         return self.topics.subscribe(pattern, replay=replay)

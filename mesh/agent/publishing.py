@@ -150,16 +150,10 @@ class Publisher:
             UsageError: the payload is too large or cannot be carried.
             TimedOut: it could not even be sent, because too much is being published.
         """
-        codec.check_user_value(payload)
-        size = len(codec.encode(payload)) + EVENT_BYTES + len(ident or "")
-        if size > PAYLOAD_BYTES_MAX:
-            raise UsageError(
-                f"the message takes {size} bytes, at most {PAYLOAD_BYTES_MAX}", "put it under a key"
-            )
+        size = _size_of(payload) + len(ident or "")
         batch: Batch | None = None
         with trio.move_on_after(timeout_s):
-            while self._pending_bytes and self._pending_bytes + size > OUTBOX_BYTES_MAX:
-                await self._room.wait()
+            await self._wait_for_room(size)
             self._number += 1
             number = self._number
             batch = self._queue(topic, TopicEvent(number, qos, ident, payload), size)
@@ -172,6 +166,27 @@ class Publisher:
             raise batch.error
         await trio.lowlevel.checkpoint()
         return number, batch
+
+    async def publish_many(self, topic: str, payloads: Sequence[Any], *, timeout_s: float) -> int:
+        """Queue messages of qos 0 in their order; returns how many were taken before time was up.
+
+        Raises:
+            UsageError: one of them is too large or cannot be carried; nothing was taken.
+        """
+        sizes = [_size_of(payload) for payload in payloads]
+        taken = 0
+        with trio.move_on_after(timeout_s):
+            for payload, size in zip(payloads, sizes, strict=True):
+                await self._wait_for_room(size)
+                self._number += 1
+                self._queue(topic, TopicEvent(self._number, 0, None, payload), size)
+                taken += 1
+        await trio.lowlevel.checkpoint()
+        return taken
+
+    async def _wait_for_room(self, size: int) -> None:
+        while self._pending_bytes and self._pending_bytes + size > OUTBOX_BYTES_MAX:
+            await self._room.wait()
 
     def _queue(self, topic: str, event: TopicEvent, size: int) -> Batch:
         batches = self._pending.setdefault(topic, [])
@@ -244,3 +259,16 @@ class Publisher:
                 if not batch.missing:
                     del self._unacknowledged[hlc]
                     batch.done.set()
+
+
+def _size_of(payload: Any) -> int:
+    """Bytes that a message takes on its way.
+
+    Raises:
+        UsageError: too large, or it cannot be carried.
+    """
+    codec.check_user_value(payload)
+    size = len(codec.encode(payload)) + EVENT_BYTES
+    if size > PAYLOAD_BYTES_MAX:
+        raise UsageError(f"the message takes {size} bytes, at most {PAYLOAD_BYTES_MAX}", "put it under a key")
+    return size

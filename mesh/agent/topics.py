@@ -30,7 +30,7 @@ from mesh.core.log import AuthorState
 from mesh.core.policy import PUBLISH, SUBSCRIBE
 from mesh.core.record import LIVE, Kind, Op, Record, SlotKey
 from mesh.core.topics import PatternIndex, TopicEvent
-from mesh.errors import Denied, Failed, PeerError, UsageError
+from mesh.errors import Denied, Failed, PeerError, TimedOut, UsageError
 from mesh.identity.keys import peer_id_of
 from mesh.observe.counters import Counters
 from mesh.store.watch import Change
@@ -171,6 +171,26 @@ class Topics:
             "acknowledged": len(expected) - len(missing) if qos else 0,
             "missing": [peer_id_of(public) for aid in missing if (public := self._peers.public_of(aid))],
         }
+
+    async def publish_many(self, topic: str, payloads: Sequence[Any], *, timeout_s: float | None) -> Json:
+        """Publish messages of qos 0, in their order: {"topic", "published", "subscribers"}.
+
+        Raises:
+            UsageError: the topic or a payload is not acceptable; nothing was published.
+            Denied: this node may not publish to the topic.
+            TimedOut: too much is being published; the message says how many were taken.
+        """
+        core.check_topic(topic)
+        if not self._peers.may(self._me, PUBLISH, topic):
+            raise Denied(f"this node may not publish to {topic!r}")
+        limit_s = TIMEOUT_S if timeout_s is None else timeout_s
+        taken = await self.publisher.publish_many(topic, payloads, timeout_s=limit_s)
+        if taken < len(payloads):
+            raise TimedOut(
+                f"{taken} of {len(payloads)} messages were taken: too much is being published",
+                "send the rest later",
+            )
+        return {"topic": topic, "published": taken, "subscribers": len(self.subscribers.of(topic))}
 
     async def subscribe(self, pattern: str, *, replay: int) -> AsyncIterator[Json]:
         """Messages of topics that match: up to `replay` kept ones of each topic first, then new ones.

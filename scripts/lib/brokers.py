@@ -68,7 +68,8 @@ def _ours(stack: contextlib.ExitStack, programs: Path) -> Broker:
         str(other.socket),
         str(one.socket),
         "two agents, TCP with Noise between them, every record signed; publisher and subscriber each at the "
-        "admin socket of their own agent with mesh.client, qos 0",
+        "admin socket of their own agent with mesh.client, qos 0; one by one at a pace, "
+        "100 in a call when flooding",
     )
 
 

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 TOPIC, SIZE = "bench/topic", 64
+TOGETHER = 100
 Take = Callable[[str], None]
 
 
@@ -70,7 +71,7 @@ class Broker:
 
 
 class Mesh(Broker):
-    """Our agent's admin socket."""
+    """Our agent's admin socket; a flood in calls of a hundred, as other clients' buffers gather it."""
 
     def __init__(self, address: str) -> None:
         from mesh.client import Client
@@ -89,6 +90,13 @@ class Mesh(Broker):
 
     def publish(self, message: str) -> None:
         self._client.publish(TOPIC, message)
+
+    def flood(self, seconds: float) -> int:
+        until, count = time.monotonic() + seconds, 0
+        while time.monotonic() < until:
+            self._client.publish_many(TOPIC, [stamped() for _ in range(TOGETHER)])
+            count += TOGETHER
+        return count
 
 
 class Nats(Broker):

@@ -66,6 +66,7 @@ def test_every_answer_of_an_agent_has_the_shape_it_promises(yard: Yard) -> None:
             (shapes.Member, client.label(other, {"a": "b"})),
             (shapes.Batch, client.put_many([{"key": "k/b", "value": 1}, {"key": "", "value": 2}])),
             (shapes.Published, client.publish("a/b", 1, qos=1)),
+            (shapes.PublishedMany, client.publish_many("a/b", [1, b"2", {"3": 3}])),
             (shapes.QueryResult, client.query("mesh.status")),
             (shapes.QueryResult, client.query("mesh.status", combine="count")),
         ]

@@ -664,6 +664,7 @@ EVERY_CALL: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("log_append", ("k", "v"), {"ttl_ms": 5, "scope": "zone", "durable": 1}),
     ("log_read", ("k",), {"scope": "zone", "after": "5", "limit": 5}),
     ("publish", ("t", 1), {"qos": 2, "id": "i", "timeout_s": 1.0}),
+    ("publish_many", ("t", [1, b"x"]), {"timeout_s": 1.0}),
     ("subscribe", ("t/#",), {"replay": 3}),
     ("request", ("beta", "echo", 1), {"timeout_s": 1.0}),
     ("request_stream", ("beta", "echo", 1), {"timeout_s": 1.0}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -67,6 +67,13 @@ class MemoryMessages:
                     reached += 1
         done: Json = {"id": message["id"], "topic": topic, "qos": qos}
         return {**done, "subscribers": reached, "acknowledged": reached if qos else 0, "missing": []}
+
+    async def publish_many(self, topic: str, payloads: Sequence[Any], *, timeout_s: float | None) -> Json:
+        reached = 0
+        for payload in payloads:
+            done = await self.publish(topic, payload, qos=0, id=None, timeout_s=timeout_s)
+            reached = done["subscribers"]
+        return {"topic": topic, "published": len(payloads), "subscribers": reached}
 
     async def subscribe(self, pattern: str, *, replay: int) -> AsyncIterator[Json]:
         send, receive = trio.open_memory_channel[Json](1024)

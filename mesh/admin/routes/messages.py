@@ -18,6 +18,7 @@ from mesh.admin.router import Call, Route
 from mesh.admin.values import with_bytes
 from mesh.errors import UsageError
 
+PUBLISH_MAX = 1000
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 
@@ -29,6 +30,14 @@ class PublishBody(Struct, forbid_unknown_fields=True):
     payload: Any
     qos: Literal[0, 1, 2] = 0
     id: Name | None = None
+    timeout_s: Seconds | None = None
+
+
+class PublishManyBody(Struct, forbid_unknown_fields=True):
+    """Messages of one topic and of qos 0, in their order."""
+
+    topic: Name
+    payloads: Annotated[list[Any], Meta(max_length=PUBLISH_MAX)]
     timeout_s: Seconds | None = None
 
 
@@ -80,6 +89,12 @@ async def _publish(messages: Messages, call: Call) -> Json:
     body: PublishBody = call.body
     payload = with_bytes(body.payload)
     return await messages.publish(body.topic, payload, qos=body.qos, id=body.id, timeout_s=body.timeout_s)
+
+
+async def _publish_many(messages: Messages, call: Call) -> Json:
+    body: PublishManyBody = call.body
+    payloads = [with_bytes(payload) for payload in body.payloads]
+    return await messages.publish_many(body.topic, payloads, timeout_s=body.timeout_s)
 
 
 def _subscribe(messages: Messages, call: Call) -> AsyncIterator[Json]:
@@ -154,6 +169,14 @@ def _route(method: str, pattern: str, handler: Any, result: Any, summary: str, *
 
 ROUTES = (
     _route("POST", "/v1/publish", _publish, shapes.Published, "Send to a topic.", body=PublishBody),
+    _route(
+        "POST",
+        "/v1/publish/many",
+        _publish_many,
+        shapes.PublishedMany,
+        "Send many messages to a topic.",
+        body=PublishManyBody,
+    ),
     _route(
         "GET",
         "/v1/subscribe",

@@ -117,6 +117,14 @@ class Published(TypedDict):
     missing: list[str]
 
 
+class PublishedMany(TypedDict):
+    """How many messages were taken, all of them; `subscribers`: agents known to have one."""
+
+    topic: str
+    published: int
+    subscribers: int
+
+
 class Message(TypedDict):
     """A message of a topic, or {"dropped": n} alone in the place of lost ones. `author`: the sending node."""
 

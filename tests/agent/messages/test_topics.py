@@ -55,6 +55,33 @@ async def test_messages_of_one_publisher_come_in_their_order(line: Any, inbox: A
     assert box.payloads == list(range(500))
 
 
+async def test_messages_given_together_come_in_their_order(line: Any, inbox: Any) -> None:
+    nodes = await line(3)
+    box = inbox(nodes[2].messages.subscribe("#", replay=0))
+    await settle()
+    for start in range(0, 3000, 1000):
+        sent = await nodes[0].messages.publish_many("t", range(start, start + 1000), timeout_s=None)
+        assert (sent["topic"], sent["published"]) == ("t", 1000)
+    await pub(nodes[0], "t", 3000)
+    await box.until(3001)
+    assert box.payloads == list(range(3001))
+
+
+async def test_of_messages_given_together_all_are_taken_or_it_is_said_how_many(
+    line: Any, inbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (a,) = await line(1)
+    box = inbox(a.messages.subscribe("#", replay=0))
+    await settle()
+    with pytest.raises(UsageError, match="bytes"):
+        await a.messages.publish_many("t", ["good", "x" * (60 << 10)], timeout_s=None)
+    monkeypatch.setattr(publishing, "OUTBOX_BYTES_MAX", 2000)
+    with pytest.raises(TimedOut, match="1 of 3 messages"):
+        await a.messages.publish_many("t", ["y" * 1500] * 3, timeout_s=0)
+    await settle()
+    assert box.payloads == ["y" * 1500]
+
+
 async def test_many_messages_travel_in_few_records(line: Any, inbox: Any) -> None:
     a, b = await line(2)
     box = inbox(b.messages.subscribe("t", replay=0))

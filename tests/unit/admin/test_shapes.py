@@ -22,6 +22,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/kv/{key...}": {"value": 1},
     "/v1/log/{key...}": {"value": 1},
     "/v1/publish": {"topic": "a/b", "payload": 1},
+    "/v1/publish/many": {"topic": "a/b", "payloads": [1, 2]},
     "/v1/routes/{name}": {"route": {"margin": 0.2}},
     "/v1/tokens": {"services": ["orders"]},
     "/v1/services": {"service": {"name": "made", "port": 80}},
