@@ -30,6 +30,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/quorums": {"voters": [ID]},
     "/v1/workloads": {"specs": [{"name": "made", "command": ["/bin/true"]}]},
     "/v1/workloads/{workload}/scale": {"replicas": 2},
+    "/v1/workloads/{workload}/remove": {"nodes": ["alpha"]},
     "/v1/admission": {"rules": [{"name": "made", "root": False}]},
     "/v1/admission/test": {"specs": [{"name": "made", "command": ["/bin/true"]}]},
     "/v1/secrets/{secret}": {"value": "x"},
