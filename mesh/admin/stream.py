@@ -111,7 +111,11 @@ class Stream:
             try:
                 async with aclosing(items):  # type: ignore[type-var]
                     async for item in items:
-                        await self._give.send(dumps(item) + b"\n" if self._lines else item)
+                        data = dumps(item) + b"\n" if self._lines else item
+                        try:
+                            self._give.send_nowait(data)  # lines that are ready together cost one turn
+                        except trio.WouldBlock:
+                            await self._give.send(data)
             except MeshError as error:
                 self._error = error
             except Exception as error:
