@@ -6,14 +6,14 @@ As with events, a watcher holds a place and no queue; one that fell behind the r
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 
 import msgspec
 import trio
 
 from mesh.core.health import Health
-from mesh.core.registry import Service
+from mesh.core.registry import Instance, Service
 from mesh.errors import UsageError
 
 RING_MAX = 4096
@@ -143,3 +143,26 @@ class Changes:
         if not (dot and number.isascii() and number.isdigit() and len(cursor) <= 64):
             raise UsageError(f"cursor {cursor[:64]!r} is malformed", "use the `cursor` of a change")
         return min(int(number), self._count) if life == self._life else None
+
+
+def moved_between(
+    before: Mapping[str, Iterable[Instance]], after: Mapping[str, Iterable[Instance]]
+) -> Iterator[tuple[Kind, Service]]:
+    """What happened between two of a zone's summaries, by id.
+
+    A summary has those that can be called, and of many the best: one that it names no more is lost, whatever
+    the reason, and one that it names newly is registered as far as this zone knows.
+    """
+    old = {each.service.id: each for listed in before.values() for each in listed}
+    new = {each.service.id: each for listed in after.values() for each in listed}
+    for id_ in sorted({*old, *new}):
+        was, now = old.get(id_), new.get(id_)
+        there, here = was is not None and was.alive, now is not None and now.alive
+        if now is not None and here and was is None:
+            yield Kind.REGISTERED, now.service
+        elif now is not None and was is not None and there != here:
+            yield Kind.ALIVE if here else Kind.LOST, now.service
+        elif now is not None and was is not None and here and was.service != now.service:
+            yield Kind.UPDATED, now.service
+        elif now is None and was is not None and there:
+            yield Kind.LOST, was.service

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import trio
 
-from mesh.agent.changes import Beats, Changes, Kind
+from mesh.agent.changes import Beats, Changes, Kind, moved_between
 from mesh.agent.node import Node
 from mesh.agent.owners import Owners
 from mesh.core import policy
@@ -184,11 +184,13 @@ class Registry:
     def _touch_owner(self, aid: bytes) -> None:
         self._touch(service.name for service in self._services.get(aid, {}).values())
 
-    def use_zone(self, zone: str, found: dict[str, list[Instance]]) -> None:
-        """What another zone's gateway says; {} when it says nothing any more."""
+    def use_zone(self, zone: str, found: dict[str, list[Instance]], *, news: bool) -> None:
+        """What another zone's gateway says, {} when nothing any more. `news`: it was not so before."""
         before = self._remote.pop(zone, {})
         if found:
             self._remote[zone] = found
+        for kind, service in moved_between(before, found) if news else ():
+            self.changes.add(kind, service)
         self._touch(name for name in {*before, *found} if before.get(name) != found.get(name))
 
     def _changed(self, changes: list[Change]) -> None:

@@ -50,7 +50,7 @@ class Zones:
         self._dirty: set[str] = set(_BUCKETS)
         self._news = trio.Event()
         self._heard: dict[str, dict[str, Mapping[str, list[Service]]]] = {}
-        self._spoke = False
+        self._spoke = self._awake = False
         registry.on_change.append(self._services_moved)
         node.on_state.append(self._state_changed)
         node.on_members.append(lambda joined, gone: self._news.set())
@@ -60,6 +60,7 @@ class Zones:
         """Tell and listen, until cancelled."""
         await self._registry.loaded.wait()
         self._read_all()
+        self._awake = True
         while True:
             self._news = trio.Event()
             if self._ours():
@@ -135,7 +136,7 @@ class Zones:
             for name, services in heard.items():
                 found = [each for each in services if self._may(each.owner, name)]
                 instances[name] = [self._instance(each) for each in found]
-        self._registry.use_zone(zone, instances)
+        self._registry.use_zone(zone, instances, news=self._awake)
 
     def _instance(self, service: Service) -> Instance:
         alive = self._node.vitality.machine.state(service.owner) in PRESENT

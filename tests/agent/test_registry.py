@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from mesh.agent.author import Statement
-from mesh.agent.changes import Changes, Kind
+from mesh.agent.changes import Changes, Kind, moved_between
 from mesh.agent.checks import Checks
 from mesh.agent.node import Node
 from mesh.agent.offers import FILE, WORKLOAD, Offers
@@ -22,7 +22,7 @@ from mesh.core.checks import Check
 from mesh.core.health import Health, Outcome, Result, Word, words_value
 from mesh.core.record import ZONE, Op
 from mesh.core.record import Kind as RecordKind
-from mesh.core.registry import OWNER_SERVICES_MAX, Service, parse, path_of, value_of
+from mesh.core.registry import OWNER_SERVICES_MAX, Instance, Service, parse, path_of, value_of
 from mesh.errors import Conflict, Denied, NotFound, UsageError
 from mesh.identity import home
 from mesh.net.base import Admission
@@ -312,3 +312,23 @@ async def test_a_ring_of_changes_says_when_it_has_forgotten() -> None:
     assert changes.parse("other.4") is None
     with pytest.raises(UsageError):
         changes.parse("nonsense")
+
+
+def test_what_happens_in_another_zone_is_told_by_what_its_gateway_names() -> None:
+    def seen(number: int, *, alive: bool = True, port: int = 1) -> Instance:
+        service = parse({"name": "far", "version": str(number), "port": port}).service(bytes(32), "berlin")
+        return Instance(service, Health.HEALTHY, alive=alive, summary=True)
+
+    def told(before: list[Instance], after: list[Instance]) -> list[tuple[str, str]]:
+        found = moved_between({"far": before}, {"far": after})
+        return sorted((str(kind), service.version) for kind, service in found)
+
+    assert told([], [seen(1), seen(2, alive=False)]) == [("registered", "1")]
+    assert told([seen(1), seen(2)], [seen(1)]) == [("lost", "2")]
+    assert told([seen(1), seen(2, alive=False)], [seen(1, alive=False), seen(2)]) == [
+        ("alive", "2"),
+        ("lost", "1"),
+    ]
+    assert told([seen(1)], [seen(1, port=2)]) == [("updated", "1")]
+    assert told([seen(1, alive=False)], []) == []
+    assert told([seen(1)], [seen(1)]) == []

@@ -9,13 +9,14 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from yard import Agent, Yard, eventually
 
-from mesh.errors import Conflict, Denied, NotFound, UsageError
+from mesh.errors import Conflict, Denied, MeshError, NotFound, UsageError
 
 
 class Web(http.server.ThreadingHTTPServer):
@@ -319,6 +320,15 @@ def test_services_of_another_zone_are_found_through_its_gateway(yard: Yard) -> N
         agent.settings.update(here.settings)
         agent.start()
     yard.agree()
+    seen: list[str] = []
+
+    def watch() -> None:
+        with suppress(MeshError), here.client() as watching, watching.watch_services("orders") as changes:
+            seen.extend(change["change"] for change in changes)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    eventually(lambda: seen == ["ready"], "it watches")
     with here.client() as one, there.client() as two:
         two.register({"name": "orders", "port": 8080})
         (row,) = eventually(lambda: one.services("orders"), "the summary tells of it")
@@ -332,3 +342,8 @@ def test_services_of_another_zone_are_found_through_its_gateway(yard: Yard) -> N
     with here.client() as one:
         eventually(lambda: not one.services("orders"), "and that it is withdrawn")
     assert other.alive()
+    eventually(lambda: seen[-1] == "lost", "the watch tells it")
+    assert seen[:3] == ["ready", "registered", "lost"]
+    assert set(seen[3:-1]) <= {"registered", "alive", "lost"}
+    here.kill()
+    thread.join()

@@ -90,6 +90,18 @@ def test_the_gateway_lets_tokens_in_and_nobody_else(place: Place, token: dict[st
     assert other["token"].rpartition("_")[2] not in place.near.ctl("token", "ls", "-o", "json").stdout
 
 
+def test_a_load_balancer_sees_whether_a_gateway_s_node_takes_work(place: Place) -> None:
+    status = ["-o", "/dev/null", "-w", "%{http_code}"]
+    assert '"status": "ok"' in place.curl(place.gateway("/healthz"))
+    assert place.near.ctl("node", "drain", place.near.name).returncode == 0
+    try:
+        eventually(lambda: place.curl(*status, place.gateway("/healthz")) == "503", "it drains")
+        assert place.curl(place.gateway("/ping")) == "pong\n"
+    finally:
+        assert place.near.ctl("node", "undrain", place.near.name).returncode == 0
+    eventually(lambda: place.curl(*status, place.gateway("/healthz")) == "200", "it takes work again")
+
+
 def test_the_gateway_speaks_tls_with_a_certificate_that_may_change(
     place: Place, token: dict[str, Any]
 ) -> None:
