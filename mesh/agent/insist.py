@@ -37,6 +37,14 @@ async def insist(write: Callable[..., Awaitable[object]], *args: Any) -> None:
         await trio.sleep(AGAIN_S)
 
 
+async def forgive(write: Callable[..., Awaitable[object]], *args: Any) -> None:
+    """Do it once, where it is tried again anyway; no MeshError comes out of here."""
+    try:
+        await write(*args)
+    except MeshError as error:
+        log.warning("%s is put off: %s", _name(write), error.message)
+
+
 async def attempt(nursery: trio.Nursery, write: Callable[[], Awaitable[object]]) -> None:
     """Do it now; where the disk has no room for it go on without, and insist beside."""
     try:

@@ -24,7 +24,7 @@ from mesh.agent.author import Author, Statement
 from mesh.agent.burial import bury
 from mesh.agent.dissemination import Gate, Spread
 from mesh.agent.forks import Forks
-from mesh.agent.insist import attempt, insist
+from mesh.agent.insist import attempt, forgive, insist
 from mesh.agent.links import Links
 from mesh.agent.liveness import Vitality, liveness_of
 from mesh.agent.query import Queries
@@ -212,7 +212,7 @@ class Node:
             if self.clock.adjust(self.wall_ms(), now):
                 self._ask_the_time()
             if self.clock.offset_ms < before_ms - FUTURE_MS_MAX or self._in_the_future(now):
-                await insist(self._take_back_the_future)
+                await forgive(self._take_back_the_future)
             now_ms = self.now_ms()
             self.store.expire(now_ms)
             with self.store.live.together():

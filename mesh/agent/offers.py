@@ -23,6 +23,7 @@ import trio
 
 from mesh.agent.author import Statement
 from mesh.agent.checks import Checks
+from mesh.agent.insist import insist
 from mesh.agent.node import Node
 from mesh.core.checks import COMMAND, TTL
 from mesh.core.health import Result, shown
@@ -195,11 +196,12 @@ class Offers:
         for id_ in ids:
             if self._node.store.meta(META + id_) is not None:
                 await self._keep(id_, None)
-        await self._node.author.say(ZONE, build)
+        await self._node.author.say(ZONE, build, raw=True)
 
     async def _keep(self, id_: str, packed: bytes | None) -> None:
         """Note the spec; it is on disk when what is written next is."""
-        await self._node.store.write(lambda txn: txn.put_meta(META + id_, packed), early=True)
+        spare = packed is None
+        await self._node.store.write(lambda txn: txn.put_meta(META + id_, packed), early=True, spare=spare)
 
     def report(self, id_: str, status: str, output: str = "") -> Service:
         """The program of a service says how it is.
@@ -225,11 +227,17 @@ class Offers:
             packed = self._node.store.meta(META + id_)
             spec = _unpack(packed) if packed is not None else None
             if spec is not None:
-                try:
-                    await self.register(spec)
-                except (Conflict, Denied) as error:
-                    self._node.alarm("service", self._node.me, error.message)
+                await insist(self._take_up, spec)
         await trio.sleep(ORPHAN_S)
+        await insist(self._delete_orphans)
+
+    async def _take_up(self, spec: Spec) -> None:
+        try:
+            await self.register(spec)
+        except (Conflict, Denied) as error:
+            self._node.alarm("service", self._node.me, error.message)
+
+    async def _delete_orphans(self) -> None:
         async with self._lock:
             orphans = [id_ for id_ in self._own_ids() if id_ not in self._offers]
             if orphans:

@@ -21,7 +21,7 @@ from mesh.agent.clocked import Clocked
 from mesh.agent.drive import Drive
 from mesh.agent.events import Events
 from mesh.agent.exposing import Exposed
-from mesh.agent.insist import insist
+from mesh.agent.insist import attempt, insist
 from mesh.agent.instances import Status
 from mesh.agent.launching import launch_of, seat_named
 from mesh.agent.leases import Leases
@@ -119,7 +119,7 @@ class Placer:
         """Until cancelled."""
         async with trio.open_nursery() as self._nursery:
             await self._nursery.start(self.supervisor.run)
-            self._nursery.start_soon(insist, self.sites.say)
+            await attempt(self._nursery, self.sites.say)
             self._started = True
             self._load()
             self._want()

@@ -22,7 +22,7 @@ import trio
 
 from mesh.agent.offers import FILE, Offers
 from mesh.core.registry import Spec, parse
-from mesh.errors import MeshError, UsageError
+from mesh.errors import MeshError, StoreFull, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,7 @@ class Files:
         for path, stamp in sorted(found.items()):
             if self._seen.get(path) != stamp:
                 await self._take(path)
-        self._seen = found
-        await self._apply()
+        self._seen = found if await self._apply() else {}
 
     async def _take(self, path: str) -> None:
         try:
@@ -93,20 +92,28 @@ class Files:
         else:
             self._fault(path, "")
 
-    async def _apply(self) -> None:
-        """Withdraw what is in no file any more, then register what is."""
+    async def _apply(self) -> bool:
+        """Withdraw what is in no file any more, then register what is; False if the disk is full."""
+        done = True
         wanted = {(path, spec.name, spec.version) for path, specs in self._specs.items() for spec in specs}
         for offer in self._offers.of(FILE):
             service = offer.service
             if (offer.source, service.name, service.version) not in wanted:
-                await self._offers.deregister(service.id, origin=FILE, source=offer.source)
+                try:
+                    await self._offers.deregister(service.id, origin=FILE, source=offer.source)
+                except MeshError as error:
+                    done = False
+                    log.warning("service %s cannot be withdrawn yet: %s", service.name, error.message)
+                    continue
                 log.info("service %s %s withdrawn: %s", service.name, service.version, offer.source)
         for path, specs in sorted(self._specs.items()):
             for spec in specs:
                 try:
                     await self._offers.register(spec, origin=FILE, source=path, replace=True)
                 except MeshError as error:
+                    done = done and not isinstance(error, StoreFull)
                     self._fault(path, f"{path}: {error.message}")
+        return done
 
     def _fault(self, path: str, text: str) -> None:
         """Note what is wrong with a file, or that nothing is any more; one alarm tells all."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import trio
 
 from mesh.agent.author import Statement
+from mesh.agent.insist import insist
 from mesh.agent.node import Node
 from mesh.agent.owners import PRESENT
 from mesh.agent.registry import Registry
@@ -95,7 +96,7 @@ class Zones:
                     return []
                 return [Statement(path, Kind.ALL, value)]
 
-            await self._node.author.say(MESH, build)
+            await insist(self._node.author.say, MESH, build)
 
     # -- the others' --------------------------------------------------------------------------------------
 

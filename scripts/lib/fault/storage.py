@@ -27,7 +27,8 @@ def full_disk(run: Run) -> None:
     """A member's disk runs full: reads and deletes go on, others are not disturbed, room mends it."""
     history = History()
     with run.field(count=2) as made, _small_disk(made) as agent, agent.client() as client:
-        refused = _fill(client, history)
+        client.register({"name": "kept", "port": 9})
+        refused = _fill(client, history, "full")
         answered = len(client.scan(PREFIX, limit=10, values=False))
         doctor = [check["check"] for check in client.doctor() if check["result"] != "ok"]
         gone = sorted(history.values)[:20]
@@ -35,18 +36,26 @@ def full_disk(run: Run) -> None:
             client.delete(key)
             del history.values[key]
         others = made.agents[0].ask(lambda other: other.put("elsewhere", 1))
+        _fill(client, history, "again")  # what the deletes gave back
+        for other in made.agents[:2]:  # who comes back is remembered, in writing
+            other.kill()
+            other.start()
+            other.ready()
         time.sleep(run.seconds)
         ended = int(not agent.running)
         agent.kill()
         agent.start()
         again_s = agent.ready()
         made.agree()
+        time.sleep(run.seconds)
+        ended += int(not agent.running)
         subprocess.run(["mount", "-o", f"remount,size={MORE_DISK}", agent.data], check=True)
         begun = time.monotonic()
         wait("it takes writes again", partial(_takes, client, history))
         back_s = time.monotonic() - begun
         made.identical()
         lost = [sentence for each in made.agents for sentence in history.lost(each)]
+        wait("its service is offered again", lambda: made.agents[0].ask(lambda other: other.service("kept")))
     run.report.fact("writes acknowledged before the disk was full", history.acknowledged)
     run.report.promise("no clear refusal when full", int(not refused))
     run.report.promise("reads that failed while full", int(not answered))
@@ -76,11 +85,11 @@ def _small_disk(made: Field) -> Iterator[Agent]:
         subprocess.run(["umount", "-l", str(agent.data)], check=False)
 
 
-def _fill(client: Client, history: History) -> str:
+def _fill(client: Client, history: History, tag: str) -> str:
     """Write until it is refused; returns the refusal."""
     for number in range(5_000):
         try:
-            history.put(client, f"full/{number}", f"{number} {VALUE}")
+            history.put(client, f"{tag}/{number}", f"{number} {VALUE}")
         except MeshError as error:
             return error.message
     return ""
