@@ -26,6 +26,7 @@ REQUESTS = 200
 SIZE = 64
 PACES_PER_S, PACED_S, FLOOD_S = (20, 200), 2.0, 2.0
 WARM_S = 1.0
+END_S = 5.0
 
 
 # -- requests -----------------------------------------------------------------------------------------------
@@ -176,8 +177,15 @@ class Program:
         return self._hear()
 
     def end(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        """Let it go: it ends with its standard input."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 class Found:

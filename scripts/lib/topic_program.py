@@ -51,6 +51,9 @@ class Broker:
     def flush(self) -> None:
         """Wait until what was published has left this process, where the client can tell."""
 
+    def close(self) -> None:
+        """Leave nothing behind."""
+
     def pace(self, rate: float, seconds: float) -> int:
         """Publish so many a second, one by one; returns how many."""
         begun, count = time.monotonic(), 0
@@ -157,7 +160,7 @@ class Zenoh(Broker):
         configuration.insert_json5("scouting/multicast/enabled", "false")
         if role == "connect":
             configuration.insert_json5("listen/endpoints", "[]")
-        self._session = zenoh.open(configuration)
+        self._session: Any = zenoh.open(configuration)
         self._publisher: Any = None
 
     def subscribe(self, take: Take) -> None:
@@ -169,6 +172,9 @@ class Zenoh(Broker):
         if self._publisher is None:
             self._publisher = self._session.declare_publisher(TOPIC)
         self._publisher.put(message)
+
+    def close(self) -> None:
+        self._session.close()  # a killed one leaves a file in /dev/shm
 
 
 class Mqtt(Broker):
@@ -247,6 +253,7 @@ def main() -> None:
                 say(inbox.report())
             case ["count"]:
                 say(inbox.count())
+    broker.close()
 
 
 if __name__ == "__main__":
