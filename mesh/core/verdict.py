@@ -20,6 +20,7 @@ LEASES_PER_SECOND_MAX = 33
 INC_JUMP_MAX = 1 << 16
 CHARGES_MAX = 64
 SMALL_ZONE = 2 * K_ONE_ZONE + 2
+MOVE_S = 10.0
 ABLE = (State.REGISTERING, State.ALIVE)  # neither dead nor accused
 
 
@@ -65,11 +66,14 @@ class Board:
     def join(self, aid: bytes, place: Place, t: float) -> None:
         """Take a card in, or the new place of a known member."""
         member = self.members.get(aid)
-        if member is not None and member.place.zone != place.zone and aid != self.me:
+        moved = member is not None and member.place.zone != place.zone and aid != self.me
+        if moved:
             self.remove(aid)
             member = None
         if member is None:
             member = Member(aid, place, State.REGISTERING, t, t)
+            if moved:
+                member.asleep_until = t + MOVE_S  # it starts anew there, and its goodbye is for its old zone
             self.members[aid] = member
             self._zone_members += not self.remote(member)
             if aid == self.me:

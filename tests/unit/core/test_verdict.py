@@ -293,6 +293,23 @@ def test_members_of_other_zones_are_their_gateways_business() -> None:
     assert bench.state(4) == State.ALIVE
 
 
+def test_a_member_that_moves_into_our_zone_has_time_to_start_anew_there() -> None:
+    """Its goodbye is signed for the zone it leaves."""
+    bench = Bench(5)
+    bench.board.join(bench.aids[4], Place("elsewhere"), 1.0)
+    bench.board.join(bench.aids[4], HERE, 2.0)
+    assert [bench.accuse(4, by, 3.0, inc=0, evidence=GONE) for by in (1, 2)] == [[], []]
+    assert bench.tick(11.0) == []
+    assert bench.lease(bench.aids[4], 2, 11.5) == [(4, State.ALIVE, "lease")]
+    assert bench.accuse(4, 1, 11.6, inc=2, evidence=GONE)
+    late = Bench(5)
+    late.board.join(late.aids[4], Place("elsewhere"), 1.0)
+    late.board.join(late.aids[4], HERE, 2.0)
+    assert [late.accuse(4, by, 3.0, inc=0, evidence=GONE) for by in (1, 2)] == [[], []]
+    late.tick(12.5)
+    assert late.state(4) == State.DEAD
+
+
 def test_a_forgotten_member_takes_its_accusations_with_it() -> None:
     bench = Bench(5)
     bench.accuse(1, 2, 1.0)
