@@ -22,6 +22,7 @@ from mesh.agent.session import DENIED, Hooks, Session, TurnedAway, Wire, read_he
 from mesh.agent.targets import Dial, Targets
 from mesh.core.vitals import DialResult
 from mesh.errors import Denied, MeshError, PeerError, TimedOut, Unreachable
+from mesh.identity.certs import OutOfDate
 from mesh.identity.keys import peer_id_of
 from mesh.net.address import parse
 from mesh.net.base import Host, Refused
@@ -308,7 +309,7 @@ class Links:
                 await say_hello(wire, self._hooks.hello())
         except BaseException as error:
             if isinstance(error, TurnedAway):
-                self._hooks.turned_away(wire.public, error.message, error.proof)
+                self._hooks.turned_away(wire.public, error.bye)
             if isinstance(error, MeshError):
                 await self._part(wire, error)
             else:
@@ -320,7 +321,8 @@ class Links:
     async def _part(self, wire: Wire, error: MeshError) -> None:
         try:
             if isinstance(error, Denied) and not isinstance(error, TurnedAway):
-                bye = messages.Bye(DENIED + error.message[:200], self._hooks.proof_against(wire.public))
+                proof, passing = self._hooks.proof_against(wire.public), isinstance(error, OutOfDate)
+                bye = messages.Bye(DENIED + error.message[:200], proof, passing)
                 await wire.send(frames.pack(messages.encode(bye)))
                 await wire.close()
             else:

@@ -104,6 +104,7 @@ class Node:
         self._make_host = make_host
         self.host: Host | None = None
         self.datagrams: Datagrams | None = None
+        self._end = removed.End()
         self.alarms: dict[tuple[str, bytes], str] = {}
         self.refused: dict[bytes, str] = {}
         self.store = Store.open(
@@ -115,9 +116,6 @@ class Node:
         self.cards: dict[bytes, dict[str, Any]] = {}
         with self.store.read(MESH) as slots:
             self.directory.load(slots)
-            self._removed = trio.Event()
-            if removed.is_final(self.directory, self.me):
-                self._removed.set()
             for path in slots.paths("member/"):
                 for rec in slots.slots(path):
                     self._take_card(rec)
@@ -269,7 +267,9 @@ class Node:
             self.store.close()
 
     async def _start(self, nursery: trio.Nursery) -> None:
-        nursery.start_soon(self._end_when_removed)
+        nursery.start_soon(self._end.run)
+        if removed.is_final(self.directory, self.me):
+            self._end.now(self.directory.explain(self.me).message)
         await attempt(nursery, self.author.start)
         await nursery.start(self.spread.run)
         self.host, self.datagrams = self._make_host(self)
@@ -286,10 +286,6 @@ class Node:
         self._members_changed()
         nursery.start_soon(self._keep_time)
         nursery.start_soon(self._ping)
-
-    async def _end_when_removed(self) -> None:
-        await self._removed.wait()
-        raise removed.Refusal(self.directory.explain(self.me).message)
 
     async def goodbye(self) -> None:
         """Tell the neighbours that this is a stop and no crash: for PAUSE_MS nobody takes our work over."""
@@ -452,7 +448,7 @@ class Node:
         self._view = None
         self._members_changed()
         if removed.is_final(self.directory, self.me):
-            self._removed.set()
+            self._end.now(self.directory.explain(self.me).message)
         for aid in changed:
             if self.directory.limits(aid).removed and self.directory.standing(aid).cert is not None:
                 self._forget(aid)
@@ -606,9 +602,9 @@ class Node:
                 session.send_nowait(messages.Pong(nonce, sent_ms, self.wall_ms()))
             case messages.Pong():
                 self._ponged(session, message)
-            case messages.Bye(reason=reason, proof=proof):
-                if reason.startswith(DENIED):
-                    self.turned_away(session.wire.public, reason.removeprefix(DENIED), proof)
+            case messages.Bye():
+                if message.reason.startswith(DENIED):
+                    self.turned_away(session.wire.public, message)
             case messages.Probe():
                 pass
             case messages.Ask() | messages.Reply():
@@ -630,19 +626,20 @@ class Node:
         with self.store.read(MESH) as slots:
             return removed.proof_of(slots, public[:16])
 
-    def turned_away(self, public: bytes, reason: str, proof: removed.Proof) -> None:
-        """A neighbour refuses us.
+    def turned_away(self, public: bytes, bye: messages.Bye) -> None:
+        """A neighbour refuses us: we end if we have never been a member, or it has proof that we are none.
 
-        Raises:
-            removed.Refusal: and we have never been a member, or it has proof that we are no longer.
+        Of a newcomer one refusal is the end, but for dates: of two newcomers one may have a wrong clock.
         """
+        reason = bye.reason.removeprefix(DENIED)
         if self.refused.get(public[:16]) != reason:
             log.error("%s refuses this node: %s", peer_id_of(public), reason)
         self.refused[public[:16]] = reason
-        if not self.directory.is_member(self.me):
-            raise removed.Refusal(reason)
-        if why := removed.convinced(self.directory, self.me, self.store, proof):
-            raise removed.Refusal(why)
+        newcomer = not self.directory.is_member(self.me)
+        why = reason if newcomer and not bye.passing else ""
+        why = why or removed.convinced(self.directory, self.me, self.store, bye.proof)
+        if why:
+            self._end.now(why)
 
 
 def _wall_ms() -> int:

@@ -13,6 +13,8 @@ that comes, and convinces nobody for good.
 
 from __future__ import annotations
 
+import trio
+
 from mesh.core import record
 from mesh.core.admission import Directory
 from mesh.core.evidence import REMOVED, path_of
@@ -30,6 +32,24 @@ Proof = list[tuple[bytes, bytes, bytes]]
 
 class Refusal(Exception):
     """The members refuse this node, which never was one of them or never will be: there is nothing to run."""
+
+
+class End:
+    """Ends the agent with a refusal: raised where one comes in, it would only cost that link."""
+
+    def __init__(self) -> None:
+        self._why = ""
+        self._come = trio.Event()
+
+    def now(self, why: str) -> None:
+        """This is why; the first counts."""
+        self._why = self._why or why
+        self._come.set()
+
+    async def run(self) -> None:
+        """Wait for it. Raises Refusal."""
+        await self._come.wait()
+        raise Refusal(self._why)
 
 
 def proof_of(slots: Log, aid: bytes) -> Proof:

@@ -172,7 +172,7 @@ class Hooks(Protocol):
         """
         ...
 
-    def turned_away(self, public: bytes, reason: str, proof: Proof) -> None:
+    def turned_away(self, public: bytes, bye: Bye) -> None:
         """A neighbour refuses us."""
         ...
 
@@ -203,11 +203,11 @@ def _encoded(message: Message) -> bytes:
 
 
 class TurnedAway(Denied):
-    """The neighbour refuses us; the message is its reason, `proof` what it shows for it."""
+    """The neighbour refuses us; the message is its reason."""
 
-    def __init__(self, message: str, proof: Proof) -> None:
-        super().__init__(message)
-        self.proof = proof
+    def __init__(self, bye: Bye) -> None:
+        super().__init__(bye.reason.removeprefix(DENIED))
+        self.bye = bye
 
 
 async def say_hello(wire: Wire, mine: Hello) -> None:
@@ -236,7 +236,7 @@ async def read_hello(wire: Wire, mine: Hello) -> tuple[Hello, frames.FrameReader
 
 def _check(message: object, mine: Hello) -> Hello:
     if isinstance(message, Bye) and message.reason.startswith(DENIED):
-        raise TurnedAway(message.reason.removeprefix(DENIED), message.proof)
+        raise TurnedAway(message)
     if isinstance(message, Bye):
         raise PeerError(f"the peer ended the link: {message.reason[:200]!r}")
     if not isinstance(message, Hello):

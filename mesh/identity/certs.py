@@ -217,19 +217,23 @@ def spell_days(ms: int) -> str:
     return f"{ms / DAY_MS:.0f} days" if ms >= 2 * DAY_MS else f"{ms / 3_600_000:.1f} hours"
 
 
+class OutOfDate(Denied):
+    """Refused by the dates of a certificate: a clock may be wrong."""
+
+
 def check_time(cert: Certificate, now_ms: int) -> None:
     """Whether the certificate is valid at this mesh time.
 
     Raises:
-        Denied: not yet valid, or expired.
+        OutOfDate: not yet valid, or expired.
     """
     if now_ms + SKEW_MS < cert.nbf_ms:
-        raise Denied(
+        raise OutOfDate(
             f"the certificate of {cert.name} ({cert.peer_id}) begins in {spell_days(cert.nbf_ms - now_ms)}",
             "check the clocks of both nodes",
         )
     if now_ms > cert.exp_ms:
-        raise Denied(
+        raise OutOfDate(
             f"the certificate of {cert.name} ({cert.peer_id}) expired {spell_days(now_ms - cert.exp_ms)} ago",
             "an admin node that is up renews it by itself; otherwise check the clocks, or join again",
         )

@@ -124,10 +124,13 @@ class Pong(Message, frozen=True, tag=10):
 
 
 class Bye(Message, frozen=True, tag=11):
-    """`proof`: (author, body, signature) of records that say so, for one who was removed."""
+    """`proof`: (author, body, signature) of records that say so, for one who was removed. `passing`: refused
+    for dates, so that one of the two clocks may be wrong.
+    """
 
     reason: str
     proof: list[tuple[Aid, bytes, bytes]] = []
+    passing: bool = False
 
 
 class Ask(Message, frozen=True, tag=12):

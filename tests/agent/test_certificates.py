@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from mesh.agent.author import Statement
 from mesh.agent.certs import Certs
@@ -27,6 +28,7 @@ from mesh.identity import home, invites
 from mesh.identity.certs import ADMIN, DAY_MS, MEMBER
 from mesh.net.base import Admission
 from mesh.net.memory import MemoryDatagrams, MemoryHost, Switchboard
+from mesh.wire.messages import Bye
 
 NOW_MS = 1_800_000_000_000
 CONFIG = Config(
@@ -539,14 +541,14 @@ async def test_a_refusal_without_proof_or_with_a_false_one_stops_nobody(garden):
     ((author, body, sig),) = first.node.proof_against(out.node.key.public)
     public = liar.node.key.public
     for proof in [], [(author, body, sig)], [(author, body, bytes(64))], [(liar.aid, b"\x80", sig)]:
-        member.node.turned_away(public, "go away", proof)
+        member.node.turned_away(public, Bye("denied: go away", proof))
     statement = Statement(
         path_of(REMOVED, member.aid), Kind.ALL, {"by": liar.node.home.cert_chain, "keep": []}
     )
     await liar.node.author.say(MESH, lambda _: [statement])
     said = liar.node.proof_against(member.node.key.public)
     assert said
-    member.node.turned_away(public, "go away", said)
+    member.node.turned_away(public, Bye("denied: go away", said))
     assert member.verdict_on(member) == Verdict.MEMBER
     await member.put("kv/still", 1)
     await until(lambda: first.value("kv/still") == 1)
@@ -559,3 +561,16 @@ async def test_who_learns_from_records_that_it_was_removed_stops(garden):
     ((author, body, sig),) = first.node.proof_against(gone.node.key.public)
     gone.node._judge(gone.node.directory.feed([record.parse(author, body, sig)]))
     await until(lambda: gone.refused)
+
+
+async def test_a_newcomer_goes_on_that_is_refused_for_dates_and_stops_for_anything_else(garden):
+    """Of two newcomers one may have a wrong clock, and nobody is a member yet."""
+    first = await garden.founder()
+    token = (await invite(first))["token"]
+    late = await garden.enrol_hidden(token, hidden_from=first)
+    public = first.node.key.public
+    late.node.turned_away(public, Bye("denied: begins in 400 days", passing=True))
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert not late.refused
+    late.node.turned_away(public, Bye("denied: used up"))
+    await until(lambda: late.refused)
