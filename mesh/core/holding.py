@@ -350,6 +350,8 @@ class Holding:
         since_ms = claim.since_ms
         if claim.st != st:
             mine.since, since_ms = now, self._desk.now_ms(now)
+        if st == Stage.DRAIN:
+            self._rivals.invited(seat)
         why = why[:WHY_CHARS_MAX]
         self.put(seat, msgspec.structs.replace(claim, st=st, since_ms=since_ms, why=why))
 

@@ -26,8 +26,8 @@ Every node holds the same table (`seating.py`) and comes to the same order of no
     mode pinned        a claim holds until its node is removed; replicas "each": nobody competes
 
 An honest owner yields only to what it can explain: a claim of another node against one of ours that runs is
-passed over, and told of, unless since our own claim we were restarted or accused, that node was away, or it
-takes over by the rule. So a member that claims everything displaces nothing that runs.
+passed over, and told of, unless since our own claim we were restarted or accused or had said `drain`, that
+node was away, or it takes over by the rule. So a member that claims everything displaces nothing that runs.
 
 Before `Settled` a node only goes on with what still runs here, and starts what is pinned to it.
 `holding.py` has the part about seats of our own, `rivals.py` that about two claims for one.

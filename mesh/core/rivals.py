@@ -38,6 +38,7 @@ class Rivals:
         self._table = table
         self._me = me
         self._claimed: dict[Seat, float] = {}
+        self._invited: set[Seat] = set()
         self._doubted = 0.0
         self._back: dict[bytes, float] = {}
         self._double: dict[Seat, tuple[bytes, int]] = {}
@@ -46,10 +47,16 @@ class Rivals:
     def claimed(self, seat: Seat, now: float) -> None:
         """We claimed a seat."""
         self._claimed[seat] = now
+        self._invited.discard(seat)
+
+    def invited(self, seat: Seat) -> None:
+        """We said that we leave a seat: who claimed it then may be heard only after we said that we stay."""
+        self._invited.add(seat)
 
     def released(self, seat: Seat, now: float) -> list[Tell]:
         """We gave a seat back."""
         self._claimed.pop(seat, None)
+        self._invited.discard(seat)
         return self._over(seat, now)
 
     def doubted(self, now: float) -> None:
@@ -113,6 +120,8 @@ class Rivals:
         if since is None or not self._table.runs(self._me, claim):
             return True
         if now - since < YOUNG_S or self._doubted > since or self._back.get(held.aid, 0.0) > since:
+            return True
+        if seat in self._invited:
             return True
         return held.claim.over == self._me and self._justified(seat, held)
 
