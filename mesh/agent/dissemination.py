@@ -357,6 +357,7 @@ class Spread:
                 urgent,
                 outcome.mark_dirty,
                 sync.correction(delta.scope, outcome),
+                outcome.refused is not None and outcome.refused != "removed",
             )
         )
 

@@ -32,7 +32,7 @@ from mesh.agent.session import DENIED, Session, Wire
 from mesh.agent.sight import Sight
 from mesh.agent.storecare import StoreCare
 from mesh.config import Config
-from mesh.core import policy, sync, vitals
+from mesh.core import policy, sync, tidings, vitals
 from mesh.core.admission import Directory
 from mesh.core.clock import FUTURE_MS_MAX, hlc_of, too_far_ahead
 from mesh.core.collect import answer_strays
@@ -62,6 +62,7 @@ SECOND_S = 1.0
 PING_S = 30.0
 PAUSE_MS = 10_000
 FLUSH_S = 0.3
+CLOCK_MOVED_MS = 1000
 OPEN_S = 5.0
 PING_PROTOCOL = "/ipfs/ping/1.0.0"
 LINK_VERSION = 1
@@ -207,8 +208,11 @@ class Node:
         while True:
             now = trio.current_time()
             before_ms = self.clock.offset_ms
-            if self.clock.adjust(self.wall_ms(), now):
+            stepped = self.clock.adjust(self.wall_ms(), now)
+            if stepped:
                 self._ask_the_time()
+            if stepped or abs(self.clock.offset_ms - before_ms) > CLOCK_MOVED_MS:
+                self.spread.drive.handle(tidings.ClockSet())
             if self.clock.offset_ms < before_ms - FUTURE_MS_MAX or self._in_the_future(now):
                 await forgive(self._take_back_the_future)
             now_ms = self.now_ms()

@@ -32,6 +32,7 @@ from mesh.core import sync
 from mesh.core.heads import Digest
 from mesh.core.log import NO_AUTHOR, AuthorState
 from mesh.core.neighbour import Neighbour, Read
+from mesh.core.patience import Patience
 from mesh.core.record import LIVE, MESH, SCOPES
 from mesh.core.tidings import (
     Acknowledged,
@@ -39,6 +40,7 @@ from mesh.core.tidings import (
     Applied,
     Apply,
     AuthorGone,
+    ClockSet,
     Config,
     DeltaRefused,
     DeltaVerified,
@@ -92,6 +94,7 @@ class Dissemination:
         self._wants: dict[Key, _Want] = {}
         self._offers: dict[Key, dict[bytes, int]] = {}
         self._offer_due: dict[Key, float] = {}
+        self._patience = Patience()
         self._changed_at: dict[Key, float] = {}
         self._listed_at: dict[tuple[bytes, Key], float] = {}
         self._due = float("inf")  # never later than the truth; `tick` finds out anew
@@ -127,6 +130,10 @@ class Dissemination:
                 self._link_up(link, roots, now, out)
             case LinkDown(link=link):
                 self._link_down(link, out)
+            case ClockSet():
+                self._patience.over()
+                self._offer_due = dict.fromkeys(self._offer_due, now)
+                self._soon(now)
             case AuthorGone(aid=aid):
                 self._forget(aid)
         return out
@@ -294,6 +301,10 @@ class Dissemination:
         if event.want is not None or self._accepted.get(key, 0) <= max(head, event.reach):
             self._accepted.pop(key, None)
         self._changed_at[key] = now
+        if event.refused:
+            self._patience.refused(key, now)
+        elif head > before:
+            self._patience.taken(key)
         if head > before or event.dirty:
             for name, link in self.links.items():
                 if event.scope in link.scopes:
@@ -397,6 +408,7 @@ class Dissemination:
         if key not in self._offers and len(self._offers) >= self.config.offers_max:
             return
         self._offers.setdefault(key, {})[name] = head
+        due = max(due, self._patience.until(key))
         self._offer_due[key] = min(due, self._offer_due.get(key, due))
         self._soon(due)
 
@@ -489,8 +501,10 @@ class Dissemination:
             self._offers.pop(key, None)
             del self._offer_due[key]
             return
-        self._offer_due[key] = now + self.config.repair_s
+        self._offer_due[key] = max(now + self.config.repair_s, self._patience.until(key))
         self._soon(self._offer_due[key])
+        if self._patience.until(key) > now:
+            return
         if self._accepted.get(key, 0) >= max(offers.values()):
             return
         name = max(offers, key=lambda name: (offers[name], name))
@@ -575,6 +589,7 @@ class Dissemination:
             for table in (self._accepted, self._wants, self._offers, self._offer_due, self._changed_at):
                 table.pop(key, None)
             self._winner.pop(key, None)
+            self._patience.taken(key)
             for link in self.links.values():
                 link.sent.pop(key, None)
                 link.dirty.pop(key, None)

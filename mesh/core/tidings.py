@@ -84,7 +84,7 @@ class Applied(msgspec.Struct, frozen=True):
     """The author's state after a commit. `link` is where the records came from, None for our own.
 
     `reach` is the `upto` of their delta: what was accepted up to there is on the disk now, or never will be.
-    `better` is what the link has to be told (`sync.correction`).
+    `better` is what the link has to be told (`sync.correction`). `refused`: not all of it was taken.
     """
 
     link: bytes | None
@@ -96,6 +96,11 @@ class Applied(msgspec.Struct, frozen=True):
     urgent: bool = False
     dirty: bool = False
     better: Delta | None = None
+    refused: bool = False
+
+
+class ClockSet(msgspec.Struct, frozen=True):
+    """The clock has moved by more than a moment: what lay ahead of it may be taken now."""
 
 
 class AuthorGone(msgspec.Struct, frozen=True):
@@ -104,7 +109,9 @@ class AuthorGone(msgspec.Struct, frozen=True):
     aid: bytes
 
 
-Event: TypeAlias = LinkUp | LinkDown | Received | DeltaVerified | DeltaRefused | Applied | AuthorGone
+Event: TypeAlias = (
+    LinkUp | LinkDown | Received | DeltaVerified | DeltaRefused | Applied | ClockSet | AuthorGone
+)
 
 
 class Wakeup(msgspec.Struct, frozen=True):

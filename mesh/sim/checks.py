@@ -14,10 +14,12 @@ be held against the truth whenever it moves.
     listings      equal heads and unequal fingerprints of a quiet author lead to a listing (I8; `lookout.py`)
     reading       a reading is a function of slots and time; what has expired reads as deleted (I9, I10;
                   `reads.py`)
+    storms        no frame of records leaves by one link again and again (`lookout.py`)
     queues        nothing that waits for a link grows with the load (I11; `lookout.py`)
     incarnation   only the subject raises it, it never falls, and it is on disk before it is used
     refutation    an accused node that is awake answers with an incarnation above the accusation, in time, and
                   nothing less ends a verdict
+    accusers      a verdict stands on members that really accused, and on two where two are able to speak
     verdict       nobody calls a healthy member dead (where the scenario allows none)
     views         what a machine announces agrees with what it answers, and it neither spins nor oversleeps
     agreement     the faults over, all see all as they are, within the bound (liveness)
@@ -29,7 +31,7 @@ be held against the truth whenever it moves.
 
 from __future__ import annotations
 
-from mesh.core.lease import PATH_PREFIX
+from mesh.core.lease import PATH_PREFIX, subject_of
 from mesh.core.record import Record, signature_hash
 
 
@@ -58,6 +60,7 @@ class Checks:
         self._highest: dict[bytes, int] = {}
         self.kept: dict[tuple[bytes, bytes], set[int]] = {}
         self.twice: set[tuple[bytes, bytes, int]] = set()
+        self._accused: set[tuple[bytes, bytes]] = set()
         self._issued: dict[tuple[bytes, bytes], dict[int, bytes]] = {}
 
     def fail(self, check: str, text: str) -> None:
@@ -76,7 +79,9 @@ class Checks:
         self._last[key] = rec.hlc
         self._newest[key] = max(rec.hlc, self._newest.get(key, 0))
         self._signed[rec.sig] = rec.body
-        if rec.ttl is None or not rec.path.startswith(PATH_PREFIX):
+        if rec.path.startswith(PATH_PREFIX):
+            self._accused.add((rec.aid, subject_of(rec.path)))
+        else:
             issued = self._issued.setdefault(key, {})
             if issued.setdefault(rec.hlc, rec.sig) != rec.sig:
                 self.twice.add((*key, rec.hlc))
@@ -128,6 +133,15 @@ class Checks:
             self.fail("incarnation", f"node {number} is back at {inc} after {self.incarnations[aid]}")
         self.incarnations[aid] = inc
         self._highest[aid] = max(inc, self._highest.get(aid, 0))
+
+    def verdict(self, number: int, subject: bytes, accusers: tuple[bytes, ...], able: int) -> None:
+        """A node takes accusations for a verdict; so many monitors could have spoken, as it saw them."""
+        who = f"node {number} calls {subject.hex()[:8]} dead"
+        false = [aid for aid in accusers if aid == subject or (aid, subject) not in self._accused]
+        if false:
+            self.fail("accusers", f"{who} by {false[0].hex()[:8]}, who never said so")
+        if len(set(accusers)) < min(2, able):
+            self.fail("accusers", f"{who} by {len(set(accusers))}, and {able} could speak")
 
     def believes(self, number: int, aid: bytes, inc: int) -> None:
         """A node holds an incarnation of another."""

@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from mesh.core.collect import Statement
+from mesh.core.lease import Accusation, Evidence, encode_accusation, path_of
 from mesh.core.record import MESH
+from mesh.core.record import Kind as RecordKind
 from mesh.sim.fleet import Fleet
 from mesh.sim.model.misbehave import Forger, Misbehaviour, Omitter
 from mesh.sim.scenario import Fault, Scenario
@@ -20,6 +23,7 @@ from mesh.wire import messages
 DAY_MS = 24 * 3_600_000
 DAY_S = 0.5
 RESTART_S = 0.2
+ACCUSED_EVERY_S = 2.0
 SETTLE_NODES_MAX = 100  # beyond, asking everybody about everybody after every change costs too much
 
 
@@ -252,6 +256,23 @@ class Hand:
         if blow.for_s:
             self.later(blow.for_s, lambda: self._honest(blow.nodes))
 
+    def accuse(self, blow: Blow) -> None:
+        """A member accuses its neighbours again and again, whatever it hears of them."""
+        for number in blow.nodes:
+            self._accuse(number, self.fleet.world.now + (blow.for_s or float("inf")))
+
+    def _accuse(self, number: int, until: float) -> None:
+        node = self.fleet.nodes[number]
+        if self.fleet.world.now > until:
+            return
+        if node.machine is not None and node.replica is not None and not node.frozen:
+            for aid in node.machine.board.monitors(node.aid):
+                charge = Accusation(node.machine.board.members[aid].inc, Evidence.SILENT)
+                value, ttl_ms = encode_accusation(charge), 30_000
+                statement = Statement(path_of(aid), RecordKind.ALL, value, ttl=ttl_ms)
+                node.replica.say_live(statement, urgent=True)
+        self.later(ACCUSED_EVERY_S, lambda: self._accuse(number, until))
+
     def _honest(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             self.fleet.nodes[number].spoil = None
@@ -282,6 +303,7 @@ KINDS: dict[str, Kind] = {
     "set-back": Kind(Hand.set_back, "killed age_s later, and set back to this moment", ("age_s",)),
     "clock": Kind(Hand.clock, "wall clocks wrong by offset_s, every other one behind", ("offset_s",)),
     "away": Kind(Hand.away, "off for so many days, while the others collect every day", ("days",)),
+    "accuse": Kind(Hand.accuse, "accuses its neighbours every other second, whatever it hears of them"),
     "omit": Kind(lambda hand, blow: hand.lie(blow, Omitter), "relays leave records out of what they send"),
     "forge": Kind(
         lambda hand, blow: hand.lie(blow, Forger), "relays say anything that can be said without a key"

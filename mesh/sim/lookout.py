@@ -3,6 +3,7 @@
 resets      whoever asks from below an author's floor is served a reset, with the proof of the floor (I6)
 listings    a neighbour that has an author's head, but not its fingerprint, is sent a listing once the
             author is quiet: at the third comparison that finds nothing changed at the latest (I8)
+storms      no frame of records leaves by one link again and again
 queues      what waits for a link is bounded by the authors there are, however much is written (I11)
 """
 
@@ -26,6 +27,7 @@ COMPARED_S = 45.0
 CONTROL_MAX = 512
 STREAM_MAX = 64
 FEW = 16
+AGAIN_MAX, AGAIN_S, REMEMBERED_MAX = 12, 10.0, 64
 STREAM_S = 1.0
 
 
@@ -45,6 +47,7 @@ class Lookout:
         self._checks = replica.fleet.checks
         self._number = replica.node.number
         self._unlike: dict[tuple[bytes, str, bytes], _Unlike] = {}
+        self._left: dict[tuple[bytes, bytes], tuple[float, int]] = {}
 
     def link_down(self, peer: bytes) -> None:
         """A link is over, and with it what was owed on it."""
@@ -56,6 +59,7 @@ class Lookout:
     def leaves(self, peer: bytes, bodies: list[bytes], passed_on: list[bytes]) -> None:
         """Frames go out; those passed on unchanged are their first sender's word."""
         for body in bodies:
+            self._again(peer, body)
             if passed_on and body in passed_on:
                 continue
             message = self._replica.fleet.post.decode(body)
@@ -63,6 +67,19 @@ class Lookout:
                 self._served(message, body)
             elif isinstance(message, Listing):
                 self._unlike.pop((peer, message.scope, message.aid), None)
+
+    def _again(self, peer: bytes, body: bytes) -> None:
+        now = self._replica.fleet.world.now
+        since, count = self._left.get((peer, body), (now, 0))
+        if now - since > AGAIN_S:
+            since, count = now, 0
+        elif count >= AGAIN_MAX and isinstance(self._replica.fleet.post.decode(body), Delta):
+            self._checks.fail(
+                "storms", f"node {self._number} sends one frame {count} times in {now - since:g} s"
+            )
+        if len(self._left) >= REMEMBERED_MAX:
+            self._left.clear()
+        self._left[peer, body] = since, count + 1
 
     def _served(self, delta: Delta, body: bytes) -> None:
         if delta.scope == LIVE or delta.pull or delta.since == delta.upto:

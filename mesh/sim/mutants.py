@@ -82,6 +82,11 @@ class AlwaysTwo(Board):
         return 2
 
 
+class OneIsEnough(Board):
+    def need(self, member: Member) -> int:
+        return 1
+
+
 class NeverSearches(Prober):
     def _search(self, t: float, out: list[Action]) -> None:
         return
@@ -189,6 +194,13 @@ def _probing() -> list[Mutant]:
             "two accusers are always needed",
             "two-of-three",
             machine(board=AlwaysTwo),
+            quick=True,
+        ),
+        make(
+            "one-is-enough",
+            "one accuser is a verdict",
+            "accuser",
+            machine(board=OneIsEnough),
             quick=True,
         ),
         make(

@@ -56,6 +56,7 @@ class Parts(msgspec.Struct, frozen=True):
         keeps_incarnation, keeps_ceiling: what a restart finds on its disk.
         takes_back: a clock found ahead takes its future back (`core/rewind.py`).
         verifies: signatures are looked at.
+        patient: who was refused records waits before it asks for them again.
         heeds_streams: nothing is sent into a stream that takes no more.
         receive: `sync.receive`. reads: what users are answered.
     """
@@ -75,3 +76,4 @@ class Parts(msgspec.Struct, frozen=True):
     takes_back: bool = True
     verifies: bool = True
     heeds_streams: bool = True
+    patient: bool = True

@@ -272,6 +272,7 @@ class Replica:
                 urgent,
                 outcome.mark_dirty,
                 sync.correction(delta.scope, outcome),
+                outcome.refused is not None and self._parts.patient,
             )
         )
         if outcome.stored:

@@ -16,7 +16,7 @@ from mesh.core.log import Log
 from mesh.core.neighbour import Neighbour
 from mesh.core.receive import Outcome
 from mesh.core.record import LIVE, Kind, Op, Record
-from mesh.core.tidings import Action, Applied, Key
+from mesh.core.tidings import Action, Applied, Key, Wakeup
 from mesh.sim.model import variants
 from mesh.sim.parts import Parts
 from mesh.sim.reads import Reads
@@ -89,6 +89,19 @@ class QueuesRecords(Dissemination):
             del link.dirty[key]
 
 
+class Echoes(Dissemination):
+    """Passes on what comes again, too."""
+
+    def _duplicate(
+        self, link: Neighbour, name: bytes, key: Key, pushed: bool, now: float, out: list[Action]
+    ) -> None:
+        for other, near in self.links.items():
+            if other != name and key[0] in near.scopes:
+                near.sent[key] = 0
+                near.dirty.setdefault(key, None)
+                out.append(Wakeup(other))
+
+
 class ReadsByPlace(Reads):
     """The last slot counts, wherever it comes from."""
 
@@ -150,6 +163,10 @@ BROKEN: dict[str, Broken] = {
     "reads-once": Broken("remembers what it read (I9)", "quick", Parts(reads=ReadsOnce)),
     "expired-is-absent": Broken(
         "what expired was never said (I10)", "expiring", Parts(reads=ExpiredIsAbsent)
+    ),
+    "echoes": Broken("what comes again is passed on again", "quick", Parts(dissemination=Echoes)),
+    "impatient": Broken(
+        "asks at once for what it has to refuse", "clocks", Parts(patient=False), quick=False
     ),
     "queues-records": Broken(
         "a queue of frames for each link (I11)", "slow-line", Parts(dissemination=QueuesRecords)

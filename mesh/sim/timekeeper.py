@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mesh.core import tidings
 from mesh.core.clock import too_far_ahead
 from mesh.core.meshclock import MeshClock
 from mesh.wire.messages import Ping, Pong
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 PING_S = 15.0
 ADJUST_S = 1.0
 CLOCK_BYTES = 26
+MOVED_MS = 1000
 
 
 class Timekeeper:
@@ -66,7 +68,10 @@ class Timekeeper:
     def _adjust(self) -> None:
         node, self._due = self._node, False
         self._adjusted = node.fleet.world.now
-        self.clock.adjust(node.wall_ms(), node.fleet.world.now)
+        before_ms = self.clock.offset_ms
+        stepped = self.clock.adjust(node.wall_ms(), node.fleet.world.now)
+        if node.replica is not None and (stepped or abs(self.clock.offset_ms - before_ms) > MOVED_MS):
+            node.replica.handle(tidings.ClockSet())
         if node.replica is None or not node.fleet.parts.takes_back:
             return
         agreed = self.clock.status(node.wall_ms(), node.fleet.world.now) in ("agreed", "two")

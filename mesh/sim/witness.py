@@ -5,8 +5,16 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from mesh.core.verdict import INC_JUMP_MAX
-from mesh.core.vitals import Action, PersistIncarnation, PublishLease, State, StateChanged
+from mesh.core.lease import Evidence
+from mesh.core.verdict import ABLE, INC_JUMP_MAX
+from mesh.core.vitals import (
+    GONE_FOR_NOW,
+    Action,
+    PersistIncarnation,
+    PublishLease,
+    State,
+    StateChanged,
+)
 
 if TYPE_CHECKING:
     from mesh.sim.node import Node
@@ -56,8 +64,21 @@ class Witness:
         assert action.new != action.old, action
         assert action.aid != self._node.aid, action
         assert action.new != State.REGISTERING, action
+        if action.new == State.DEAD and action.why in (Evidence.SILENT, Evidence.GONE):
+            self._verdict(action)
         self.view[action.aid] = action.new
         self._revival(action)
+
+    def _verdict(self, action: StateChanged) -> None:
+        node = self._node
+        assert node.machine is not None
+        states = [self._state(aid) for aid in node.machine.board.monitors(action.aid)]
+        gone = action.why == Evidence.GONE
+        able = sum(state not in GONE_FOR_NOW if gone else state in ABLE for state in states)
+        node.fleet.checks.verdict(node.number, action.aid, action.seen_by, able)
+
+    def _state(self, aid: bytes) -> State:
+        return State.ALIVE if aid == self._node.aid else self.view.get(aid, State.REGISTERING)
 
     def _revival(self, action: StateChanged) -> None:
         """A verdict ends by the member's own newer word only."""
