@@ -15,17 +15,21 @@ from fault.base import Row, Run
 from fault.field import Agent, Field, wait
 
 ATTACKER = Path(__file__).with_name("attacker.py")
+POISONER = Path(__file__).with_name("poisoner.py")
 MEMBER_S = 2.0
 SAMPLE_S = 0.2
 
 
 @contextmanager
-def _attack(made: Field, what: str, victim: Agent, count: int, data: str = "") -> Iterator[Any]:
-    """An attacker at work, from a namespace of its own if there are any."""
-    prefix = [] if made.network is None else made.network.plug(250, 3)[1]
-    words = [what, victim.address, str(victim.port), str(count), *([data] if data else [])]
+def _attack(
+    made: Field, what: str, victim: Agent, count: int, data: str = "", number: int = 250
+) -> Iterator[Any]:
+    """An attacker at work, from a namespace of its own if there are any; `number` is its last byte."""
+    prefix = [] if made.network is None else made.network.plug(number, 3)[1]
+    script = [str(POISONER)] if what == "poison" else [str(ATTACKER), what]
+    words = [*script, victim.address, str(victim.port), str(count), *([data] if data else [])]
     process = subprocess.Popen(
-        [*prefix, sys.executable, str(ATTACKER), *words],
+        [*prefix, sys.executable, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -118,6 +122,52 @@ def flood(run: Run) -> None:
     run.report.promise("writes refused to others", int(not written))
 
 
+def poison(run: Run) -> None:
+    """A member, then an admin, signs records with values that nobody expects, at all paths: no agent ends."""
+    told: dict[str, int] = {"records": 0, "messages": 0, "links": 0}
+    with run.field() as made:
+        victim, wrong = made.agents[1], [made.agents[-1], made.agents[0]]
+        others = [agent for agent in made.agents if agent not in wrong]
+        before = [agent.resident_mib() for agent in others]
+        for number, poisoner in enumerate(wrong):
+            poisoner.stop()
+            with _attack(made, "poison", victim, run.runs // 2, str(poisoner.data), 250 + number) as attacker:
+                done = json.loads(attacker.stdout.readline())
+            told = {what: told[what] + done[what] for what in told}
+        time.sleep(run.seconds)
+        ended = sum(not agent.running for agent in others)
+        grown = [
+            agent.resident_mib() - was for agent, was in zip(others, before, strict=True) if agent.running
+        ]
+        errors = [line for agent in others for line in _unforeseen(agent)]
+        for agent in others:
+            agent.stop()
+            agent.start()
+        again = [agent.ready() for agent in others]
+        written = victim.ask(lambda client: client.put("after", 1))
+    for what, count in told.items():
+        run.report.fact(f"of a member and an admin: {what}", count)
+    run.report.promise("agents that ended", ended)
+    run.report.promise("errors that nobody foresaw, in their logs", len(errors))
+    for line in sorted(set(errors))[:8]:
+        run.report.note(line)
+    run.report.bar("memory grew by", grown, "MiB", 20.0)
+    run.report.bar("started again with all of it: until it answers", again, "s", None)
+    run.report.promise("writes refused afterwards", int(not written))
+
+
+def _unforeseen(agent: Agent) -> list[str]:
+    """The last line of each traceback in an agent's log, with where it was."""
+    found, place = [], ""
+    for line in agent.log.read_text(errors="replace").splitlines():
+        if line.startswith('  File "'):
+            place = line.strip()
+        elif place and line and not line.startswith((" ", "\t", "Traceback")):
+            found.append(f"{line[:160]} ({place[-90:]})")
+            place = ""
+    return found
+
+
 def _see(others: list[Agent]) -> bool:
     names = {agent.name for agent in others}
     return all(
@@ -149,4 +199,5 @@ ROWS = {
     "garbage": Row(garbage, nodes=3, runs=10_000),
     "identities": Row(identities, nodes=3, runs=400),
     "flood": Row(flood, nodes=4, seconds=60),
+    "poison": Row(poison, nodes=4, seconds=5, runs=20_000),
 }

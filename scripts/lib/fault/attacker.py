@@ -54,7 +54,7 @@ def garbage(host: str, port: int, count: int) -> dict[str, Any]:
     return {"sent": sent}
 
 
-def _prologue(home: Home) -> bytes:
+def prologue_of(home: Home) -> bytes:
     return b"mesh-link-1" + home.mesh.mesh_id
 
 
@@ -65,7 +65,7 @@ async def identities(host: str, port: int, count: int, home: Home) -> dict[str, 
         nonlocal refused
         async with limit, trio.open_nursery() as nursery:
             stranger = Host(
-                NodeKey.generate(), gate=lambda public, ip: Admission.MEMBER, prologue=_prologue(home)
+                NodeKey.generate(), gate=lambda public, ip: Admission.MEMBER, prologue=prologue_of(home)
             )
             await nursery.start(lambda task_status: stranger.run(task_status=task_status))
             try:
@@ -89,13 +89,13 @@ async def flood(host: str, port: int, seconds: int, home: Home) -> dict[str, Any
     links = 0
     until = time.monotonic() + seconds
     async with trio.open_nursery() as nursery:
-        ours = Host(home.key, gate=lambda public, ip: Admission.MEMBER, prologue=_prologue(home))
+        ours = Host(home.key, gate=lambda public, ip: Admission.MEMBER, prologue=prologue_of(home))
         await nursery.start(lambda task_status: ours.run(task_status=task_status))
         while time.monotonic() < until:
             try:
                 connection = await ours.dial(f"/ip4/{host}/tcp/{port}", None, deadline_s=5)
                 stream = await ours.open(connection.public, protocols.LINK, deadline_s=5)
-                await stream.send(frames.pack(messages.encode(_hello(home))))
+                await stream.send(frames.pack(messages.encode(hello_of(home))))
                 links += 1
                 with trio.move_on_after(until - time.monotonic()):
                     await _pour(stream, home, links, sent)
@@ -105,7 +105,7 @@ async def flood(host: str, port: int, seconds: int, home: Home) -> dict[str, Any
     return {"links": links, "bytes": sent[0]}
 
 
-def _hello(home: Home) -> messages.Hello:
+def hello_of(home: Home) -> messages.Hello:
     roots = {scope: bytes(16) for scope in record.SCOPES}
     zone = home.cert.zone
     mesh_id, now_ms = home.mesh.mesh_id, time.time_ns() // 1_000_000

@@ -69,7 +69,7 @@ def every() -> list[Decoder]:
 
 
 def _inner() -> list[Decoder]:
-    records, bodies = _records(), [messages.encode(message) for message in _messages()]
+    records, bodies = _records(), [messages.encode(message) for message in link_messages()]
     village = Village(random.Random(1))
     founder = village.founder()
     invite = village.invite(founder, uses=3, zone="attic", tier="edge", labels={"a": "b"})
@@ -164,7 +164,7 @@ def _records() -> list[Record]:
     ]
 
 
-def _messages() -> list[messages.Message]:
+def link_messages() -> list[messages.Message]:
     pairs = [(rec.body, rec.sig) for rec in _records()]
     head, aid = hlc_of(NOW_MS, 100), PEER.aid
     return [
