@@ -548,8 +548,11 @@ class Node:
         Raises:
             Denied: it is not (or no longer) a member.
         """
-        known = self.clock.believable(self.wall_ms(), trio.current_time(), self.home.cert.exp_ms)
-        welcome = self.directory.welcome(hello.cert, wire.public, self.now_ms() if known else None)
+        wall_ms, now = self.wall_ms(), trio.current_time()
+        known = self.clock.believable(wall_ms, now, self.home.cert.exp_ms)
+        agreed = self.clock.status(wall_ms, now) == "agreed"
+        now_ms = self.now_ms() if known else None
+        welcome = self.directory.welcome(hello.cert, wire.public, now_ms, agreed=agreed)
         if welcome.admit:
             await self._admit(welcome.cert)
 

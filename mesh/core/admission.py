@@ -197,12 +197,14 @@ class Directory:
 
     # -- receiving --------------------------------------------------------------------------------------
 
-    def welcome(self, chain: bytes, public: bytes, now_ms: int | None) -> Welcome:
+    def welcome(self, chain: bytes, public: bytes, now_ms: int | None, *, agreed: bool = True) -> Welcome:
         """Judge the certificate in a peer's hello.
 
         Args:
             public: the key that the handshake proved.
             now_ms: mesh time, or None where no clock is believable: then dates are not looked at.
+            agreed: whether others agree to that time. A clock that stands alone may be behind, and refuse
+                everybody who could set it right; so by it nobody is refused whose certificate begins later.
 
         Raises:
             PeerError: not a certificate of this key in this mesh.
@@ -220,7 +222,7 @@ class Directory:
         if found.cert is not None and found.verdict == Verdict.MEMBER and found.cert.exp_ms > cert.exp_ms:
             newest = found.cert
         if now_ms is not None:
-            certs.check_time(newest, now_ms)
+            certs.check_time(newest, now_ms, begun=agreed)
         if found.verdict == Verdict.MEMBER or (self._me is not None and not self.is_member(self._me)):
             return Welcome(newest, admit=False)
         if not cert.settled:

@@ -221,13 +221,16 @@ class OutOfDate(Denied):
     """Refused by the dates of a certificate: a clock may be wrong."""
 
 
-def check_time(cert: Certificate, now_ms: int) -> None:
+def check_time(cert: Certificate, now_ms: int, *, begun: bool = True) -> None:
     """Whether the certificate is valid at this mesh time.
+
+    Args:
+        begun: whether one that begins later is refused.
 
     Raises:
         OutOfDate: not yet valid, or expired.
     """
-    if now_ms + SKEW_MS < cert.nbf_ms:
+    if begun and now_ms + SKEW_MS < cert.nbf_ms:
         raise OutOfDate(
             f"the certificate of {cert.name} ({cert.peer_id}) begins in {spell_days(cert.nbf_ms - now_ms)}",
             "check the clocks of both nodes",

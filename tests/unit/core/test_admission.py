@@ -686,6 +686,16 @@ def test_dates_are_not_looked_at_while_no_clock_is_believable(scene):
     assert scene.directory(me=founder.aid).welcome(new.chain, new.key.public, None).admit
 
 
+def test_a_clock_that_nobody_agrees_to_refuses_no_certificate_that_begins_later(scene):
+    """A device whose clock is days behind refused everybody who could have set it right."""
+    v, founder = scene.v, scene.founder
+    new = v.joiner(v.invite(founder))
+    directory = scene.directory(me=founder.aid)
+    assert directory.welcome(new.chain, new.key.public, FOUNDED_MS - 3 * DAY_MS, agreed=False).admit
+    with pytest.raises(Denied, match="expired"):
+        directory.welcome(new.chain, new.key.public, FOUNDED_MS + 200 * DAY_MS, agreed=False)
+
+
 def test_a_member_is_welcome_with_its_old_certificate_once_it_was_renewed(scene):
     v, founder = scene.v, scene.founder
     new = v.joiner(v.invite(founder))
