@@ -634,7 +634,7 @@ class Node:
             return removed.proof_of(slots, public[:16])
 
     def turned_away(self, public: bytes, bye: messages.Bye) -> None:
-        """A neighbour refuses us: the end, with proof, or of a newcomer (but for dates: clocks may be wrong)."""
+        """A neighbour refuses us: the end, with proof, or of a newcomer (but for dates)."""
         reason = bye.reason.removeprefix(DENIED)
         if self.refused.get(public[:16]) != reason:
             log.error("%s refuses this node: %s", peer_id_of(public), reason)
