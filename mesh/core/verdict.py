@@ -226,9 +226,12 @@ class Board:
             self.settle(t, out)
 
     def report(self, aid: bytes, state: State, t: float, out: list[Action]) -> None:
-        """The state of a member of another zone, by that zone's gateway."""
+        """The state of a member of another zone, by that zone's gateway.
+
+        One that has begun anew has not heard of all its members yet, and knows less of those than we do.
+        """
         member = self.members.get(aid)
-        if member is None or not self.remote(member) or member.state == state:
+        if state == State.REGISTERING or member is None or not self.remote(member) or member.state == state:
             return
         if state in GONE_FOR_NOW:
             self._end(member, state, "summary", (), t, out)

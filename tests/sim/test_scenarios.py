@@ -12,6 +12,7 @@ import pytest
 from mesh.core.collect import Statement
 from mesh.core.record import MESH, Kind
 from mesh.core.rings import Place
+from mesh.core.vitals import RemoteReported, State
 from mesh.sim import formed, mutants
 from mesh.sim.faults import KINDS, plan
 from mesh.sim.fleet import Fleet
@@ -128,3 +129,14 @@ def test_a_mesh_that_is_built_as_formed_stands_and_finds_its_dead() -> None:
     assert sum(node.replica.machine.duplicates for node in fleet.nodes if node.replica) < 30
     fleet.kill(29)
     assert fleet.until(lambda: fleet.know_gone(29), 5) < 1
+
+
+def test_a_gateway_that_begins_anew_puts_no_member_in_doubt() -> None:
+    places = [Place(f"zone-{number % 2}", gateway=number < 4) for number in range(6)]
+    fleet = Fleet(6, seed=2, places=places).form(6)
+    viewer, member = fleet.nodes[0], fleet.nodes[3].aid
+    assert viewer.sees(member) == State.ALIVE
+    viewer.feed(RemoteReported(member, State.REGISTERING))
+    assert viewer.sees(member) == State.ALIVE
+    viewer.feed(RemoteReported(member, State.DEAD))
+    assert viewer.sees(member) == State.DEAD
