@@ -101,6 +101,7 @@ class Placer:
         self._news = trio.Event()
         self._tenure = Tenure(node, leases, supervisor, self.dyed, self.give)
         self._stopping: set[Seat] = set()
+        self._over: set[Seat] = set()
         self._started = False
         self._incarnation = node.vitality.machine.incarnation
         self._linked = trio.Event()
@@ -140,11 +141,14 @@ class Placer:
         self.give(placing.SpecsSaid(dict(self.orders.specs())))
         claims = self._claims_below("")
         mine = {seat: claim for aid, seat, claim in claims if aid == self._node.me and claim is not None}
-        there = {seat_named(running.instance) for running in self.supervisor.adopted()}
-        found = frozenset(seat for seat in mine if self.dyed(seat) in there)
-        for seat in found:
+        there = {seat_named(running.instance): running.over for running in self.supervisor.adopted()}
+        here = {seat for seat in mine if self.dyed(seat) in there}
+        over = {seat for seat in here if there[self.dyed(seat)]}
+        jobs = {name for name, spec in self.orders.specs().items() if spec.workload.restart != "always"}
+        self._over = {seat for seat in over if seat.name in jobs}
+        for seat in here - over | self._over:
             self.runs[seat] = (mine[seat].gen, mine[seat].epoch)
-        self.give(placing.Found(found))
+        self.give(placing.Found(frozenset(here - over)))
         self.give(ClaimsSaid(tuple(claims)))
 
     def _claims_below(self, owner: str) -> list[tuple[bytes, Seat, Claim | None]]:
@@ -277,6 +281,9 @@ class Placer:
             return
         elif status.state == "running":
             self._expose(seat)
+        elif status.state == "backoff" and seat in self._over:
+            self.runs.pop(seat)  # it ended before our start, and may be somebody else's by now
+            self._want()
         elif status.state == "backoff":
             self._nursery.start_soon(insist, self.exposed.remove, named)
             self.give(placing.Failed(seat, status.message))
@@ -354,6 +361,7 @@ class Placer:
                 dyed = self.dyed(seat)
                 status, before = self.supervisor.state(str(dyed)), self.runs.get(seat)
                 self.runs[seat] = (gen, epoch)
+                self._over.discard(seat)
                 same = before == (gen, epoch) or self.beside.risen(dyed, gen, epoch)
                 if same and status is not None:
                     self._supervised(status)  # it runs like this already, and nothing will tell us again

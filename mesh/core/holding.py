@@ -222,7 +222,8 @@ class Holding:
         if winner is not None and self.settled:
             self.stop(seat, "another node has it")
         elif self._overtaken(seat, claim, rivals):
-            pass  # by a node that was not heard yet: its verdict is waited for
+            if self.settled:  # the other one is not there, but an empty seat is anybody's
+                self.stop(seat, "another node had it later")
         elif claim.over and claim.st == Stage.CLAIM and now >= mine.since + self._config.takeover_s:
             self.stop(seat, "it did not start in time to take over")
         else:

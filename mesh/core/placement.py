@@ -14,7 +14,8 @@ Every node holds the same table (`seating.py`) and comes to the same order of no
                        ties by epoch, score, id. All others stop: after a split exactly one stays
     an owner dies      its claim holds the seat for as long as the workload is patient, then the seat is empty
     an owner returns   with what still runs it takes part in the rule above; with what does not, only where
-                       nobody took over. keep_original takes back once the node has been up for recovery_after
+                       nobody took over: else its claim holds nothing, and is taken back as soon as it knows.
+                       keep_original takes the work back once the node has been up for recovery_after
     a better node      by weight, not by dice (best_score: by score), 1.25 times for 10 min, takes over: it
                        claims `over` the owner, starts, and when its own runs the epochs end the old one
     failures           three in 15 min, and the node gives the seat up and is asked last for 30 min, if there
@@ -113,9 +114,9 @@ class Placement:
             case ClaimsSaid(claims=claims):
                 return self._claims(claims, now)
             case SitesSaid(sites=sites):
-                for aid in sorted(sites):
-                    table.set_site(aid, sites[aid])
-                return self._replanned(own=self.me in sites)
+                moved = [aid for aid in sorted(sites) if table.set_site(aid, sites[aid])]
+                seats = {seat for aid in moved for seat in table.seats_of.get(aid, ())}
+                return sorted({*self._replanned(own=self.me in sites), *seats})
             case StandingSaid(aid=aid, standing=standing):
                 if not table.set_standing(aid, standing, now):
                     return ()

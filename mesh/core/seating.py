@@ -6,9 +6,13 @@ here, and time comes in only as `now`.
     alive     heard of, or only suspected          counts, and may run what it claims
     unknown   a member that was never heard        its claims hold their seats, but say nothing of running
     dead      by verdict                           its claims hold for as long as their workload is patient;
-                                                   if they were made before our own start, for BOOT_S after
-                                                   it: after a power cut all come back, one after the other
+                                                   if they were made before our own start, and it was not
+                                                   alive for MET_S since, for BOOT_S after it: after a power
+                                                   cut all come back, one after the other
     gone      left, removed, or no member          its claims do not count
+
+A claim of an earlier life of its node holds nothing either once somebody else had the seat later: that node
+comes back and has to see first how things are, and until then no seat waits for it.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from mesh.core.workload_parts import Amounts, Resources
 
 Standing = Literal["alive", "unknown", "dead", "gone"]
 NEVER = float("inf")
-BOOT_S = 60.0
+BOOT_S, MET_S = 60.0, 10.0
 HOLDING = (Stage.CLAIM, Stage.RUN, Stage.DONE)
 OCCUPYING = (Stage.CLAIM, Stage.RUN, Stage.DRAIN)
 _PARTS = Amounts.__struct_fields__
@@ -62,10 +66,11 @@ class Spec(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct):
-    """What liveness says of a node, and since when by our clock."""
+    """What liveness says of a node, and since when by our clock; `met`: it was alive for MET_S once."""
 
     standing: Standing = "unknown"
     since: float = 0.0
+    met: bool = False
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -151,14 +156,16 @@ class Seating:
             if not seats:
                 self._seats.pop(seat.name, None)
 
-    def set_site(self, aid: bytes, site: Site | None) -> None:
-        """A node's offer, card or labels changed."""
+    def set_site(self, aid: bytes, site: Site | None) -> bool:
+        """A node's offer, card or labels changed; returns whether its claims may hold less now."""
+        before = self.sites.get(aid)
         if site is None:
             self.sites.pop(aid, None)
         else:
             self.sites[aid] = site
         for found in self._unfit.values():
             found.pop(aid, None)
+        return _said(before) != _said(site)
 
     def set_rules(self, rules: Iterable[Rule]) -> None:
         """The rules of admission changed."""
@@ -179,7 +186,8 @@ class Seating:
             self.members.pop(aid, None)
         else:
             self._began = now if self._began is None else self._began
-            self.members[aid] = Member(standing, now)
+            met = member.met or (member.standing == "alive" and now - member.since >= MET_S)
+            self.members[aid] = Member(standing, now, met)
         return True
 
     # -- questions --------------------------------------------------------------------------------------
@@ -218,12 +226,24 @@ class Seating:
             return 0.0
         if claim.st == Stage.DONE and claim.gen == spec.gen:
             return NEVER
-        if member.standing == "dead" and spec.workload.mode != "pinned":
+        if spec.workload.mode == "pinned":
+            return NEVER
+        if member.standing == "alive" and site is not None and self._overtaken(seat, aid, site.offer.life):
+            return 0.0
+        if member.standing == "dead":
             until = member.since + spec.workload.patience_s
-            if self._began is not None and max(claim.since_ms, claim.life) < self._life_ms:
+            if self._began is not None and not member.met and max(claim.since_ms, claim.life) < self._life_ms:
                 until = max(until, self._began + BOOT_S)
             return until if until > now else 0.0
         return NEVER
+
+    def _overtaken(self, seat: Seat, aid: bytes, life: int) -> bool:
+        """Whether a node's claim is of another life than this, and somebody had the seat after it."""
+        claims = self.claims[seat]
+        return claims[aid].life != life and any(
+            other.epoch > claims[aid].epoch and other.st in HOLDING and self.standing(owner) != "gone"
+            for owner, other in claims.items()
+        )
 
     def holders(self, seat: Seat, now: float) -> list[Held]:
         """Whose claims hold a seat, ascending by node."""
@@ -385,3 +405,8 @@ class Seating:
             load.add(spec.workload.resources.requests, -1)
         weighs = weight(spec.workload, site, load)
         return weighs, score(seat, aid, weighs)
+
+
+def _said(site: Site | None) -> tuple[int, str]:
+    """Which life of a node it is, and whether it takes part: what `held_until` asks an offer."""
+    return (site.offer.life, site.offer.st) if site is not None else (0, "")

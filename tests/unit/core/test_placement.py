@@ -9,7 +9,7 @@ import pytest
 
 from mesh.core.claims import Offer, Seat, Stage
 from mesh.core.guard import Rule
-from mesh.core.placing import Failed, Leased, RulesSaid, SitesSaid
+from mesh.core.placing import Failed, Leased, RulesSaid, Settled, SitesSaid, StandingSaid
 from mesh.sim.placing import GIB, Node, World, aid_of, spec
 
 WEB = Seat("web", 0)
@@ -82,6 +82,52 @@ def test_a_stateful_owner_is_waited_for_and_a_pinned_one_for_ever() -> None:
     world.revive(lost)
     world.run(1)
     assert owner(world) is lost
+
+
+def test_no_seat_waits_for_an_owner_that_has_just_come_back() -> None:
+    world = placed(4)
+    first = owner(world)
+    world.kill(first)
+    world.run(3)
+    second = owner(world)
+    world.revive(first, settled=False)
+    world.run(0.5)
+    world.kill(second)
+    world.run(1.5)
+    third = owner(world)
+    assert third not in (first, second)
+    first.give(Settled())
+    world.run(70)
+    assert owner(world) is third
+    assert len(third.stored) == 1
+    assert not first.stored
+
+
+def test_who_saw_the_owner_alive_does_not_wait_as_after_a_power_cut() -> None:
+    world = placed(2)
+    first = owner(world)
+    world.kill(first)
+    world.run(3)
+    second = owner(world)
+    world.revive(first)
+    world.run(12)
+    world.kill(second)
+    world.run(3)
+    assert owner(world) is first
+
+
+def test_after_a_power_cut_who_was_alive_before_its_owner_waits_for_it() -> None:
+    world = placed(2)
+    first = owner(world)
+    other = next(node for node in world.nodes if node is not first)
+    world.kill(first, other)
+    world.run(3)
+    world.revive(other)
+    other.give(StandingSaid(first.aid, "dead"))
+    world.run(50)
+    assert not world.running()
+    world.run(15)
+    assert owner(world) is other
 
 
 def test_epochs_grow_with_each_owner() -> None:
