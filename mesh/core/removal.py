@@ -82,10 +82,11 @@ def on_learning(log: Log, me: bytes, gone: bytes, now_ms: int, may: May, *, admi
 
 
 def heard(log: Log, gone: bytes, admin: bytes) -> bool:
-    """Whether an admin has told in this scope that it dropped a removed author, so that whatever it says in
-    its stead stands before that in its log."""
-    paths = (path_of(REMOVED, gone), _told(gone).path)
-    return any(log.get(SlotKey(path, Kind.ALL, admin)) is not None for path in paths)
+    """Whether an admin has told in this scope that it dropped a removed author, and all that stands before
+    that in its log is held: what it says in its stead. A word that came ahead of others tells nothing yet."""
+    head = log.author(admin).head
+    told = (log.get(SlotKey(path, Kind.ALL, admin)) for path in (path_of(REMOVED, gone), _told(gone).path))
+    return any(rec is not None and rec.hlc <= head for rec in told)
 
 
 def tell(log: Log, gone: bytes, me: bytes) -> list[Statement]:

@@ -14,7 +14,7 @@ from mesh.sim.model.variants import CAUGHT_BY, VARIANTS
 ONCE_BROKEN = (
     *(500046, 500069, 600364, 700481, 700507, 701050, 701258, 701523, 702347, 702461, 702827, 702985),
     *(800410, 810249, 810462, 820759, 821425, 830054, 830872, 831146, 850054, 850313, 850372, 870107),
-    *(1005038, 1005263, 4001324, 6000216),
+    *(1005038, 1005263, 4001324, 6000216, 6102455),
 )
 # Runs in which no rule was wrong but the model asked for more than is promised, or its nodes did less than
 # agents do; 600043: both admins removed;
