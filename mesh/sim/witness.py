@@ -92,7 +92,8 @@ class Witness:
             since, why = self._dead.pop(action.aid, (0.0, "lease"))
             old_enough = now - since >= node.fleet.config.lease_factor * board.lease_s()
             enough = why == "lease" or old_enough or member.inc > member.dead_inc
-            if action.new == State.ALIVE and not enough:
+            risen = action.new == member.state == State.ALIVE  # and no verdict in the same breath
+            if risen and not enough:
                 text = f"node {node.number} revives {node.fleet.number[action.aid]} at {member.inc}"
                 node.fleet.checks.fail("refutation", f"{text}, dead at {member.dead_inc}")
 
