@@ -23,6 +23,7 @@ from mesh.core import dissemination as core
 from mesh.core import record, sync, tidings
 from mesh.core.log import AuthorState, Log
 from mesh.core.record import LIVE, Record
+from mesh.core.topics import Pace
 from mesh.errors import MeshError, PeerError
 from mesh.store.store import Store, Txn
 from mesh.wire import messages
@@ -43,12 +44,14 @@ class Gate(msgspec.Struct, frozen=True):
         introduce: the public key inside an unknown author's own member record, or None.
         limits: quota, certificate and removal of an author, as `sync.receive` judges by them.
         urgent: whether a live record is flooded past quiet links.
+        awaited: whether somebody waits for a live record, so that it does not wait for company.
     """
 
     public_of: Callable[[bytes], bytes | None]
     introduce: Callable[[Record], bytes | None]
     limits: Callable[[bytes], sync.Limits]
     urgent: Callable[[Record], bool]
+    awaited: Callable[[Record], bool]
 
 
 class _Job(msgspec.Struct):
@@ -108,6 +111,8 @@ class Spread:
         self._announced: dict[bytes, dict[tuple[str, bytes], int]] = {}
         self._waiting: dict[tuple[str, bytes], list[tuple[int, set[bytes], trio.Event, int]]] = {}
         self._todo: list[tuple[bytes, _Job]] = []
+        self._pace = Pace()
+        self._hurried = False
         self.counts: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
 
@@ -161,7 +166,8 @@ class Spread:
         if records is None:
             return
         urgent = delta.scope == LIVE and any(self._gate.urgent(rec) for rec in records)
-        self.drive.handle(tidings.DeltaVerified(session.aid, delta, records, body, urgent))
+        verified = tidings.DeltaVerified(session.aid, delta, records, body, urgent)
+        self._handle_live(verified, delta.scope, records)
         await self._drain(session)
 
     async def _drain(self, session: Session) -> None:
@@ -251,7 +257,7 @@ class Spread:
         match action:
             case tidings.Wakeup(link=link):
                 if link in self._sessions:
-                    self._sessions[link].wake()
+                    self._sessions[link].hurry() if self._hurried else self._sessions[link].wake()
             case tidings.Apply(link=link, delta=delta, records=records):
                 if delta.scope == LIVE:
                     self._apply_live(link, delta, records)
@@ -364,7 +370,17 @@ class Spread:
     def said(self, scope: str, records: list[Record], state: AuthorState) -> None:
         """Own records were committed (or, in the live scope, stored): push them."""
         urgent = scope == LIVE and any(self._gate.urgent(rec) for rec in records)
-        self.drive.handle(tidings.Applied(None, scope, self._me, state, urgent=urgent))
+        self._handle_live(tidings.Applied(None, scope, self._me, state, urgent=urgent), scope, records)
+
+    def _handle_live(self, event: tidings.Event, scope: str, records: list[Record]) -> None:
+        """Give the machine an event; what links have to send for it leaves at once, if few come."""
+        before, now = self._hurried, trio.current_time()
+        awaited = sum(map(self._gate.awaited, records)) if scope == LIVE else 0
+        if awaited:
+            self._pace.note(awaited, now)
+        self._hurried = awaited > 0 and self._pace.calm(now)
+        self.drive.handle(event)
+        self._hurried = before
 
     # -- acknowledgements -------------------------------------------------------------------------------
 

@@ -353,7 +353,7 @@ class Links:
         why = "ended by the neighbour"
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(session.write, lambda: self._pull(session))
+                nursery.start_soon(session.write, lambda whole: self._pull(session, whole))
                 await session.read(lambda body: self._hooks.frame(session, body))
                 nursery.cancel_scope.cancel()
         except* PeerError as group:
@@ -376,9 +376,9 @@ class Links:
             with trio.CancelScope(shield=True):
                 await session.wire.reset()
 
-    def _pull(self, session: Session) -> list[bytes]:
+    def _pull(self, session: Session, whole: bool) -> list[bytes]:
         """What to send on a link; nothing on one that was replaced, it would be lost with it."""
-        return self._hooks.pull(session.aid) if self.sessions.get(session.aid) is session else []
+        return self._hooks.pull(session.aid, whole) if self.sessions.get(session.aid) is session else []
 
 
 def _leaves(group: BaseExceptionGroup[MeshError]) -> list[MeshError]:

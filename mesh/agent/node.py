@@ -31,6 +31,7 @@ from mesh.agent.query import Queries
 from mesh.agent.session import DENIED, Session, Wire
 from mesh.agent.sight import Sight
 from mesh.agent.storecare import StoreCare
+from mesh.agent.subscribers import is_awaited
 from mesh.config import Config
 from mesh.core import policy, sync, tidings, vitals
 from mesh.core.admission import Directory
@@ -142,6 +143,7 @@ class Node:
             self.directory.introduce,
             self.directory.limits,
             self.vitality.is_urgent,
+            is_awaited,
         )
         self.spread = Spread(
             self.store,
@@ -591,8 +593,8 @@ class Node:
         if self._queries is not None:
             self._queries.link_ended(session.aid)
 
-    def pull(self, aid: bytes) -> list[bytes]:
-        return self.spread.machine.pull(aid)
+    def pull(self, aid: bytes, whole: bool) -> list[bytes]:
+        return self.spread.machine.pull(aid, whole=whole)
 
     async def frame(self, session: Session, body: bytes) -> None:
         """One frame of a neighbour.

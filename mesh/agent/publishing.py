@@ -1,7 +1,8 @@
 """Publishing: messages gathered into few records, and their acknowledgements counted.
 
-A message is sent at once when nothing was sent for FLUSH_S; under load, what comes in that time travels in
-one record per topic, signed, verified and stored once. So 500 messages a second are some 40 records.
+A message is sent at once when nothing was sent for PROMPT_S, or, under load, for FLUSH_S: what comes in that
+time travels in one record per topic, signed, verified and stored once. Load is what we publish and what we
+hear others publish, `Pace`: up to 250 messages a second all leave at once, 500 are some 40 records.
 
 How long messages stay for late joiners is the publisher's word, as every record's ttl is, and with it the
 memory that the tail takes everywhere. All publishers that are active share TAIL_BYTES: who has taken half of
@@ -20,14 +21,14 @@ import trio
 from mesh.agent.author import Statement
 from mesh.agent.subscribers import Subscribers
 from mesh.core.record import Kind, Record
-from mesh.core.topics import BATCH_MAX, TopicEvent, batch_value, topic_path
+from mesh.core.topics import BATCH_MAX, Pace, TopicEvent, batch_value, topic_path
 from mesh.errors import MeshError, TimedOut, UsageError
 from mesh.observe.counters import Counters
 from mesh.wire import codec
 
 log = logging.getLogger(__name__)
 
-FLUSH_S = 0.025
+PROMPT_S, FLUSH_S = 0.002, 0.025
 PAYLOAD_BYTES_MAX = 60 << 10
 BATCH_BYTES_MAX = 60 << 10
 OUTBOX_BYTES_MAX = 1 << 20
@@ -135,6 +136,7 @@ class Publisher:
         self._woken = trio.Event()
         self._room = trio.Event()
         self._flushed_at = float("-inf")
+        self._pace = Pace()
         self._unacknowledged: dict[int, Batch] = {}
         subscribers.on_ack = self._acknowledged
 
@@ -197,14 +199,21 @@ class Publisher:
         batch.bytes += size
         self._pending_bytes += size
         self._counters["topics.published"] += 1
+        self._pace.note(1, trio.current_time())
         self._woken.set()
         return batch
+
+    def heard(self, count: int) -> None:
+        """Others published so many messages."""
+        self._pace.note(count, trio.current_time())
 
     async def run(self) -> None:
         """Send what is queued, until cancelled."""
         while True:
             await self._woken.wait()
-            await trio.sleep_until(self._flushed_at + FLUSH_S)
+            await trio.sleep_until(self._flushed_at + PROMPT_S)
+            if not self._pace.calm(trio.current_time()):
+                await trio.sleep_until(self._flushed_at + FLUSH_S)
             while (wait_s := self._tail.wait_s(trio.current_time())) > 0:
                 self._counters["topics.held_back"] += 1
                 await trio.sleep(wait_s)

@@ -5,6 +5,7 @@ so the end that dials knows at once whether it may stay.
 
 The sender pulls frames when the stream takes more. Idle, a frame leaves at once; under load frames are
 gathered for a while (`flush_s`), because what a frame costs hardly depends on how many records are in it.
+What somebody waits for (`hurry`) is gathered for PROMPT_S only, and leaves the rest to be gathered on.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ HELLO_DEADLINE_S = 4.0
 HELLO_BYTES_MAX = 64 << 10
 READ_BYTES = 64 << 10
 URGENT_MAX = 64
+PROMPT_S = 0.002
 SLICE_S = 0.005  # one link's frames hold the loop no longer
 DENIED = "denied: "
 
@@ -69,13 +71,19 @@ class Session:
         self.eof = False
         self._urgent: deque[Message] = deque(maxlen=URGENT_MAX)
         self._woken = trio.Event()
-        self._flushed_at = -1.0
+        self._hurried = trio.Event()
+        self._flushed_at = self._left_at = -1.0
         self._nonce = 0
         self._answered = trio.Event()
         self._pinged: tuple[int, int, float] | None = None
 
     def wake(self) -> None:
         """There is something to send."""
+        self._woken.set()
+
+    def hurry(self) -> None:
+        """There is something in the live scope to send, for which somebody waits."""
+        self._hurried.set()
         self._woken.set()
 
     def send_nowait(self, message: Message) -> None:
@@ -129,25 +137,39 @@ class Session:
             self.bytes_in += len(data)
         self.eof = True
 
-    async def write(self, pull: Callable[[], list[bytes]]) -> None:
-        """Send what is urgent and what `pull` gives, as long as the stream takes it."""
+    async def write(self, pull: Callable[[bool], list[bytes]]) -> None:
+        """Send what is urgent and what `pull` gives, as long as the stream takes it.
+
+        `pull` is told whether it may give everything, or only what does not wait for company.
+        """
         while True:
             await self._woken.wait()
-            if not self._urgent:
-                await trio.sleep_until(self._flushed_at + flush_s(self.rtt_s))
-            self._woken = trio.Event()
+            whole = bool(self._urgent) or await self._gathered()
+            self._hurried = trio.Event()
+            if whole:
+                self._woken = trio.Event()
             bodies = [_encoded(message) for message in self._urgent]
             self._urgent.clear()
             while True:
-                bodies += pull()
+                bodies += pull(whole)
                 if not bodies:
                     break
                 self.frames_out += len(bodies)
                 data = b"".join(map(frames.pack, bodies))
                 self.bytes_out += len(data)
                 await self.wire.send(data)
-                self._flushed_at = trio.current_time()
+                self._left_at = trio.current_time()
+                if whole:
+                    self._flushed_at = self._left_at
                 bodies = []
+
+    async def _gathered(self) -> bool:
+        """Wait until a frame may leave; whether all may leave with it that has been gathered."""
+        full_at = self._flushed_at + flush_s(self.rtt_s)
+        with trio.move_on_at(full_at):
+            await self._hurried.wait()
+            await trio.sleep_until(self._left_at + PROMPT_S)
+        return trio.current_time() >= full_at
 
     async def end(self, reason: str) -> None:
         """Say why, if the stream still takes it, and close."""
@@ -186,7 +208,7 @@ class Hooks(Protocol):
 
     async def frame(self, session: Session, body: bytes) -> None: ...
 
-    def pull(self, aid: bytes) -> list[bytes]: ...
+    def pull(self, aid: bytes, whole: bool) -> list[bytes]: ...
 
 
 class _Last:

@@ -20,7 +20,7 @@ from mesh.agent.author import Statement
 from mesh.agent.peers import Peers
 from mesh.core.log import AuthorState
 from mesh.core.record import LIVE, Kind, Op, Record
-from mesh.core.topics import PatternIndex, check_pattern
+from mesh.core.topics import PREFIX, PatternIndex, check_pattern
 from mesh.errors import UsageError
 from mesh.store.watch import Change
 
@@ -29,7 +29,7 @@ ACKS = "acks/"
 RENEW_S = 30.0
 TTL_MS = 90_000
 SETTLE_S = 0.01
-ACK_S_MIN = 0.02
+ACK_S_MIN = 0.01
 ACK_S_PER_NODE = 0.005
 PATTERNS_MAX = 256
 EXTRAS_MAX = 512
@@ -188,6 +188,11 @@ class Subscribers:
         above = value[1] if isinstance(value[1], list) else []
         stamps = frozenset(hlc for hlc in above[:EXTRAS_MAX] if isinstance(hlc, int))
         self.on_ack(rec.aid, value[0], stamps)
+
+
+def is_awaited(record: Record) -> bool:
+    """Whether a live record is a message or the acknowledgement of one: somebody waits for it."""
+    return record.path.startswith((PREFIX, ACKS))
 
 
 def _sound(pattern: Any) -> bool:

@@ -249,6 +249,8 @@ class Topics:
 
     def _arrived(self, rec: Record) -> None:
         self._heard[rec.aid] = trio.current_time()
+        if rec.aid != self._me:
+            self.publisher.heard(core.count_batch(rec.val))
         topic = core.topic_of(rec.path)
         subscriptions = self._index.match(topic)
         if not subscriptions:

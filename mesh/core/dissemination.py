@@ -538,10 +538,10 @@ class Dissemination:
 
     # -- sending --------------------------------------------------------------------------------------
 
-    def pull(self, name: bytes) -> list[bytes]:
+    def pull(self, name: bytes, *, whole: bool = True) -> list[bytes]:
         """The next frame bodies for a link; empty when there is nothing to send (see `Neighbour.pull`)."""
         link = self.links.get(name)
-        return [] if link is None else link.pull(self._me, self._read, self.config.frame_bytes)
+        return [] if link is None else link.pull(self._me, self._read, self.config.frame_bytes, whole=whole)
 
     def has_work(self, name: bytes) -> bool:
         """Whether `pull` would return something."""

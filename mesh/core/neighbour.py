@@ -69,21 +69,22 @@ class Neighbour:
         """Where an author to be announced stands: those of scope live are told less often."""
         return self.lazy[LIVE if key[0] == LIVE else ""]
 
-    def pull(self, me: bytes, read: Read, frame_bytes: int) -> list[bytes]:
+    def pull(self, me: bytes, read: Read, frame_bytes: int, *, whole: bool = True) -> list[bytes]:
         """The next frame bodies, about `frame_bytes` in all; empty when there is nothing to send.
 
-        Deltas are read from the log now: live first, then mesh, then zone.
+        Deltas are read from the log now: live first, then mesh, then zone. Not `whole`: what may still be
+        gathered stays, which is all but the live scope and frames that are passed on as they are.
         """
         bodies: list[bytes] = []
         budget = frame_bytes
-        while budget > 0 and self.control:
+        while whole and budget > 0 and self.control:
             bodies.append(messages.encode(self.control.popleft()))
             budget -= len(bodies[-1])
         while budget > 0 and self.passing:
             bodies.append(self.passing.popleft())
             budget -= len(bodies[-1])
         if budget > 0 and self.dirty:
-            for scope in (LIVE, MESH, ZONE):
+            for scope in (LIVE, MESH, ZONE) if whole else (LIVE,):
                 budget = self._pull_scope(scope, me, read, budget, bodies)
         return bodies
 

@@ -8,6 +8,9 @@ A topic is levels joined by "/": `sensors/room 1/temperature`. A pattern may hol
 A topic whose first level begins with "$" is the system's and is not matched by a leading wildcard.
 Topics are carried at record paths under `topic/`, percent-encoded like users' keys: one log record of the
 live scope holds a batch of messages of one topic.
+
+Few messages leave at once, many are gathered: what a record costs hardly depends on how many are in it. Where
+few ends says `Pace`, a leaky bucket (Turner 1986).
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ CACHE_MAX = 1024
 BATCH_MAX = 1024
 IDENT_CHARS_MAX = 128
 QOS = (0, 1, 2)
+PROMPT_PER_S = 250.0
+PROMPT_BURST = 50.0
 
 T = TypeVar("T", bound=Hashable)
 
@@ -192,6 +197,31 @@ class PatternIndex(Generic[T]):
                 stack.append((exact, depth + 1))
 
 
+class Pace:
+    """Whether so little comes that nothing needs to wait for company: at most PROMPT_PER_S on average.
+
+    The bucket holds two bursts and lets go below one, so that it does not change its mind at each message.
+    """
+
+    def __init__(self) -> None:
+        self._level = 0.0
+        self._at = float("-inf")
+
+    def note(self, count: int, now: float) -> None:
+        """So many came."""
+        self._leak(now)
+        self._level = min(self._level + count, 2 * PROMPT_BURST)
+
+    def calm(self, now: float) -> bool:
+        """Whether it is little at present."""
+        self._leak(now)
+        return self._level <= PROMPT_BURST
+
+    def _leak(self, now: float) -> None:
+        self._level = max(0.0, self._level - (now - self._at) * PROMPT_PER_S)
+        self._at = now
+
+
 class TopicEvent(NamedTuple):
     """One message of a topic as it travels. `number` grows with every message of its publisher; `ident` is
     the publishing program's own id, or None."""
@@ -205,6 +235,12 @@ class TopicEvent(NamedTuple):
 def batch_value(events: Sequence[TopicEvent]) -> list[Any]:
     """The value of the record that carries messages of one topic, in order."""
     return [any(event.qos for event in events), [list(event) for event in events]]
+
+
+def count_batch(value: Any) -> int:
+    """How many messages a record says that it carries; nothing of it is believed yet."""
+    events = value[1] if isinstance(value, list) and len(value) >= 2 else None
+    return len(events) if isinstance(events, list) else 1
 
 
 def read_batch(value: Any) -> tuple[bool, list[TopicEvent]]:
