@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 INLINE_VERIFY_MAX = 8
 APPLY_QUEUE = 16
+TAKES_S = 2.0
 OWN_PARTS_MAX = 1_000_000
 
 
@@ -381,6 +382,19 @@ class Spread:
         self._hurried = awaited > 0 and self._pace.calm(now)
         self.drive.handle(event)
         self._hurried = before
+
+    def taken(self) -> int | None:
+        """Up to which stamp the slowest link has taken what we said in the live scope; None: all have.
+
+        A link that takes nothing any more does not count: liveness will end it.
+        """
+        key, since = (LIVE, self._me), trio.current_time() - TAKES_S
+        behind = [
+            link.sent.get(key, 0)
+            for aid, link in self.machine.links.items()
+            if key in link.dirty and (session := self._sessions.get(aid)) and session.taken_at >= since
+        ]
+        return min(behind, default=None)
 
     # -- acknowledgements -------------------------------------------------------------------------------
 

@@ -150,10 +150,20 @@ class Features:
         node, counters, peers = self._node, self.metrics.counters, self.table
         programs = Programs(node.me, peers, node.now_ms)
         calls = Calls(node.key.public, peers, node.open, counters)
+        topics = Topics(
+            node.me,
+            node.author,
+            node.store.live,
+            peers,
+            self._settings,
+            counters,
+            node.now_ms,
+            node.spread.taken,
+        )
         messages = Messages(
             node.me,
             peers,
-            Topics(node.me, node.author, node.store.live, peers, self._settings, counters, node.now_ms),
+            topics,
             calls,
             programs,
             Queries(node.key, node.mesh_id, peers, node, programs, counters, node.now_ms, node.rng.randbytes),

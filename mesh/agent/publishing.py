@@ -5,14 +5,20 @@ time travels in one record per topic, signed, verified and stored once. Load is 
 hear others publish, `Pace`: up to 250 messages a second all leave at once, 500 are some 40 records.
 
 How long messages stay for late joiners is the publisher's word, as every record's ttl is, and with it the
-memory that the tail takes everywhere. All publishers that are active share TAIL_BYTES: who has taken half of
-its share keeps what follows for less time, down to TTL_S_MIN, and who has taken all of it has to wait.
+memory that the tail takes everywhere. All publishers that are active share TAIL_BYTES. What stays for long
+may take half of a share, and stays for less time the more of it is taken, down to TTL_S_MIN; the other half
+is for what stays no longer than that. So a flood goes on through the second half, whatever it left behind in
+the first, and who has taken a whole share waits for seconds and not for what stays longest.
+
+A publisher also waits for its own links (`Line`): no more than LINE_BYTES of its messages wait there, and
+then its programs wait, in the call that publishes. A link that takes nothing any more is not waited for.
 """
 
 from __future__ import annotations
 
 import heapq
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -34,6 +40,9 @@ BATCH_BYTES_MAX = 60 << 10
 OUTBOX_BYTES_MAX = 1 << 20
 TAIL_BYTES = 16 << 20
 TTL_S_MIN = 5.0
+LINE_BYTES = 128 << 10
+LINE_PAUSE_S = 0.01
+LINE_MAX = 4096
 # What a stored record takes beside its body: objects, indexes, signature.
 RECORD_BYTES = 1024
 EVENT_BYTES = 24
@@ -79,18 +88,21 @@ class Tail:
     def __init__(self, replay_s: Callable[[], float], publishers: Callable[[], int]) -> None:
         self._replay_s = replay_s
         self._publishers = publishers
-        self._kept: list[tuple[float, int]] = []
-        self._bytes = 0
+        self._kept: list[tuple[float, int, bool]] = []
+        self._bytes = self._long_bytes = 0
 
     def spend(self, size: int, ttl_s: float, now: float) -> None:
         """A record of this size was written, to stay for `ttl_s`."""
-        heapq.heappush(self._kept, (now + ttl_s, size + RECORD_BYTES))
+        long = ttl_s > TTL_S_MIN
+        heapq.heappush(self._kept, (now + ttl_s, size + RECORD_BYTES, long))
         self._bytes += size + RECORD_BYTES
+        self._long_bytes += long * (size + RECORD_BYTES)
 
     def ttl_s(self, now: float) -> float:
-        """How long what is written now may stay: all the time while half our share is free, then less."""
+        """How long what is written now may stay: all the time while a quarter of our share is free for it."""
         replay_s = self._replay_s()
-        free = 1 - self._taken(now) / self._share()
+        self._taken(now)
+        free = 1 - 2 * self._long_bytes / self._share()
         return min(max(2 * free * replay_s, TTL_S_MIN), replay_s)
 
     def wait_s(self, now: float) -> float:
@@ -104,8 +116,33 @@ class Tail:
 
     def _taken(self, now: float) -> int:
         while self._kept and self._kept[0][0] <= now:
-            self._bytes -= heapq.heappop(self._kept)[1]
+            _, size, long = heapq.heappop(self._kept)
+            self._bytes -= size
+            self._long_bytes -= long * size
         return self._bytes
+
+
+class Line:
+    """What of our own messages our links have not taken yet.
+
+    Args:
+        taken: up to which stamp the slowest link has taken what we said in the live scope; None: all have.
+    """
+
+    def __init__(self, taken: Callable[[], int | None]) -> None:
+        self._taken = taken
+        self._said: deque[tuple[int, int]] = deque(maxlen=LINE_MAX)
+
+    def said(self, hlc: int, size: int) -> None:
+        """A record of ours was written."""
+        self._said.append((hlc, size))
+
+    def full(self) -> bool:
+        """Whether more than LINE_BYTES wait."""
+        taken = self._taken()
+        while self._said and (taken is None or self._said[0][0] <= taken):
+            self._said.popleft()
+        return sum(size for _, size in self._said) >= LINE_BYTES
 
 
 class Publisher:
@@ -124,8 +161,10 @@ class Publisher:
         tail: Tail,
         counters: Counters,
         now_ms: Callable[[], int],
+        line: Line,
     ) -> None:
         self._me = me
+        self._line = line
         self._author = author
         self._subscribers = subscribers
         self._tail = tail
@@ -218,17 +257,20 @@ class Publisher:
                 self._counters["topics.held_back"] += 1
                 await trio.sleep(wait_s)
             self._woken = trio.Event()
-            self._flush(trio.current_time())
+            self._flushed_at = trio.current_time()
+            await self._flush()
 
-    def _flush(self, now: float) -> None:
-        self._flushed_at = now
+    async def _flush(self) -> None:
+        """Send what is queued, as far as our links take it."""
         pending, self._pending = self._pending, {}
-        self._pending_bytes = 0
-        room, self._room = self._room, trio.Event()
-        room.set()
-        for batches in pending.values():
-            for batch in batches:
-                self._send(batch, now)
+        for batch in (batch for batches in pending.values() for batch in batches):
+            while self._line.full():
+                self._counters["topics.held_back"] += 1
+                await trio.sleep(LINE_PAUSE_S)
+            self._pending_bytes -= batch.bytes
+            self._send(batch, trio.current_time())
+            room, self._room = self._room, trio.Event()
+            room.set()
 
     def _send(self, batch: Batch, now: float) -> None:
         ttl_s = self._tail.ttl_s(now)
@@ -245,6 +287,7 @@ class Publisher:
             batch.done.set()
         else:
             self._tail.spend(batch.bytes, ttl_s, now)
+            self._line.said(record.hlc, batch.bytes)
             if batch.wants_ack and batch.missing:
                 self._unacknowledged[record.hlc] = batch
                 self._forget_old(ttl_ms, record.hlc)

@@ -54,6 +54,7 @@ class Session:
         hello: what the neighbour said of itself.
         heard_at: monotonic time of its last frame.
         rtt_s: smoothed round trip on this stream, or None.
+        taken_at: monotonic time when the stream last took something.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Session:
         self._urgent: deque[Message] = deque(maxlen=URGENT_MAX)
         self._woken = trio.Event()
         self._hurried = trio.Event()
-        self._flushed_at = self._left_at = -1.0
+        self._flushed_at = self.taken_at = -1.0
         self._nonce = 0
         self._answered = trio.Event()
         self._pinged: tuple[int, int, float] | None = None
@@ -158,9 +159,9 @@ class Session:
                 data = b"".join(map(frames.pack, bodies))
                 self.bytes_out += len(data)
                 await self.wire.send(data)
-                self._left_at = trio.current_time()
+                self.taken_at = trio.current_time()
                 if whole:
-                    self._flushed_at = self._left_at
+                    self._flushed_at = self.taken_at
                 bodies = []
 
     async def _gathered(self) -> bool:
@@ -168,7 +169,7 @@ class Session:
         full_at = self._flushed_at + flush_s(self.rtt_s)
         with trio.move_on_at(full_at):
             await self._hurried.wait()
-            await trio.sleep_until(self._left_at + PROMPT_S)
+            await trio.sleep_until(self.taken_at + PROMPT_S)
         return trio.current_time() >= full_at
 
     async def end(self, reason: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import trio
 
 from mesh.agent.peers import Peers
-from mesh.agent.publishing import LiveAuthor, Publisher, Tail
+from mesh.agent.publishing import Line, LiveAuthor, Publisher, Tail
 from mesh.agent.subscribers import Subscribers
 from mesh.agent.words import iso_of
 from mesh.config import Messages as Settings
@@ -106,6 +106,7 @@ class Topics:
         live: the live scope.
         settings: replay_max, replay_s and queue_max count anew for what comes after a change.
         now_ms: mesh time.
+        taken: up to which stamp the slowest link has taken what we said in the live scope; None: all have.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Topics:
         settings: Callable[[], Settings],
         counters: Counters,
         now_ms: Callable[[], int],
+        taken: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._me = me
         self._live = live
@@ -129,7 +131,7 @@ class Topics:
         self._heard: dict[bytes, float] = {}
         self.subscribers = Subscribers(me, author, live, peers)
         tail = Tail(lambda: settings().replay_s, lambda: len(self._heard))
-        self.publisher = Publisher(me, author, self.subscribers, tail, counters, now_ms)
+        self.publisher = Publisher(me, author, self.subscribers, tail, counters, now_ms, Line(taken))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send, announce, acknowledge and forget, until cancelled."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 
 import trio
+from trio.testing import MockClock
 
 from mesh.agent.session import SLICE_S, Session
+from mesh.core.tidings import FLUSH_S
 from mesh.wire import frames, messages
 from mesh.wire.messages import Hello, Ping
 
@@ -54,3 +56,49 @@ async def test_a_link_that_never_runs_dry_lets_others_have_their_turn() -> None:
         nursery.cancel_scope.cancel()
     assert session.frames_in == FRAMES
     assert turns >= FRAMES / 8
+
+
+class Taking(Flood):
+    """A stream that takes everything, and says when."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[float, int]] = []
+
+    async def send(self, data: bytes) -> None:
+        self.sent.append((round(trio.current_time(), 3), len(data)))
+
+
+async def test_what_somebody_waits_for_leaves_early_and_alone(autojump_clock: MockClock) -> None:
+    wire = Taking()
+    session = Session(wire, HELLO, frames.FrameReader(), dialled=False, now=trio.current_time())
+    live: list[bytes] = []
+    state: list[bytes] = []
+
+    def pull(whole: bool) -> list[bytes]:
+        taken = live + state if whole else list(live)
+        live.clear()
+        if whole:
+            state.clear()
+        return taken
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.write, pull)
+        begun = round(trio.current_time(), 3)
+        state.append(b"first")
+        session.wake()
+        await trio.sleep(0.005)
+        state.append(b"gathered")
+        session.wake()
+        for _ in range(3):
+            live.append(b"live")
+            session.hurry()
+            await trio.sleep(0.0005)
+        await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    head = len(frames.pack(b""))
+    at = [(round(at - begun, 3), size - head) for at, size in wire.sent]
+    assert at[0] == (0.0, 5)
+    assert at[1] == (0.005, 4)
+    assert at[2] == (0.007, 8 + head)
+    assert at[3] == (FLUSH_S, 8)
+    assert len(at) == 4

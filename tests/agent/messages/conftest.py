@@ -49,6 +49,7 @@ class Node:
         self.forbidden: set[tuple[bytes, str, str]] = set()
         self.links: list[Node] = []
         self.silent = False
+        self.taken: int | None = None
         self.wire, self.wired = trio.open_memory_channel[Any](100_000)
         self.counters = Counters()
         self.store = Store.open(path, mesh_id=MESH_ID, zone="default", simulated=True)
@@ -64,6 +65,7 @@ class Node:
             lambda: self.settings,
             self.counters,
             fleet.now_ms,
+            lambda: self.taken,
         )
         calls = Calls(self.key.public, self, self.open, self.counters)
         programs = Programs(self.key.aid, self, fleet.now_ms)

@@ -308,6 +308,16 @@ def test_a_slow_link_costs_no_memory_and_superseded_records_are_never_sent() -> 
     assert records == 1
 
 
+def test_what_may_be_gathered_stays_when_only_the_live_scope_is_pulled() -> None:
+    bench = Bench(2, [(0, 1)])
+    bench.exchange()
+    writer, other = bench.peers
+    writer.say("kv/a", 1)
+    assert writer.machine.pull(other.aid, whole=False) == []
+    assert writer.machine.has_work(other.aid)
+    assert writer.machine.pull(other.aid)
+
+
 def test_a_refused_delta_is_asked_for_elsewhere() -> None:
     bench = Bench(3, [(0, 1), (1, 2), (2, 0)])
     bench.exchange()

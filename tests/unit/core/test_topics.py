@@ -105,3 +105,17 @@ def test_the_cache_of_answers_is_bounded() -> None:
 @pytest.mark.parametrize("pattern", ["#", "+", "/#", "/+/a", "+/a"])
 def test_a_pattern_without_a_first_literal_level_scans_all_topics(pattern: str) -> None:
     assert topics.literal_prefix(pattern) == topics.PREFIX
+
+
+def test_few_messages_are_few_and_many_are_many_until_they_have_passed() -> None:
+    pace, now = topics.Pace(), 0.0
+    for _ in range(1000):
+        now += 1 / 200
+        pace.note(1, now)
+        assert pace.calm(now)
+    for _ in range(1000):
+        now += 1 / 500
+        pace.note(1, now)
+    assert not pace.calm(now)
+    pace.note(1_000_000, now)
+    assert pace.calm(now + 2 * topics.PROMPT_BURST / topics.PROMPT_PER_S)
