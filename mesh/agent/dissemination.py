@@ -19,6 +19,7 @@ import trio
 
 from mesh.agent.drive import Drive
 from mesh.agent.session import Session
+from mesh.agent.subscribers import is_awaited
 from mesh.core import dissemination as core
 from mesh.core import record, sync, tidings
 from mesh.core.log import AuthorState, Log
@@ -45,14 +46,12 @@ class Gate(msgspec.Struct, frozen=True):
         introduce: the public key inside an unknown author's own member record, or None.
         limits: quota, certificate and removal of an author, as `sync.receive` judges by them.
         urgent: whether a live record is flooded past quiet links.
-        awaited: whether somebody waits for a live record, so that it does not wait for company.
     """
 
     public_of: Callable[[bytes], bytes | None]
     introduce: Callable[[Record], bytes | None]
     limits: Callable[[bytes], sync.Limits]
     urgent: Callable[[Record], bool]
-    awaited: Callable[[Record], bool]
 
 
 class _Job(msgspec.Struct):
@@ -376,7 +375,7 @@ class Spread:
     def _handle_live(self, event: tidings.Event, scope: str, records: list[Record]) -> None:
         """Give the machine an event; what links have to send for it leaves at once, if few come."""
         before, now = self._hurried, trio.current_time()
-        awaited = sum(map(self._gate.awaited, records)) if scope == LIVE else 0
+        awaited = sum(map(is_awaited, records)) if scope == LIVE else 0
         if awaited:
             self._pace.note(awaited, now)
         self._hurried = awaited > 0 and self._pace.calm(now)

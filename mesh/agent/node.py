@@ -31,7 +31,6 @@ from mesh.agent.query import Queries
 from mesh.agent.session import DENIED, Session, Wire
 from mesh.agent.sight import Sight
 from mesh.agent.storecare import StoreCare
-from mesh.agent.subscribers import is_awaited
 from mesh.config import Config
 from mesh.core import policy, sync, tidings, vitals
 from mesh.core.admission import Directory
@@ -143,7 +142,6 @@ class Node:
             self.directory.introduce,
             self.directory.limits,
             self.vitality.is_urgent,
-            is_awaited,
         )
         self.spread = Spread(
             self.store,
