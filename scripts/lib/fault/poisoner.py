@@ -32,6 +32,7 @@ from mesh.net.host import Host
 from mesh.wire import codec, frames, messages, protocols
 
 AT_ONCE = 8
+MESSAGES_SHARE = 0.3
 PAUSE_S = 0.01
 # What an admin says there decides who belongs; nothing is promised against its key.
 FOUNDING = ("member/", "admit/", "removed/", "invite/", "policy", "gc")
@@ -53,16 +54,17 @@ class Poison:
         self._dice = random.Random(seed)
         values = [data for _, _, seeds in decoders_words.every() for data in seeds if mutation.is_cbor(data)]
         self._values = mutation.others(values, self._dice)
-        self._messages = mutation.others(
-            [messages.encode(each) for each in decoders.link_messages()], self._dice
-        )
+        said = [messages.encode(message) for message in decoders.link_messages()]
+        # About ourselves: of an author that nobody knows little is asked.
+        said = [data.replace(decoders.PEER.aid, home.key.aid) for data in said]
+        self._messages = mutation.others(said, self._dice)
         self._other = decoders.ME.aid.hex()
         admin = home.authority is not None
         self._paths = [path for path in PATHS if not (admin and path.startswith(FOUNDING))]
         self.records = self.messages = 0
 
     def next(self, number: int) -> bytes:
-        if self._dice.random() < 0.1:
+        if self._dice.random() < MESSAGES_SHARE:
             self.messages += 1
             return next(self._messages)
         self.records += 1
