@@ -157,14 +157,13 @@ def poison(run: Run) -> None:
 
 
 def _unforeseen(agent: Agent) -> list[str]:
-    """The last line of each traceback in an agent's log, with where it was."""
-    found, place = [], ""
+    """What each traceback in an agent's log ends with, and where; the log has them on one line each."""
+    found = []
     for line in agent.log.read_text(errors="replace").splitlines():
-        if line.startswith('  File "'):
-            place = line.strip()
-        elif place and line and not line.startswith((" ", "\t", "Traceback")):
-            found.append(f"{line[:160]} ({place[-90:]})")
-            place = ""
+        if "Traceback (most recent call last)" in line:
+            parts = line.split("\\n")
+            place = [part.strip() for part in parts if part.lstrip(" |+").startswith('File "')]
+            found.append(f"{parts[-1][:160]} ({place[-1][-90:] if place else 'nowhere'})")
     return found
 
 
