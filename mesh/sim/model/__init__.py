@@ -20,7 +20,8 @@ What is not promised, and all that the oracle excuses (`world.py`):
     the fence     own writes after a backup of which nobody told the author within a day of the first answer:
                   they may be lost, and what they had replaced in the author's own slot may show again; a
                   register that another author had withdrawn because they beat it stays withdrawn
-    removals      what the remover did not know of the removed author; its values of kind all and log; what
+    removals      what the remover did not know of the removed author; its values of kind all and log; what a
+                  register shows of it beside another's value that counts, in its slot or a copy there; what
                   it says afterwards, and what its withdrawals afterwards let go of; of its value and one that
                   the admin shows in the same slot one may go; all of it when no admin is left, because they
                   removed each other or the one that was not removed died

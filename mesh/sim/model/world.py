@@ -399,6 +399,14 @@ class World:
             if aid in gone:
                 used.optional |= used.said
 
+    def _beaten(self, remover: Replica, event: Event) -> bool:
+        """Whether a register's statement is not what a remover says again: another one counts there."""
+        scope, path, kind = event.place
+        if kind != Kind.REG:
+            return False
+        best = folds.winner(remover.read(scope[0], path, kind)) if scope == remover.place(scope[0]) else None
+        return best is None or best.stamp != event.stamp
+
     def taint(self, node: Replica, remover: Replica) -> None:
         """A node is being removed: what the remover does not know of it need not survive.
 
@@ -411,19 +419,16 @@ class World:
         self.orphaned()
         for place, events in self.truth.places.items():
             known = remover.known.get(place, 0)
-            best = None
-            if place[2] == Kind.REG and place[0] == remover.place(place[0][0]):
-                best = folds.winner(remover.read(place[0][0], place[1], Kind.REG))
             for event in events:
-                if event.aid != node.aid:
-                    continue
-                beaten = place[2] == Kind.REG and (best is None or best.stamp != event.stamp)
-                if beaten or place[2] in (Kind.ALL, Kind.LOG) or not known & event.bit:
+                if event.aid == node.aid and (
+                    place[2] in (Kind.ALL, Kind.LOG) or not known & event.bit or self._beaten(remover, event)
+                ):
                     event.optional = True
         for scope in KEPT_SCOPES:
             for rec in node.logs[scope].since(node.aid, 0):
                 copy = self.truth.of(node.place(scope), rec)
-                if copy is not None and not remover.known.get(copy.place, 0) & copy.bit:
+                known = remover.known.get(copy.place, 0) if copy is not None else 0
+                if copy is not None and (not known & copy.bit or self._beaten(remover, copy)):
                     copy.optional = True
         for (place, aid), used in self.truth.counters.items():
             if aid == node.aid:
