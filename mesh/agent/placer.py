@@ -146,10 +146,10 @@ class Placer:
         over = {seat for seat in here if there[self.dyed(seat)]}
         jobs = {name for name, spec in self.orders.specs().items() if spec.workload.restart != "always"}
         self._over = {seat for seat in over if seat.name in jobs}
-        for seat in here - over | self._over:
-            self.runs[seat] = (mine[seat].gen, mine[seat].epoch)
+        self.runs |= {seat: (mine[seat].gen, mine[seat].epoch) for seat in here - over | self._over}
         self.give(placing.Found(frozenset(here - over)))
         self.give(ClaimsSaid(tuple(claims)))
+        self._secrets.look()
 
     def _claims_below(self, owner: str) -> list[tuple[bytes, Seat, Claim | None]]:
         """What the store holds of a node's claims, or of all."""

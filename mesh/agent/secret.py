@@ -38,7 +38,7 @@ Rows = list[Json]
 Said = list[Statement]
 Names = list[str]
 
-SETTLE_S, STAGGER_S, LOOK_S = 0.3, 2.0, 60.0
+SETTLE_S, STAGGER_S, LOOK_S, AGAIN_S = 0.3, 2.0, 60.0, 5.0
 ABOUT = (PREFIX, WORKLOADS, "admission/", "offer/", "member/", "order/", POLICY)
 
 
@@ -288,6 +288,10 @@ class Secrets:
 
     # -- sealing to those that came later ---------------------------------------------------------------
 
+    def look(self) -> None:
+        """It may be others who may run what names a secret: the table of seats was filled."""
+        self._news.set()
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
@@ -299,6 +303,8 @@ class Secrets:
                 await self._mend()
             except MeshError as error:
                 log.warning("secrets are not sealed to those that came: %s", error.message)
+                await trio.sleep(AGAIN_S)
+                self._news.set()
 
     async def _mend(self) -> None:
         """As an admin: seal every secret to whom it is for and who cannot open it yet."""

@@ -23,7 +23,7 @@ SCRIPT = 'echo got "$PASSWORD" | tr a-z A-Z; echo $(cat $SECRET_KEY | tr a-z A-Z
 
 
 @pytest.fixture(scope="module")
-def yard() -> Iterator[Yard]:
+def made() -> Iterator[Yard]:
     """n1 and n2 are admins, n3 is none."""
     folder = Path(tempfile.mkdtemp(prefix="yard-"))
     made = Yard(folder)
@@ -43,6 +43,31 @@ def yard() -> Iterator[Yard]:
         for data in folder.glob("n*/"):  # killed, nobody was there to remove them
             shutil.rmtree(sheltered(data.absolute() / "work"), ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def yard(made: Yard) -> Yard:
+    """n1 to n3 are up and alone, nothing is to run and there is no secret, whatever was before."""
+    for agent in made.agents[:3]:
+        if agent.process is None or agent.process.poll() is not None:
+            agent.start()
+    made.agree()
+    with made.agents[0].client() as client:
+        for agent in made.agents[3:]:
+            client.revoke(agent.name)
+            gone(made, agent)
+        for row in client.workloads():
+            client.delete_workload(row["name"])
+        for row in client.secrets():
+            client.remove_secret(row["name"])
+    return made
+
+
+def gone(yard: Yard, agent: Agent) -> None:
+    """A node that was there for one test only, and was revoked."""
+    agent.kill()
+    end_all(agent.data)
+    yard.agents.remove(agent)
 
 
 def starting(agent: Agent) -> None:
@@ -74,9 +99,25 @@ def apply(agent: Agent, name: str, **more: Any) -> None:
         client.apply([spec])
 
 
+def sealed(yard: Yard, name: str) -> Agent:
+    """n1, after it has made a workload and its secrets, which runs on all nodes."""
+    first = yard.agents[0]
+    with first.client() as client:
+        client.set_secret("db", "hunter-two")
+        client.set_secret("key", "hunter-three")
+    apply(first, name)
+    names = {agent.name for agent in yard.agents}
+    eventually(lambda: running(first, name) == names, f"{name} runs everywhere")
+    return first
+
+
 def said(agent: Agent, name: str = "app") -> list[str]:
     """What the instances of a workload have written, on all nodes."""
     return agent.ctl("logs", name, "-n", "1000").stdout.splitlines()
+
+
+def count(lines: list[str], word: str) -> int:
+    return sum(word in line for line in lines)
 
 
 def running(agent: Agent, name: str = "app") -> set[str]:
@@ -126,27 +167,25 @@ def test_a_secret_reaches_those_who_run_what_names_it_and_is_found_nowhere(
 
 
 def test_only_admins_set_secrets_and_none_that_is_named_is_removed(yard: Yard) -> None:
-    first, third = yard.agents[0], yard.agents[2]
+    first, third = sealed(yard, "named"), yard.agents[2]
     with third.client() as client, pytest.raises(Denied, match="n3 is not an admin node"):
         client.set_secret("db", "x")
-    with first.client() as client, pytest.raises(Conflict, match="named by app"):
+    with first.client() as client, pytest.raises(Conflict, match="named by named"):
         client.remove_secret("db")
     assert first.ctl("secret", "set", "db", "hunter").returncode == 2
     assert "hunter" not in first.ctl("secret", "set", "db", "hunter").stderr
 
 
 def test_another_value_starts_instances_anew_but_for_those_that_keep_theirs(yard: Yard) -> None:
-    first = yard.agents[0]
+    first = sealed(yard, "turned")
     apply(first, "still", rotation="keep", selector="name=n3")
     eventually(lambda: running(first, "still") == {"n3"}, "it runs")
     with first.client() as client:
         assert client.set_secret("db", "hunter-two")["change"] == "unchanged"
         row = client.set_secret("db", "hunter-four")
-    assert (row["change"], row["gen"], row["restarted"]) == ("changed", 2, ["app"])
-    eventually(lambda: sum("GOT HUNTER-FOUR" in line for line in said(first)) == 3, "all have the new one")
+    assert (row["change"], row["gen"], row["restarted"]) == ("changed", 2, ["turned"])
+    eventually(lambda: count(said(first, "turned"), "GOT HUNTER-FOUR") == 3, "all have the new one")
     assert not any("FOUR" in line for line in said(first, "still"))
-    with first.client() as client:
-        client.delete_workload("still")
 
 
 def test_whom_a_secret_is_not_for_is_no_candidate(yard: Yard) -> None:
@@ -160,8 +199,6 @@ def test_whom_a_secret_is_not_for_is_no_candidate(yard: Yard) -> None:
     with second.client() as client:
         assert client.set_secret("mine", b"x", selector="")["nodes"] == []
     eventually(lambda: running(second, "web") == {"n1", "n2", "n3"}, "now for everybody")
-    with second.client() as client:
-        client.delete_workload("web")
 
 
 def test_a_selector_asks_the_certificate_and_not_what_a_node_says_of_itself(yard: Yard) -> None:
@@ -176,34 +213,38 @@ def test_a_selector_asks_the_certificate_and_not_what_a_node_says_of_itself(yard
         row = client.set_secret("mine", b"x", selector="tier=cloud")
         assert row["readers"] == ["n1", "n2"]
         assert row["waiting"] == []
-        client.delete_workload("web")
 
 
 def test_a_node_that_comes_later_waits_until_an_admin_is_up(yard: Yard) -> None:
     first, second, third = yard.agents
+    sealed(yard, "late")
     token, address = yard.invite(first), third.status()["addresses"][0]
+    with third.client() as client:
+        eventually(lambda: len(client.secret("db")["readers"]) == 3, "n3 knows the secret")
     for agent in (first, second):
         assert agent.stop() == 0
-    fourth = yard.join(token, start=False)
+    fourth = yard.join(token, "latecomer", start=False)
     fourth.seeds = [address]
     starting(fourth)
-    eventually(lambda: "secret db is not sealed to it yet" in why(third, "n4"), "n4 is no candidate yet")
+    unsealed = "secret db is not sealed to it yet"
+    eventually(lambda: unsealed in why(third, "latecomer", "late"), "it is no candidate yet")
     with third.client() as client:
-        assert client.secret("db")["waiting"] == ["n4"]
+        assert client.secret("db")["waiting"] == ["latecomer"]
     second.start()  # not the admin who set it
-    eventually(lambda: "n4" in running(third), "the other admin sealed it to n4")
-    first.start()
-    yard.agree()
+    eventually(lambda: "latecomer" in running(third, "late"), "the other admin sealed it to the latecomer")
 
 
 def test_a_node_that_was_removed_is_sealed_nothing_more(yard: Yard) -> None:
-    first, fourth = yard.agents[0], yard.agents[3]
+    fourth = yard.join(yard.invite(yard.agents[0]), "stolen", start=False)
+    fourth.seeds = [yard.agents[0].status()["addresses"][0]]
+    starting(fourth)
+    yard.agree()
+    first = sealed(yard, "robbed")
     with first.client() as client:
-        client.revoke("n4", reason="stolen")
-        eventually(lambda: client.secret("db")["exposed"] == ["n4"], "it is told who could read it")
+        client.revoke("stolen", reason="stolen")
+        eventually(lambda: client.secret("db")["exposed"] == ["stolen"], "it is told who could read it")
         row = client.set_secret("db", "hunter-five")
-    assert row["exposed"] == []
-    assert row["readers"] == ["n1", "n2", "n3"]
-    fourth.kill()
-    yard.agents.remove(fourth)
-    eventually(lambda: sum("GOT HUNTER-FIVE" in line for line in said(first)) == 3, "the others have it")
+        assert row["exposed"] == []
+        assert row["readers"] == ["n1", "n2", "n3"]
+    gone(yard, fourth)
+    eventually(lambda: count(said(first, "robbed"), "GOT HUNTER-FIVE") == 3, "the others have it")
