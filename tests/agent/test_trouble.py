@@ -85,7 +85,8 @@ async def test_a_stamp_below_zero_costs_the_link_that_it_came_by(
 ) -> None:
     one, other = await Village(tmp_path, nursery).settle(2)
     held = one.links.sessions[other.me]
-    other.links.sessions[one.me].send_nowait(messages.Want(MESH, one.me, -1))
+    head = one.spread.machine.heads[MESH][one.me].head
+    other.links.sessions[one.me].send_nowait(messages.Pull(MESH, one.me, [-1], head))
     await until(lambda: one.links.sessions.get(other.me) not in (None, held))
     assert Village.all_see([one, other], [one, other], State.ALIVE)
 
