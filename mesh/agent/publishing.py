@@ -1,8 +1,8 @@
 """Publishing: messages gathered into few records, and their acknowledgements counted.
 
-A message is sent at once when nothing was sent for PROMPT_S, or, under load, for FLUSH_S: what comes in that
-time travels in one record per topic, signed, verified and stored once. Load is what we publish and what we
-hear others publish, `Pace`: up to 250 messages a second all leave at once, 500 are some 40 records.
+A message is sent at once, or, under load, when nothing was sent for FLUSH_S: what comes in that time travels
+in one record per topic, signed, verified and stored once. Load is what we publish and what we hear others
+publish, `Pace`: up to 250 messages a second all leave at once, 500 are some 40 records.
 
 How long messages stay for late joiners is the publisher's word, as every record's ttl is, and with it the
 memory that the tail takes everywhere. All publishers that are active share TAIL_BYTES. What stays for long
@@ -34,7 +34,7 @@ from mesh.wire import codec
 
 log = logging.getLogger(__name__)
 
-PROMPT_S, FLUSH_S = 0.002, 0.025
+FLUSH_S = 0.025
 PAYLOAD_BYTES_MAX = 60 << 10
 BATCH_BYTES_MAX = 60 << 10
 OUTBOX_BYTES_MAX = 1 << 20
@@ -250,7 +250,6 @@ class Publisher:
         """Send what is queued, until cancelled."""
         while True:
             await self._woken.wait()
-            await trio.sleep_until(self._flushed_at + PROMPT_S)
             if not self._pace.calm(trio.current_time()):
                 await trio.sleep_until(self._flushed_at + FLUSH_S)
             while (wait_s := self._tail.wait_s(trio.current_time())) > 0:

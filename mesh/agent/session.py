@@ -5,7 +5,8 @@ so the end that dials knows at once whether it may stay.
 
 The sender pulls frames when the stream takes more. Idle, a frame leaves at once; under load frames are
 gathered for a while (`flush_s`), because what a frame costs hardly depends on how many records are in it.
-What somebody waits for (`hurry`) is gathered for PROMPT_S only, and leaves the rest to be gathered on.
+What somebody waits for (`hurry`) is gathered only while the stream does not take more, and leaves the rest
+to be gathered on.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ HELLO_DEADLINE_S = 4.0
 HELLO_BYTES_MAX = 64 << 10
 READ_BYTES = 64 << 10
 URGENT_MAX = 64
-PROMPT_S = 0.002
 SLICE_S = 0.005  # one link's frames hold the loop no longer
 DENIED = "denied: "
 
@@ -169,7 +169,6 @@ class Session:
         full_at = self._flushed_at + flush_s(self.rtt_s)
         with trio.move_on_at(full_at):
             await self._hurried.wait()
-            await trio.sleep_until(self.taken_at + PROMPT_S)
         return trio.current_time() >= full_at
 
     async def end(self, reason: str) -> None:

@@ -203,7 +203,7 @@ def pubsub(figures: Figures, programs: Path, options: argparse.Namespace) -> Non
     """One publisher, one subscriber, messages of 64 bytes: time one way, messages a second, share delivered.
 
     The same two programs with the same payloads on each side, a round of each in turn: 20 and 200 a second
-    for the time one way (ours gathers for 2 ms at these), then as fast as the side's own client takes
+    for the time one way (ours gathers from 250 on), then as fast as the side's own client takes
     them. Zenoh, NATS and mosquitto where installed.
     """
     with brokers(figures, programs) as found:

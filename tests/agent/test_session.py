@@ -14,6 +14,7 @@ from mesh.wire.messages import Hello, Ping
 
 HELLO = Hello(1, b"m" * 16, b"", [], [], 0, 1, {}, "default")
 FRAMES = 40
+WRITE_S = 0.002
 
 
 class Flood:
@@ -59,13 +60,14 @@ async def test_a_link_that_never_runs_dry_lets_others_have_their_turn() -> None:
 
 
 class Taking(Flood):
-    """A stream that takes everything, and says when."""
+    """A stream that takes everything, each piece for WRITE_S, and says when."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[float, int]] = []
 
     async def send(self, data: bytes) -> None:
         self.sent.append((round(trio.current_time(), 3), len(data)))
+        await trio.sleep(WRITE_S)
 
 
 async def test_what_somebody_waits_for_leaves_early_and_alone(autojump_clock: MockClock) -> None:
@@ -99,6 +101,6 @@ async def test_what_somebody_waits_for_leaves_early_and_alone(autojump_clock: Mo
     at = [(round(at - begun, 3), size - head) for at, size in wire.sent]
     assert at[0] == (0.0, 5)
     assert at[1] == (0.005, 4)
-    assert at[2] == (0.007, 8 + head)
-    assert at[3] == (FLUSH_S, 8)
+    assert at[2] == (0.007, 8 + head)  # what came while the former was written
+    assert at[3] == (round(WRITE_S + FLUSH_S, 3), 8)
     assert len(at) == 4
