@@ -44,7 +44,7 @@ COMMANDS: Commands = {
         ),
         text="Lines that a workload's instances have written to standard output and error, from whichever "
         "nodes they run on. With --follow also those of instances that start later or elsewhere. An instance "
-        "that is over keeps its log on its node until it starts again. Escape sequences in a log are shown, "
+        "that is over keeps its log on its node. Escape sequences in a log are shown, "
         "not obeyed; -o jsonl has the whole truth.",
         examples=(
             ("meshctl logs web -f", "all instances, as they write"),

@@ -39,7 +39,7 @@ _GENERATIONS = (
     Column("GENERATION", "generation", right=True),
     Column("TIME", "time"),
     Column("PRESENT", "present"),
-    Column("SPEC", "spec", short=True),
+    Column("CHANGED", "changed", short=True),
 )
 
 
@@ -101,7 +101,18 @@ def undo(context: Context, args: Namespace) -> None:
 
 
 def history(context: Context, args: Namespace) -> None:
-    context.out.rows(context.client.generations(_subject(args)), _GENERATIONS, "generation")
+    rows = context.client.generations(_subject(args))
+    if context.out.human:
+        befores = [row["spec"] for row in rows[1:]]
+        for row, before in zip(rows, [*befores, {}], strict=True):
+            row["changed"] = _difference(before, row["spec"])
+    context.out.rows(rows, _GENERATIONS, "generation")
+
+
+def _difference(before: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """What a spec says otherwise than the one before it; None: no more."""
+    names = sorted(before.keys() | spec.keys())
+    return {name: spec.get(name) for name in names if before.get(name) != spec.get(name)}
 
 
 def _verb(name: str, run: Any, summary: str, text: str, what: str, *more: Any) -> Verb:
@@ -172,7 +183,7 @@ COMMANDS: Commands = {
         _verb(
             "history",
             history,
-            "list generations that are kept",
+            "list generations that are kept, and what each changed",
             "The newest ten or so, as far as they fit.",
             "what can be undone to",
         ),

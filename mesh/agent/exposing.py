@@ -34,6 +34,7 @@ class Exposed:
 
     def __init__(self, offered: Offering, ready: Callable[[Seat], None]) -> None:
         self._offers = offered.offers
+        self._checks = offered.checks
         self.registry = offered.registry
         self._tell_ready = ready
         self._seats: dict[Seat, tuple[Workload, int, Mapping[str, int]]] = {}
@@ -106,15 +107,18 @@ class Exposed:
             self._look(kin)
 
     def healthy(self, name: str, colour: str) -> bool:
-        """Whether what runs here of a workload is registered and, if it has checks, passes them."""
+        """Whether what runs here of a workload is registered, and each instance passes its checks, if any."""
         seats = self._of((name, colour))
         if not seats:
             return False
         id_ = self._ids.get((name, colour))
-        if id_ is None or not self._seats[seats[0]][0].checks:
+        if id_ is None:
+            return self._wanted((name, colour)) is None  # not registered yet, or it has no service
+        if not self._seats[seats[0]][0].checks:
             return True
         instance = self.registry.service(id_)
-        return instance is not None and instance.health.usable
+        well = all(gauge.health.usable for gauge in self._checks.gauges(id_))
+        return well and instance is not None and instance.health.usable
 
     def _look(self, kin: Kin) -> None:
         seats = self._of(kin)

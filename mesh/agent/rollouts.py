@@ -128,11 +128,14 @@ class Rollouts:
             self.look(subject)
 
     def _begin(self, subject: str, value: Json, plan: Plan) -> Said:
-        """The order, said in the same transaction as the value that has the new generation in it."""
+        """The order, said in the same transaction as the value that has the new generation in it.
+
+        None where nobody has the old one: nothing is to be spared, and it would only stand in the way.
+        """
         known = generations.all_of(value)
-        provider, _ = self._provider(subject)
-        if len(known) < 2 and not provider.staged_from_nothing:
-            return []
+        provider, name = self._provider(subject)
+        if not provider.staged_from_nothing and (len(known) < 2 or not [*provider.targets(name)]):
+            return self.end(subject)
         before, colour = self.settled(subject, known[1].gen) if len(known) > 1 else (0, "")
         colour = opposite(colour) if plan.strategy == "bluegreen" else colour
         order = Order(1, subject, before, known[0].gen, self._node.now_ms(), plan, colour=colour)

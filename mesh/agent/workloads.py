@@ -348,6 +348,7 @@ class Workloads(Admitting):
             why = "offers nothing to workloads"
         else:
             why = table.why_not(name, aid) or table.why_crowded(name, aid) or self._no_quorum(spec)
+        why = why or self._why_barred(seat, aid)
         weighs, score = table.worth(seat, aid)
         return {
             "node": node,
@@ -360,6 +361,13 @@ class Workloads(Admitting):
             "score": round(score, 6),
             "free": self._free(aid),
         }
+
+    def _why_barred(self, seat: Seat, aid: bytes) -> str:
+        """Why a node comes after all others for a seat, or ""."""
+        claim, now_ms = self._seats.claims.get(seat, {}).get(aid), self._node.now_ms()
+        if claim is None or claim.st != Stage.BAR or claim.until_ms <= now_ms:
+            return ""
+        return f"last, for {(claim.until_ms - now_ms) / 60000:.0f} min: {seat} failed there too often"
 
     def _holds(self, seat: Seat, aid: bytes) -> bool:
         claim = self._seats.claims.get(seat, {}).get(aid)

@@ -381,7 +381,8 @@ def _check_placing(where: str, it: Workload) -> None:
         request, limit = getattr(it.resources.requests, part), getattr(it.resources.limits, part)
         if 0 < limit < request:
             raise UsageError(
-                f"{where}: resources: the limit of {part} ({limit}) is below the request ({request})"
+                f"{where}: resources: the limit of {part} ({limit}) is below the request ({request})",
+                f"set resources.limits.{part} as well; unless said it is {getattr(Resources().limits, part)}",
             )
 
 

@@ -209,3 +209,37 @@ def test_a_bad_canary_halts_and_is_taken_back_while_the_others_run_on(agents: li
     assert "rolled back" in shown.stdout
     with agents[0].client() as client:
         client.delete_workload("app")
+
+
+def test_what_nobody_could_run_is_put_right_at_once_and_without_the_old_generation(
+    agents: list[Agent],
+) -> None:
+    spec = {"name": "lost", "command": ["/nowhere"], "replicas": 3, "resources": TINY, "rollout": FAST}
+    with agents[0].client() as client:
+        client.apply([{**spec, "selector": "room=nowhere"}])
+        eventually(lambda: client.workload("lost")["state"] == "unplaced", "nobody may have it")
+        client.apply([{**spec, "command": ["/bin/sleep", "100004"]}])
+        running(agents, "lost", [2, 2, 2])
+        assert [row["state"] for row in client.workload("lost")["instances"]] == ["running"] * 3
+        with pytest.raises(NotFound):
+            client.rollout("workload/lost")
+        client.delete_workload("lost")
+
+
+def test_one_bad_instance_beside_a_good_one_fails_its_node(agents: list[Agent]) -> None:
+    serve = "import http.server as h, os, sys; os.chdir(sys.argv[2]); h.test(h.SimpleHTTPRequestHandler, "
+    serve += "port=int(sys.argv[1]), bind='127.0.0.1')"
+    good = ["/usr/bin/python3", "-c", serve, "${PORT}", "/"]
+    bad = ["/bin/sh", "-c", 'test $MESH_INSTANCE = half/0 || exec "$@"; exec sleep 100005', "sh", *good]
+    spec = {"name": "half", "replicas": 2, "resources": TINY, "ports": [{"protocol": "http"}]}
+    checks = [{"kind": "http", "path": "/", "interval_s": 1, "fall": 1, "rise": 1}]
+    spec = {**spec, "selector": "site=attic", "checks": checks}
+    with agents[0].client() as client:
+        client.label("n2", {"site": "attic"})
+        client.apply([{**spec, "command": good, "rollout": {**FAST, "deadline_s": 5.0}}])
+        running(agents[:1], "half", [1, 1])
+        eventually(lambda: client.services("half"), "it is served")
+        client.apply([{**spec, "command": bad, "rollout": {**FAST, "deadline_s": 5.0}}])
+        assert over(agents[0], "workload/half") == "rolled back"
+        running(agents[:1], "half", [1, 1])
+        client.delete_workload("half")

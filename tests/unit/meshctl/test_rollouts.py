@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from meshctl.rollout import _difference
+
 Run = Callable[..., Any]
 
 
@@ -38,3 +40,11 @@ def test_documents_are_set_shown_and_taken_away(meshctl: Run) -> None:
     assert "zone=north" not in meshctl("config", "docs").out
     wrong = meshctl("config", "set", "log_level")
     assert (wrong.code, "NAME=VALUE" in wrong.err) == (2, True)
+
+
+def test_history_tells_what_each_generation_changed() -> None:
+    before = {"name": "web", "version": "1", "env": {"A": "1"}, "replicas": 2}
+    assert _difference(before, {"name": "web", "version": "2", "env": {"A": "1"}}) == {
+        "version": "2",
+        "replicas": None,
+    }
