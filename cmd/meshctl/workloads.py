@@ -34,6 +34,7 @@ _DETAIL = (
     Column("running", lambda row: f"{row['running']} of {row['wanted']}"),
     Column("replicas", "replicas"),
     Column("gen", "gen"),
+    Column("why", "why"),
     Column("ordered", lambda row: f"{words.when(row['time'])} by {words.text(row['author_name'])}"),
     Column("spec", lambda row: words.text(json.dumps(row["spec"]))),
 )

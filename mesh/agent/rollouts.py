@@ -155,6 +155,11 @@ class Rollouts:
         found = self._seen.newest(subject, newest)
         return (newest, "") if found is None else settled(self._seen.picture(*found))
 
+    def state(self, subject: str, newest: int) -> str:
+        """How far the rollout of a generation is, in one word; "" when there is none."""
+        found = self._seen.newest(subject, newest)
+        return "" if found is None else self._seen.picture(*found).state
+
     # -- our own part -----------------------------------------------------------------------------------
 
     async def run(self) -> None:

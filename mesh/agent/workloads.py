@@ -215,6 +215,7 @@ class Workloads(Admitting):
         instances = self._instances(name)
         running = sum(row["state"] == "running" for row in instances)
         wanted = self._wanted(spec)
+        listed = [row for row in instances if running < wanted or row["state"] != "barred"]
         return {
             "name": name,
             "version": spec.workload.version,
@@ -225,10 +226,18 @@ class Workloads(Admitting):
             "wanted": wanted,
             "running": running,
             "state": _state(wanted, running, instances),
-            "nodes": sorted({row["node_name"] for row in instances if row["node_name"]}),
-            "why": next((row["why"] for row in instances if row["why"]), "")
-            or ("" if instances else self._why_nobody(name)),
+            "nodes": sorted({row["node_name"] for row in listed if row["node_name"]}),
+            "why": next((row["why"] for row in listed if row["why"]), "")
+            or (self._why_older(spec, instances) if instances else self._why_nobody(name)),
         }
+
+    def _why_older(self, spec: Spec, instances: Rows) -> str:
+        """That what runs is not what was ordered last, and why; or ""."""
+        older = sorted({row["gen"] for row in instances if row["state"] == "running"} - {spec.gen})
+        state = self._rollouts.state(f"workload/{spec.workload.name}", spec.gen) if older else ""
+        if not state:
+            return ""
+        return f"generation {older[0]} runs; the rollout of {spec.gen}: {state}"
 
     def _wanted(self, spec: Spec) -> int:
         if not spec.workload.each:

@@ -207,6 +207,8 @@ def test_a_bad_canary_halts_and_is_taken_back_while_the_others_run_on(agents: li
     shown = agents[0].ctl("rollout", "status", "app")
     assert shown.returncode == 1
     assert "rolled back" in shown.stdout
+    shown = agents[1].ctl("workload", "show", "app")
+    assert "generation 1 runs; the rollout of 2: rolled back" in shown.stdout
     with agents[0].client() as client:
         client.delete_workload("app")
 
