@@ -45,6 +45,7 @@ NOW_MS = FOUNDED_MS + 1000
 LOG_SLOTS_MAX = 500
 LIGHT = 0.1
 MEMORY = Path("/dev/shm")
+FOLDERS: list[weakref.finalize[..., Machine]] = []  # to be called by who ends without ado
 CALL_SEEDS = (calls.Request("echo", 5_000, {"a": 1}), calls.Answer({"b": [1]}, False))
 
 
@@ -203,7 +204,7 @@ class Machine:
     def __init__(self) -> None:
         place = MEMORY if MEMORY.is_dir() else None
         self._folder = Path(tempfile.mkdtemp(prefix="mutation-", dir=place))
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        FOLDERS.append(weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True))
         self._begun = 0
         self._begin()
 

@@ -89,7 +89,7 @@ class FedPipe:
         self.sent = bytearray()
         self.ended = False
 
-    async def send(self, data: bytes, *, last: bool = False) -> None:
+    async def send(self, data: bytes, stalled: object = None, *, last: bool = False) -> None:
         await trio.lowlevel.checkpoint()
         if self.ended:
             raise Unreachable("it was closed")

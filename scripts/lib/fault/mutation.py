@@ -222,6 +222,8 @@ def _guide(judge: Judge, seeds: list[bytes], count: int, seed: int) -> None:
 
     import atheris
 
+    from fault import decoders
+
     corpus = Path(tempfile.mkdtemp(prefix="mutation-"))
     for number, data in enumerate(seeds):
         (corpus / str(number)).write_bytes(data)
@@ -232,6 +234,8 @@ def _guide(judge: Judge, seeds: list[bytes], count: int, seed: int) -> None:
         if judge.count >= count:
             print("\n" + json.dumps(judge.found(before)), flush=True)
             shutil.rmtree(corpus)
+            for tidy in decoders.FOLDERS:
+                tidy()
             os._exit(0)
 
     words = [f"-runs={2 * count}", f"-seed={seed}", "-verbosity=0", "-rss_limit_mb=1024"]
