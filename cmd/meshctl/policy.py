@@ -92,9 +92,9 @@ COMMANDS: Commands = {
             (arg("file", metavar="FILE", help="JSON; - is standard input"),),
             text='The file is {"roles": {ROLE: {VERB: [PATTERN, ...]}}, "nodes": {NODE: {VERB: [...]}}} with '
             "the verbs write, publish, subscribe, request, serve, query, call and offer. A role that it does "
-            "not name keeps its default; what a node gets of its own is added to what its roles give. It "
-            "counts for everyone, also for what arrives by replication: values of authors without the right "
-            "stay stored and are not seen. Needs the role admin.",
+            "not name keeps its default, one that it names has nothing else; what a node gets of its own is "
+            "added to what its roles give. It counts for everyone, also for what arrives by replication: "
+            "values of authors without the right stay stored and are not seen. Needs the role admin.",
             examples=(
                 (
                     """echo '{"roles": {"sensor": {"write": ["kv/s/{id}/**"]}}}' | meshctl policy set -""",

@@ -261,7 +261,8 @@ COMMANDS: Commands = {
             show,
             "show all that is known of a service",
             (_SERVICE,),
-            text="On the node that offers it, with what each check found last.",
+            text="On the node that offers it, with what each check found last. Of several of one name "
+            "it is this node's own.",
             examples=(("meshctl service show orders", "by name"),),
         ),
         RESOLVE,

@@ -27,7 +27,7 @@ from mesh.agent.callstream import error_of, failure_of
 from mesh.agent.peers import Peers
 from mesh.agent.pipes import Pipe
 from mesh.core.policy import CALL
-from mesh.core.registry import Endpoint, Service
+from mesh.core.registry import CALLER_META, HEADER, PROXY_V2, Endpoint, Service
 from mesh.errors import Denied, Failed, MeshError, NotFound, PeerError, TimedOut, Unreachable
 from mesh.identity.keys import peer_id_of
 from mesh.net.base import Stream
@@ -42,8 +42,6 @@ HEAD_S = 10.0
 CONNECT_S_MAX = 30.0
 SERVED_MAX = 1024
 SERVED_PER_PEER_MAX = 256
-CALLER_META = "caller"
-HEADER, PROXY_V2 = "header", "proxy-v2"
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _TLV_NODE = 0xE0
 

@@ -26,7 +26,7 @@ import h11
 import trio
 
 from mesh.agent import pipes
-from mesh.agent.headers import Headers, rewritten
+from mesh.agent.headers import Headers, plain, rewritten
 from mesh.agent.pipes import TcpPipe
 from mesh.agent.proxy import RoutedRelay, address_of
 from mesh.agent.routing import Router
@@ -302,7 +302,7 @@ class GatewayRelay(RoutedRelay):
             headers=[
                 (name, value)
                 for name, value in request.headers
-                if name not in _FORWARDED and not (user and name in _TOKEN_HEADERS)
+                if plain(name) not in _FORWARDED and not (user and name in _TOKEN_HEADERS)
             ],
         )
         return Way(chosen.service, rewritten(bare, target, more))

@@ -1,7 +1,8 @@
 """HTTP headers on their way through: which belong to one connection, and which only agents may say.
 
 Headers of one connection (RFC 9110, 7.6.1, and those that `Connection` names) are left out, and so is every
-`X-Mesh-...` that a caller wrote: those are the agents' words. An upgrade keeps the two headers for it.
+`X-Mesh-...` that a caller wrote: those are the agents' words, also with `_` for `-`, which programs behind
+CGI and WSGI cannot tell apart. An upgrade keeps the two headers for it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ _OF_ONE_CONNECTION = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"te", b"trailer", b"upgrade")
 )
 _MESH = b"x-mesh-"
+
+
+def plain(name: bytes) -> bytes:
+    """A header's name as CGI and WSGI programs see it: `_` and `-` are one there."""
+    return name.replace(b"_", b"-")
 
 
 def has_body(request: h11.Request) -> bool:
@@ -35,7 +41,9 @@ def passed_on(headers: Iterable[tuple[bytes, bytes]], *, upgrade: bool) -> Heade
     kept = [
         (name, value)
         for name, value in found
-        if name not in left_out and not name.startswith(_MESH) and not (chunked and name == b"content-length")
+        if name not in left_out
+        and not plain(name).startswith(_MESH)
+        and not (chunked and name == b"content-length")
     ]
     if upgrade:
         kept += [(name, value) for name, value in found if name == b"upgrade"]

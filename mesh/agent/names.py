@@ -111,6 +111,8 @@ class Names:
         records: list[dns.Resource] = []
         if name is None:
             flags = flags & ~dns.AUTHORITATIVE | REFUSED
+        elif [label.lower() for label in question.name[:-1]] in ([], ["_tcp"]):
+            pass  # no such name would mean none below it either (RFC 8020)
         elif (found := self._found(name)) is None:
             flags |= NO_NAME
         else:

@@ -12,7 +12,7 @@ from mesh.agent.checks import Checks
 from mesh.agent.offers import Offers
 from mesh.agent.registry import Registry
 from mesh.agent.words import iso, nearest, rounded
-from mesh.core.health import Gauge, Health
+from mesh.core.health import Gauge, Health, overall, why
 from mesh.core.lookup import Lookup, parse_lookup
 from mesh.core.registry import Endpoint, Instance, Service, id_ok
 from mesh.errors import NotFound, UsageError
@@ -92,7 +92,7 @@ class Services:
         return rows
 
     async def show(self, service: str) -> Json:
-        """`shapes.ServiceDetail` of an id, or of a name that has one instance. NotFound."""
+        """`shapes.ServiceDetail` of an id, or of a name that has one instance, or one of ours. NotFound."""
         instance = self._find(service)
         gauges = self._checks.gauges(instance.service.id)
         return {**self._row(instance), "results": [self._result(gauge) for gauge in gauges]}
@@ -103,8 +103,11 @@ class Services:
             if found is not None:
                 return found
         named = self._registry.instances(word)
+        own = [each for each in named if self._offers.get(each.service.id) is not None]
+        if len(own) == 1:
+            return own[0]
         if len(named) > 1:
-            ids = ", ".join(each.service.id for each in named[:8])
+            ids = ", ".join(f"{each.service.id} ({self._who(each.service.owner)[1]})" for each in named[:8])
             raise UsageError(f"{len(named)} services are named {word}", f"name one by its id: {ids}")
         if not named:
             raise NotFound(
@@ -251,7 +254,9 @@ class Services:
 
     async def report(self, service: str, status: str, output: str) -> Json:
         """`shapes.Service`. A program says how it is: pass, warn or fail."""
-        return self._shown(self._offers.report(self._own_id(service), status, output))
+        reported = self._offers.report(self._own_id(service), status, output)
+        gauges = self._checks.gauges(reported.id)  # what is told to all, this node among them, comes later
+        return {**self._shown(reported), "health": overall(gauges).word, "why": why(gauges)}
 
     def _own_id(self, word: str) -> str:
         """The id that a word means among our own: itself, or that of the only one of this name."""

@@ -55,6 +55,8 @@ __all__ = [
 PREFIX = "svc/"
 OWNER_SERVICES_MAX = 1024
 ENDPOINTS_MAX, TAGS_MAX, META_MAX, CAPABILITIES_MAX = 16, 32, 32, 32
+CALLER_META = "caller"
+CALLERS = HEADER, PROXY_V2 = "header", "proxy-v2"
 TTL_S, TTL_S_MIN, TTL_S_MAX = 30.0, 1.0, 86_400.0
 WEIGHT, WEIGHT_MAX = 100, 1000
 VERSION = "1"
@@ -220,11 +222,19 @@ def id_ok(text: str) -> bool:
 
 
 def parse(raw: Any) -> Spec:
-    """Read a spec.
+    """Read a spec that somebody registers.
 
     Raises:
         UsageError: naming the field, its value and what is allowed.
     """
+    spec = _parse(raw)
+    if (caller := spec.meta.get(CALLER_META, HEADER)) not in CALLERS:  # else nobody would be told who calls
+        what = f"service {spec.name}: meta.{CALLER_META} {caller!r:.80} is unknown"
+        raise UsageError(what, f"one of {', '.join(CALLERS)}")
+    return spec
+
+
+def _parse(raw: Any) -> Spec:
     if not isinstance(raw, dict):
         raise UsageError("a service is a table (an object) of fields", f"known: {', '.join(_FIELDS)}")
     name = check_name(raw.get("name", ""))
@@ -366,7 +376,7 @@ def read(path: str, value: Any, public: bytes, zone: str = "") -> Service:
         known["endpoints"] = [
             dict(zip(Endpoint.__struct_fields__, each, strict=True)) for each in value.get("endpoints", ())
         ]
-        service = msgspec.structs.replace(parse(known), **_of_workload(value)).service(public, zone)
+        service = msgspec.structs.replace(_parse(known), **_of_workload(value)).service(public, zone)
         kinds = words_of("service", "checks", value.get("checks", []), CHECKS_MAX)
     except (UsageError, TypeError, ValueError) as error:
         raise PeerError(f"service at {path!r:.120}: {error}") from None

@@ -17,6 +17,7 @@ from mesh.agent.node import Node
 from mesh.agent.offers import FILE, WORKLOAD, Offers
 from mesh.agent.registry import Registry
 from mesh.agent.serviceevents import ServiceEvents
+from mesh.agent.services import Services
 from mesh.config import Config, Discovery, Store
 from mesh.core.checks import Check
 from mesh.core.health import Health, Outcome, Result, Word, words_value
@@ -72,6 +73,15 @@ class Place:
         )
         self.offers = Offers(
             self.node, self.checks, lambda service: None, lambda aid: "n0", self.registry.owner_of, 5
+        )
+        self.services = Services(
+            self.registry,
+            self.offers,
+            self.checks,
+            lambda aid: (aid.hex(), "n0"),
+            bytes.fromhex,
+            lambda aid: None,
+            self.node.now_ms,
         )
         self.told: list[tuple[str, str]] = []
         self.registry.changes.listeners.append(lambda it: self.told.append((str(it.kind), it.service.name)))
@@ -223,6 +233,32 @@ async def test_reports_are_for_services_that_report(place: Place) -> None:
     place.offers.report(checked.id, "warn", "\x1b[31mlate\n")
     await until(lambda: place.health("beat") == Health.DEGRADED)
     assert place.registry.instances("beat")[0].why == "\\x1b[31mlate"
+
+
+async def test_a_report_is_answered_with_what_it_made_of_the_service(place: Place) -> None:
+    await place.offers.register({"name": "beat", "port": 80, "checks": [{"kind": "ttl"}]})
+    for status, health, why in (
+        ("pass", "healthy", ""),
+        ("warn", "degraded", "late"),
+        ("pass", "healthy", ""),
+    ):
+        row = await place.services.report("beat", status, "late")
+        assert (row["health"], row["why"]) == (health, why)
+
+
+async def test_a_name_means_the_service_of_this_node_where_others_offer_it_too(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = parse({"name": "orders", "port": 80})
+    others = [Instance(spec.service(bytes([n]) * 32, "z"), Health.HEALTHY, alive=True) for n in (1, 2)]
+    own = place.registry.instances
+    monkeypatch.setattr(place.registry, "instances", lambda name: [*others, *own(name)])
+    with pytest.raises(UsageError, match="2 services are named orders") as error:
+        await place.services.show("orders")
+    assert f"{others[0].service.id} (n0)" in error.value.hint
+    mine = await place.offers.register({"name": "orders", "port": 80})
+    await until(lambda: own("orders"))
+    assert (await place.services.show("orders"))["id"] == mine.id
 
 
 async def test_what_programs_registered_outlives_a_restart_and_what_nobody_claims_goes(

@@ -73,6 +73,7 @@ REFUSED: list[tuple[dict[str, Any] | Any, str]] = [
     ({"name": "a", "port": 80, "tags": ["a b"]}, "'a b'"),
     ({"name": "a", "port": 80, "meta": {"k": "\x07"}}, r"\x07"),
     ({"name": "a", "port": 80, "meta": {"k": ["x"]}}, "meta.k"),
+    ({"name": "a", "port": 80, "meta": {"caller": "proxy"}}, "header, proxy-v2"),
     ({"name": "a", "port": 80, "tier": "moon"}, "'moon'"),
     ({"name": "a", "port": 80, "tls": True}, "'tls'"),
     ({"name": "a", "port": 80, "checks": [{"kind": "icmp"}]}, "'icmp'"),
