@@ -222,14 +222,17 @@ class Offers:
 
     async def run(self) -> None:
         """Take up what was registered before the restart; later delete what nobody claimed."""
-        own = self._own_ids()
-        for id_ in own:
+        for id_ in await self._noted():  # a store that was moved to another zone has the notes only
             packed = self._node.store.meta(META + id_)
             spec = _unpack(packed) if packed is not None else None
             if spec is not None:
                 await insist(self._take_up, spec)
         await trio.sleep(ORPHAN_S)
         await insist(self._delete_orphans)
+
+    async def _noted(self) -> list[str]:
+        names = await self._node.store.write(lambda txn: list(txn.names(META)), early=True, spare=True)
+        return [name.removeprefix(META) for name in names]
 
     async def _take_up(self, spec: Spec) -> None:
         try:

@@ -86,10 +86,15 @@ class Owners:
             status = self._node.vitality.status[0]
         else:
             member = self._node.vitality.machine.board.members.get(aid)
-            if member is None or member.state not in PRESENT:
+            if member is None or member.state not in PRESENT or self._elsewhere(aid):
                 return False, False
             status = member.lease.st if member.lease is not None else Status.UP
         return status not in (Status.LEFT, Status.SLEEP), status == Status.DRAIN
+
+    def _elsewhere(self, aid: bytes) -> bool:
+        """Whether it moved to another zone: what it said here it does not take back."""
+        cert = self._node.directory.certificate(aid)
+        return cert is not None and cert.zone != self._node.zone
 
     def away_s(self, aid: bytes) -> float:
         """For how long it has been away; 0 for one that is there."""

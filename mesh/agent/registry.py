@@ -223,6 +223,8 @@ class Registry:
                 names |= self._take_all(f"{PREFIX}{aid.hex()}/")
             if not (joined or gone):
                 self._stale.set()
+        for aid in list(self._services):  # it may have moved to another zone, or back
+            names |= self._stood(aid)
         self._touch(names)
 
     def _take_all(self, prefix: str) -> set[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
@@ -15,6 +16,7 @@ from mesh.agent.changes import Changes, Kind, moved_between
 from mesh.agent.checks import Checks
 from mesh.agent.node import Node
 from mesh.agent.offers import FILE, WORKLOAD, Offers
+from mesh.agent.owners import Owners
 from mesh.agent.registry import Registry
 from mesh.agent.serviceevents import ServiceEvents
 from mesh.agent.services import Services
@@ -24,6 +26,7 @@ from mesh.core.health import Health, Outcome, Result, Word, words_value
 from mesh.core.record import ZONE, Op
 from mesh.core.record import Kind as RecordKind
 from mesh.core.registry import OWNER_SERVICES_MAX, Instance, Service, parse, path_of, value_of
+from mesh.core.vitals import State
 from mesh.errors import Conflict, Denied, NotFound, UsageError
 from mesh.identity import home
 from mesh.net.base import Admission
@@ -279,11 +282,32 @@ async def test_what_programs_registered_outlives_a_restart_and_what_nobody_claim
         if life == 0:
             await place.offers.register({"name": "kept", "port": 80, "checks": [{"kind": "ttl"}]})
             await place.offers.register({"name": "work", "port": 80}, origin=WORKLOAD, source="w")
+            moved = await place.offers.register({"name": "moved", "port": 80})  # its record goes with a zone
+            gone = Statement(path_of(moved), RecordKind.ALL, None, Op.DEL)
+            await place.node.author.say(ZONE, lambda _, gone=gone: [gone])
         else:
-            await until(lambda place=place: place.registry.names() == ["kept"])
+            await until(lambda place=place: place.registry.names() == ["kept", "moved"])
             assert place.checks.gauges(place.registry.instances("kept")[0].service.id)
         scope.cancel()
         await ended.wait()
+
+
+async def test_what_a_member_said_before_it_moved_to_another_zone_is_lost() -> None:
+    aid, at = bytes(16), SimpleNamespace(zone="here")
+    board = SimpleNamespace(members={aid: SimpleNamespace(state=State.ALIVE, lease=None)})
+    node = SimpleNamespace(
+        me=bytes([1]) * 16,
+        zone="here",
+        vitality=SimpleNamespace(machine=SimpleNamespace(board=board)),
+        directory=SimpleNamespace(certificate=lambda aid: at),
+    )
+    owners = Owners(cast(Node, node), lambda aid: {})
+    assert owners.stands(aid) == (True, False)
+    at.zone = "far"
+    assert owners.moved(aid) == ((True, False), (False, False))
+    assert aid in owners.away
+    at.zone = "here"
+    assert owners.moved(aid) == ((False, False), (True, False))
 
 
 async def test_the_view_kept_up_by_changes_is_the_view_made_anew(place: Place) -> None:
