@@ -162,5 +162,8 @@ class Rivals:
         if seat not in self._double:
             return []
         aid, since_ms = self._double.pop(seat)
+        site, claim = self._table.sites.get(aid), self._table.claims.get(seat, {}).get(aid)
+        if site is not None and claim is not None and claim.life != site.offer.life:
+            return []  # it was its word from before a restart, heard of only now: nothing ran there
         seconds = max(0.0, (self._now_ms(now) - since_ms) / 1000)
         return [Tell("duplicate", seat, "ran twice", (self._me, aid), seconds)]

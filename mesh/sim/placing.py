@@ -289,6 +289,7 @@ class World:
         for one in self.nodes:
             for other in self.nodes:
                 if one.up and other.up and before.get(one.aid, 0) != before.get(other.aid, 0):
+                    one.give(SitesSaid({other.aid: self.sites[other.aid]}))
                     one.give(StandingSaid(other.aid, "alive"))
                     claims = tuple((other.aid, seat, claim) for seat, claim in other.stored.items())
                     self.later(self.rng.uniform(*self.wire_s), self._learn, one, other.aid, claims)

@@ -103,6 +103,20 @@ def test_no_seat_waits_for_an_owner_that_has_just_come_back() -> None:
     assert not first.stored
 
 
+def test_the_old_word_of_a_node_that_is_back_is_not_told_as_a_second_run() -> None:
+    world = placed(3)
+    first = owner(world)
+    world.kill(first)
+    world.run(3)
+    second = owner(world)
+    second.give(StandingSaid(first.aid, "alive"))  # before what it offers in its new life
+    world.run(1)
+    world.revive(first)
+    world.run(5)
+    assert owner(world) is second
+    assert not [tell for tell in second.told if tell.kind == "duplicate"]
+
+
 def test_who_saw_the_owner_alive_does_not_wait_as_after_a_power_cut() -> None:
     world = placed(2)
     first = owner(world)
