@@ -12,7 +12,7 @@
       regions       {region: weight}, 100 where not named; 70 gives 7 calls for 10 elsewhere
       groups        [{name, select}, ...] primary, secondary, tertiary: selectors over the nodes' labels
       mode          active-passive: the first group that works; active-active: all of them take turns
-      failover      automatic, or manual: then `active` names the group that is used
+      failover      automatic, or manual: then `active` names the only group that is used
       failures, return_s   3 failures take a group out, 300 s of health bring it back
       local_first   here if the data and the resources are here, else a capable peer, else the cloud
       to            another service that stands for this one (blue, green): nothing else counts then

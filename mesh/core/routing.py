@@ -296,7 +296,11 @@ def _by_group(steps: Sequence[_Step], route: Route, group: str) -> None:
         return
     for step in steps:
         if step.open and step.group != group:
-            step.standby = f"group {group or 'none'} is in use"
+            why = f"group {group or 'none'} is in use"
+            if route.failover == "manual":
+                step.refused = f"{why}, until people say otherwise"
+            else:
+                step.standby = why
 
 
 def _by_grace(steps: Sequence[_Step]) -> None:

@@ -192,6 +192,14 @@ def test_active_passive_uses_one_group_and_keeps_the_other_on_standby():
     assert taken(decide(parse(GROUPS), ANYTHING, HERE, RACKS, group="secondary")) == ["2", "3"]
 
 
+def test_manual_failover_calls_no_other_group_before_people_say_so():
+    plan = decide(
+        parse({**GROUPS, "failover": "manual", "active": "primary"}), ANYTHING, HERE, RACKS, "primary"
+    )
+    assert (taken(plan), plan.standby) == (["1"], ())
+    assert why(plan, "2").startswith("refused: group primary is in use")
+
+
 def test_active_active_uses_all_groups():
     plan = decide(parse({**GROUPS, "mode": "active-active"}), ANYTHING, HERE, RACKS)
     assert sorted(taken(plan)) == ["1", "2", "3"]
