@@ -24,7 +24,7 @@ from mesh.core import dissemination as core
 from mesh.core import record, sync, tidings
 from mesh.core.log import AuthorState, Log
 from mesh.core.record import LIVE, Record
-from mesh.core.topics import Pace
+from mesh.core.topics import HEARD_WEIGHT, Pace
 from mesh.errors import MeshError, PeerError
 from mesh.store.store import Store, Txn
 from mesh.wire import messages
@@ -377,7 +377,8 @@ class Spread:
         before, now = self._hurried, trio.current_time()
         awaited = sum(map(is_awaited, records)) if scope == LIVE else 0
         if awaited:
-            self._pace.note(awaited, now)
+            own = isinstance(event, tidings.Applied)
+            self._pace.note(awaited if own else HEARD_WEIGHT * awaited, now)
         self._hurried = awaited > 0 and self._pace.calm(now)
         self.drive.handle(event)
         self._hurried = before

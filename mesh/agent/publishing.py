@@ -27,7 +27,7 @@ import trio
 from mesh.agent.author import Statement
 from mesh.agent.subscribers import Subscribers
 from mesh.core.record import Kind, Record
-from mesh.core.topics import BATCH_MAX, Pace, TopicEvent, batch_value, topic_path
+from mesh.core.topics import BATCH_MAX, HEARD_WEIGHT, Pace, TopicEvent, batch_value, topic_path
 from mesh.errors import MeshError, TimedOut, UsageError
 from mesh.observe.counters import Counters
 from mesh.wire import codec
@@ -244,7 +244,7 @@ class Publisher:
 
     def heard(self, count: int) -> None:
         """Others published so many messages."""
-        self._pace.note(count, trio.current_time())
+        self._pace.note(HEARD_WEIGHT * count, trio.current_time())
 
     async def run(self) -> None:
         """Send what is queued, until cancelled."""

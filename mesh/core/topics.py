@@ -31,6 +31,7 @@ IDENT_CHARS_MAX = 128
 QOS = (0, 1, 2)
 PROMPT_PER_S = 250.0
 PROMPT_BURST = 50.0
+HEARD_WEIGHT = 4.0
 
 T = TypeVar("T", bound=Hashable)
 
@@ -200,6 +201,9 @@ class PatternIndex(Generic[T]):
 class Pace:
     """Whether so little comes that nothing needs to wait for company: at most PROMPT_PER_S on average.
 
+    What others publish weighs HEARD_WEIGHT: then everybody has everybody's records to verify and pass on,
+    and programs that wait for their calls would be slowed to what ungathered records allow.
+
     The bucket holds two bursts and lets go below one, so that it does not change its mind at each message.
     """
 
@@ -207,7 +211,7 @@ class Pace:
         self._level = 0.0
         self._at = float("-inf")
 
-    def note(self, count: int, now: float) -> None:
+    def note(self, count: float, now: float) -> None:
         """So many came."""
         self._leak(now)
         self._level = min(self._level + count, 2 * PROMPT_BURST)
