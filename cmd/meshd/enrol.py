@@ -68,6 +68,7 @@ def validate(options: Namespace) -> int:
 
     if fault := door.group_fault(config.admin.socket, config.admin.group):
         print(f"meshd: warning: {fault}", file=sys.stderr)
+    _check_listeners(config)
     changed = [name for name in knobs() if name in config.origins]
     print(f"configuration is valid: {len(changed)} of {len(knobs())} settings are not left to their default")
     if not os.path.lexists(os.path.join(config.node.data_dir, home.MESH_FILE)):
@@ -78,6 +79,19 @@ def validate(options: Namespace) -> int:
     print(f"node of mesh {found.mesh.name} ({found.mesh.mesh_id.hex()}) is valid")
     _describe(found)
     return 0
+
+
+def _check_listeners(config: Config) -> None:
+    """Refuse what the agent would only refuse when it starts: proxy and gateway. ConfigError."""
+    from mesh.agent import gateway, proxy, tls
+
+    if config.proxy.listen or config.proxy.imports or config.proxy.dns:
+        proxy.check(config.proxy)
+    if config.gateway.listen:
+        gateway.Map(config.gateway, config.proxy.domain)
+        proxy.address_of(config.gateway.listen, "gateway.listen", anyone=True)
+        if config.gateway.tls_cert or config.gateway.tls_key:
+            tls.load(config.gateway.tls_cert, config.gateway.tls_key)
 
 
 VERBS: dict[str, Callable[[Namespace], int]] = {"init": init, "join": join, "validate": validate}

@@ -90,6 +90,25 @@ def network_of(text: str) -> ipaddress.IPv4Network:
     return network
 
 
+def check(settings: Settings) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        ConfigError: naming the one.
+    """
+    for what, text in (("proxy.listen", settings.listen), ("proxy.dns", settings.dns)):
+        if text:
+            address_of(text, what, anyone=settings.anyone)
+    for name, text in settings.imports.items():
+        if not name_ok(name):
+            raise ConfigError(f"proxy.imports: {name!r:.80} is not the name of a service")
+        address_of(text, f"proxy.imports.{name}", anyone=settings.anyone)
+    if not name_ok(settings.domain):
+        raise ConfigError(f"proxy.domain: {settings.domain!r:.80} is not one DNS label")
+    if settings.dns_network:
+        network_of(settings.dns_network)
+
+
 class RoutedLeg(Leg):
     """A leg that routing chose."""
 
@@ -175,23 +194,8 @@ class Proxy:
         return bool(self._settings.listen or self._settings.imports or self._settings.dns)
 
     def check(self) -> None:
-        """Refuse settings that make no sense.
-
-        Raises:
-            ConfigError: naming the one.
-        """
-        settings = self._settings
-        for what, text in (("proxy.listen", settings.listen), ("proxy.dns", settings.dns)):
-            if text:
-                address_of(text, what, anyone=settings.anyone)
-        for name, text in settings.imports.items():
-            if not name_ok(name):
-                raise ConfigError(f"proxy.imports: {name!r:.80} is not the name of a service")
-            address_of(text, f"proxy.imports.{name}", anyone=settings.anyone)
-        if not name_ok(settings.domain):
-            raise ConfigError(f"proxy.domain: {settings.domain!r:.80} is not one DNS label")
-        if settings.dns_network:
-            network_of(settings.dns_network)
+        """Refuse settings that make no sense. ConfigError."""
+        check(self._settings)
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Listen where the configuration says, until cancelled.

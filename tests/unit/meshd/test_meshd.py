@@ -166,6 +166,25 @@ def test_validate_says_what_it_read(meshd, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('proxy.listen = "99999"', "proxy.listen"),
+        ('proxy.listen = "0.0.0.0:1080"', "not loopback"),
+        ('proxy.imports = { "A b" = "1" }', "proxy.imports"),
+        ('gateway.listen = "80a"', "gateway.listen"),
+        ('gateway = { listen = "0", routes = { shop = "orders" } }', "gateway.routes"),
+        ('gateway = { listen = "0", tls_cert = "/nowhere/c", tls_key = "/nowhere/k" }', "/nowhere/"),
+    ],
+)
+def test_validate_refuses_what_a_start_would(meshd, tmp_path, text, named):
+    config = tmp_path / "meshd.toml"
+    config.write_text(text + "\n")
+    status, _, err = meshd("validate", "--config", config, "--data-dir", tmp_path / "d")
+    assert status == 2
+    assert named in err
+
+
 def test_validate_looks_at_the_node_too(meshd, tmp_path, token):
     status, out, _ = meshd("validate", "--data-dir", tmp_path / "first")
     assert status == 0
