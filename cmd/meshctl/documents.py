@@ -58,12 +58,8 @@ def _toml(data: bytes, path: str) -> Any:
 
 
 def _yaml(data: bytes, path: str) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise UsageError(
-            f"{path}: YAML needs the package PyYAML", "pip install 'mesh[yaml]', or use TOML"
-        ) from None
+    import yaml
+
     try:
         found = [each for each in yaml.safe_load_all(data) if each is not None]
     except (yaml.YAMLError, ValueError, RecursionError) as error:

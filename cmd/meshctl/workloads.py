@@ -208,7 +208,7 @@ def test(context: Context, args: Namespace) -> int:
 
 _FORMS = (
     "A file holds one workload, or several: [[workload]] tables in TOML, a list in JSON, documents parted by "
-    "--- in YAML (which needs the extra `yaml`)."
+    "--- in YAML."
 )
 TEST = Verb(
     "test",

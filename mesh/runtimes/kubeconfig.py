@@ -1,8 +1,8 @@
 """Which cluster, and as whom: from the pod's own service account or from a kubeconfig.
 
-A kubeconfig is YAML, which needs PyYAML (`mesh[yaml]`), or JSON as `kubectl config view --raw -o json` prints
-it. Of its ways to log in those are taken that need no other program: a token, a token file, a client
-certificate. Tokens that lie in files are read again for each request, because the cluster changes them.
+A kubeconfig is YAML, or JSON as `kubectl config view --raw -o json` prints it. Of its ways to log in those
+are taken that need no other program: a token, a token file, a client certificate. Tokens that lie in files
+are read again for each request, because the cluster changes them.
 """
 
 from __future__ import annotations
@@ -116,13 +116,8 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _yaml(path: Path, text: str) -> Any:
-    try:
-        import yaml  # type: ignore[import-untyped,unused-ignore]
-    except ImportError:
-        raise ConfigError(
-            f"{path} is YAML, and PyYAML is not installed",
-            "pip install 'mesh[yaml]', or write it with `kubectl config view --raw -o json`",
-        ) from None
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
