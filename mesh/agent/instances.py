@@ -12,7 +12,7 @@ import trio
 
 from mesh.core import restart
 from mesh.errors import Conflict, MeshError, UsageError
-from mesh.runtimes.base import Exit, Kind, Launch, Running, Runtime, Usage
+from mesh.runtimes.base import Exit, Kind, Launch, Running, Runtime, Usage, boottime_s
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         starts: how often it was started by this agent since it was wanted.
         ends: how often it ended without being asked; row: of these in a row.
         adopted: it was started by an earlier life of the agent.
+        lapsed: exclusive, and it ended when its lease was over: it did not fail.
         cpu_cores: used on average between the last two measurements.
     """
 
@@ -44,6 +45,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ends: int = 0
     row: int = 0
     adopted: bool = False
+    lapsed: bool = False
     notes: tuple[str, ...] = ()
     usage: Usage = Usage()
     cpu_cores: float | None = None
@@ -105,7 +107,9 @@ class Keeper:
 
     def renew(self, deadline_s: float) -> None:
         self._deadline_s = deadline_s
-        if self._running is not None:
+        if self._running is None:
+            self._moved.set()
+        else:
             try:
                 self._running.renew(deadline_s)
             except MeshError as error:
@@ -165,7 +169,7 @@ class Keeper:
             self._change(starts=0, ends=0, row=0, epoch=launch.epoch, runtime=launch.runtime)
             self._change(workload=launch.workload, adopted=False)
         self._tried = launch.digest
-        with trio.move_on_at(self._again_at):
+        with trio.move_on_at(math.inf if self._late() else self._again_at):
             await self._moved.wait()
             return
         self._say("starting", self.status.message)
@@ -234,13 +238,19 @@ class Keeper:
             self._running = None
             self._ended(ends[0])
 
+    def _late(self) -> bool:
+        """Whether it may not live now, because nobody has renewed its lease."""
+        return self._launch is not None and self._launch.exclusive and boottime_s() >= self._deadline_s
+
     def _ended(self, exit_: Exit, *, fatal: bool = False) -> None:
         """It ended without being asked, or did not start."""
         policy = self._launch.restart if self._launch else "never"
         row = self.status.row
-        taken = exit_.lost or exit_.asked  # asked: by an earlier life of the agent, or a stop of the device
+        lapsed = self._late()
+        # asked: by an earlier life of the agent, or a stop of the device
+        taken = exit_.lost or exit_.asked or lapsed
         what = restart.after(policy, good=exit_.good, lost=taken, ran_s=exit_.ran_s, row=row)
-        self._change(ends=self.status.ends + (not taken), usage=Usage(), cpu_cores=None)
+        self._change(ends=self.status.ends + (not taken), lapsed=lapsed, usage=Usage(), cpu_cores=None)
         if fatal:
             self._say("failed", exit_.why)
         elif isinstance(what, restart.Over):
@@ -248,7 +258,8 @@ class Keeper:
         else:
             self._change(row=what.row)
             self._again_at = trio.current_time() + what.wait_s
-            self._say("backoff", f"{exit_.why}; starts again after {what.wait_s:g} s")
+            when = "when it is held again" if lapsed else f"after {what.wait_s:g} s"
+            self._say("backoff", f"{exit_.why}; starts again {when}")
 
     # -- measuring --------------------------------------------------------------------------------------
 

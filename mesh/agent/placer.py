@@ -286,12 +286,13 @@ class Placer:
             self._want()
         elif status.state == "backoff":
             self._nursery.start_soon(insist, self.exposed.remove, named)
-            self.give(placing.Failed(seat, status.message))
+            if not status.lapsed:  # without a lease nothing is told of the node by an end
+                self.give(placing.Failed(seat, status.message))
         elif status.state == "exited" or (
             status.state == "failed"
             and spec is not None
             and spec.workload.restart == "never"
-            and status.starts
+            and (status.starts or status.lapsed)
         ):
             self.give(placing.Ended(seat, status.message))
         elif status.state == "failed":
@@ -380,9 +381,7 @@ class Placer:
 
     def _tell(self, tell: placing.Tell) -> None:
         seat, names = tell.seat, [self._table.name_of(aid) for aid in tell.nodes]
-        text = f"{seat}: {tell.text}"
-        if names:
-            text += f" ({', '.join(names)})"
+        text = f"{seat}: {tell.text}" + (f" ({', '.join(names)})" if names else "")
         if tell.kind == "duplicate":
             self.duplicates.append((self._node.now_ms(), seat, tell.nodes, tell.seconds))
             text += f" for {tell.seconds:.1f} s"

@@ -253,6 +253,32 @@ async def test_an_exclusive_instance_lives_by_renewal_alone(root: Path) -> None:
         assert "lease" in (await until(supervisor, "failed")).message
 
 
+async def test_what_ended_with_its_lease_has_not_failed_and_waits_for_the_next_one(root: Path) -> None:
+    async with supervising(root) as supervisor:
+        supervisor.want([shell("exec sleep 1000", exclusive=True, deadline_s=boottime_s() + 60)])
+        await until(supervisor, "running")
+        supervisor.renew("app/0", boottime_s() + 0.2)
+        ended = await until(supervisor, "backoff")
+        assert (ended.lapsed, ended.ends, ended.row) == (True, 0, 0)
+        assert "when it is held again" in ended.message
+        supervisor.renew("app/0", boottime_s() + 60)
+        assert (await until(supervisor, "running")).starts == 2
+
+
+async def test_what_an_earlier_agent_left_without_a_lease_is_not_started_before_there_is_one(
+    root: Path,
+) -> None:
+    async with supervising(root) as supervisor:
+        supervisor.want([shell("exec sleep 1000", exclusive=True, deadline_s=boottime_s() + 0.5)])
+        await until(supervisor, "running")
+    async with supervising(root) as supervisor:
+        supervisor.want([shell("exec sleep 1000", exclusive=True)])
+        left = await until(supervisor, "backoff")
+        assert (left.lapsed, left.ends, left.starts) == (True, 0, 0)
+        supervisor.renew("app/0", boottime_s() + 60)
+        await until(supervisor, "running")
+
+
 class Host:
     """`tests/lib/supervised.py` over one folder."""
 
