@@ -43,6 +43,7 @@ from mesh.core.clock import unix_ms_of
 from mesh.core.placement import Placement
 from mesh.core.placing import AnyEvent, ClaimsSaid
 from mesh.core.record import MESH, Kind, Op, Record
+from mesh.core.rivals import Overlap, note
 from mesh.core.seating import Spec
 from mesh.core.secret import Readers
 from mesh.core.vitals import StateChanged
@@ -64,7 +65,7 @@ class Placer:
     """Placement on one node.
 
     Attributes:
-        duplicates: what ran twice, newest last: (mesh time, seat, nodes, seconds).
+        duplicates: what ran twice, newest last.
         runs: (gen, epoch) of each instance that is to run here.
     """
 
@@ -96,7 +97,7 @@ class Placer:
         self._ports = Ports(node)
         self._turnover = Turnover(self.exposed.remove, self._spawn, self._want, LINGER_S)
         self.beside = Beside(orders, self.exposed, self._expose_as, self._spawn, self._want, LINGER_S)
-        self.duplicates: deque[tuple[int, Seat, tuple[bytes, ...], float]] = deque(maxlen=DUPLICATES_MAX)
+        self.duplicates: deque[Overlap] = deque(maxlen=DUPLICATES_MAX)
         self._todo: deque[placing.Action] = deque()
         self._news = trio.Event()
         self._tenure = Tenure(node, leases, supervisor, self.dyed, self.give)
@@ -383,7 +384,7 @@ class Placer:
         seat, names = tell.seat, [self._table.name_of(aid) for aid in tell.nodes]
         text = f"{seat}: {tell.text}" + (f" ({', '.join(names)})" if names else "")
         if tell.kind == "duplicate":
-            self.duplicates.append((self._node.now_ms(), seat, tell.nodes, tell.seconds))
+            note(self.duplicates, Overlap(self._node.now_ms(), seat, tell.nodes, tell.seconds))
             text += f" for {tell.seconds:.1f} s"
         log.info("%s", text)
         aid = tell.nodes[0] if tell.nodes else self._node.me

@@ -6,6 +6,7 @@ when it is over: what ran twice, where, and for how long.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +17,25 @@ from mesh.core.seating import Held, Seating, Spec, Standing
 DUPLICATES_MAX = 4096
 # Claims that crossed on their way were made at nearly the same time.
 YOUNG_S = 30.0
+
+
+class Overlap(NamedTuple):
+    """What ran twice, until when by mesh time, and for how long."""
+
+    at_ms: int
+    seat: Seat
+    nodes: tuple[bytes, ...]
+    seconds: float
+
+
+def note(overlaps: deque[Overlap], new: Overlap) -> None:
+    """Add an overlap; one that was told already, and then went on, is replaced."""
+    began_ms = new.at_ms - new.seconds * 1000
+    for known in list(overlaps):
+        same = known.seat == new.seat and set(known.nodes) == set(new.nodes)
+        if same and known.at_ms > began_ms:
+            overlaps.remove(known)
+    overlaps.append(new)
 
 
 class Verdict(NamedTuple):

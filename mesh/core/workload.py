@@ -50,6 +50,7 @@ from mesh.core.workload_parts import (
     Text,
     Word,
     Words,
+    refuse_untyped,
 )
 from mesh.errors import UsageError
 
@@ -244,6 +245,7 @@ def parse(raw: Any) -> Workload:
         )
     where = f"workload {name}"
     refuse_unknown(where, raw, Workload.__struct_fields__)
+    refuse_untyped(where, raw.get("env"))
     try:
         workload = msgspec.convert(_plain(where, raw), Workload)
     except msgspec.ValidationError as error:

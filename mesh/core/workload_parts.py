@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+from mesh.errors import UsageError
 
 REPLICAS_MAX = 1000
 Strategy = Literal["rolling", "canary", "gradual", "regional", "bluegreen"]
@@ -134,3 +136,22 @@ class Rollout(Part, frozen=True):
     manual: bool = False
     rollback: bool = True
     drain_s: Seconds = 30.0
+
+
+def refuse_untyped(where: str, env: Any) -> None:
+    """Refuse a variable that is neither text nor a secret, by its name. UsageError."""
+    for name, value in env.items() if isinstance(env, dict) else ():
+        if not isinstance(name, str):
+            raise UsageError(f"{where}: env: {name!r:.80} is not a name", "letters, digits and '_'")
+        field = f"{where}: env.{name}" if name.isidentifier() else f"{where}: env: {name!r:.80}"
+        if isinstance(value, int | float):
+            text = str(value).lower()
+            raise UsageError(f"{field:.200}: {text:.80} is not text", f'write "{text:.80}"')
+        if isinstance(value, str):
+            continue
+        try:
+            msgspec.convert(value, SecretRef)
+        except msgspec.ValidationError:
+            raise UsageError(
+                f"{field:.200}: {value!r:.80} is neither text nor a secret", '"..." or {secret = "name"}'
+            ) from None

@@ -176,6 +176,25 @@ def test_a_command_written_as_a_line_is_told_to_be_a_list() -> None:
     assert refused.value.hint == 'a list: ["...", "..."]'
 
 
+@pytest.mark.parametrize(
+    ("value", "words", "hint"),
+    [
+        (5, "env.PORT: 5 is not text", 'write "5"'),
+        (True, "env.PORT: true is not text", 'write "true"'),
+        (["x"], "env.PORT: ['x'] is neither text nor a secret", '"..." or {secret = "name"}'),
+        ({"sekret": "x"}, "env.PORT: {'sekret': 'x'} is neither", '"..." or {secret = "name"}'),
+    ],
+)
+def test_a_variable_of_another_type_is_named_and_the_others_are_not_told(
+    value: Any, words: str, hint: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse({**WEB, "env": {"TOKEN": "hidden", "PORT": value}})
+    assert words in refused.value.message
+    assert "hidden" not in refused.value.message
+    assert refused.value.hint == hint
+
+
 def test_a_misspelt_name_is_told_as_such_and_so_is_every_other_field() -> None:
     for raw, words, hint in (
         (
