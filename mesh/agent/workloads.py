@@ -21,14 +21,13 @@ from mesh.agent.placer import Placer
 from mesh.agent.rollouts import Rollouts
 from mesh.agent.table import Table
 from mesh.agent.words import iso, iso_of
-from mesh.core import candidates
+from mesh.core import candidates, voters
 from mesh.core.claims import Claim, Seat, Stage
 from mesh.core.dependencies import refuse_circle
 from mesh.core.folds import register
 from mesh.core.log import Log
 from mesh.core.record import MESH, Kind, Op
 from mesh.core.seating import Seating, Spec
-from mesh.core.voters import PREFIX as QUORUMS
 from mesh.core.workload import PREFIX, Workload, document, parse, schema
 from mesh.errors import Conflict, NotFound, UsageError
 
@@ -228,6 +227,7 @@ class Workloads(Admitting):
             "state": _state(wanted, running, instances),
             "nodes": sorted({row["node_name"] for row in listed if row["node_name"]}),
             "why": next((row["why"] for row in listed if row["why"]), "")
+            or (self._no_quorum(spec) if running < wanted else "")
             or (self._why_older(spec, instances) if instances else self._why_nobody(name)),
         }
 
@@ -275,10 +275,16 @@ class Workloads(Admitting):
 
     def _no_quorum(self, spec: Spec) -> str:
         """Why no node can have a lease for it, or ""."""
-        voters = spec.workload.voters
-        if not voters or self._orders.in_force(QUORUMS + voters) is not None:
+        name = spec.workload.voters
+        if not name:
             return ""
-        return f"there is no quorum {voters}: `meshctl quorum create {voters} ...`"
+        with self._node.store.read(MESH) as slots:
+            found = voters.in_force(slots.slots(voters.PREFIX + name), self._node.directory)
+        if found is None:
+            return f"there is no quorum {name}: `meshctl quorum create {name} ...`"
+        away = voters.lacking(found, lambda aid: self._seats.standing(aid) in ("dead", "gone"))
+        names = ", ".join(self._table.name_of(aid) for aid in away)
+        return f"quorum {name} has no majority: {names} of its {len(found.seats)} voters away" if away else ""
 
     def _why_nobody(self, name: str) -> str:
         """Why no node can run it, "" if one can."""

@@ -25,7 +25,7 @@ declared by two admins in a split, never mix their votes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -177,6 +177,12 @@ def in_force(records: Iterable[Record], directory: Directory) -> Voters | None:
             continue
         found.append((voters.gen, rank(rec), voters))
     return max(found, key=lambda each: each[:2], default=(0, (0, b""), None))[2]
+
+
+def lacking(found: Voters, away: Callable[[bytes], bool]) -> list[bytes]:
+    """The voters that are away, if the others are no majority; else none."""
+    missing = [aid for aid in found.aids if away(aid)]
+    return missing if len(missing) * 2 > len(found.aids) else []
 
 
 def judge(

@@ -35,6 +35,7 @@ from mesh.core.voters import (
     freeze,
     handed_over,
     judge,
+    lacking,
     parse,
     to_value,
 )
@@ -197,3 +198,14 @@ def test_the_checker_tells_histories_apart() -> None:
     assert linearizable([op(0, math.inf, None, 1), op(5, 6, 1, 2)])
     assert linearizable([op(0, math.inf, None, 1), op(5, 6, None, 2)])
     assert not linearizable([op(0, 1, None, 3), op(4, math.inf, 3, 1), op(2, 3, 1, 2)])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "away", "missing"),
+    [("ABC", "", ""), ("ABC", "A", ""), ("ABC", "AC", "AC"), ("ABCDE", "AB", ""), ("ABCDE", "ABE", "ABE")],
+)
+def test_the_voters_that_are_away_are_named_once_the_others_are_no_majority(
+    nodes: str, away: str, missing: str
+) -> None:
+    found = Voters(1, tuple(Seat(node.encode(), SEAT) for node in nodes))
+    assert lacking(found, lambda aid: aid.decode() in away) == [node.encode() for node in missing]
