@@ -284,7 +284,9 @@ class Workloads(Admitting):
             return f"there is no quorum {name}: `meshctl quorum create {name} ...`"
         away = voters.lacking(found, lambda aid: self._seats.standing(aid) in ("dead", "gone"))
         names = ", ".join(self._table.name_of(aid) for aid in away)
-        return f"quorum {name} has no majority: {names} of its {len(found.seats)} voters away" if away else ""
+        if not away:
+            return ""
+        return f"quorum {name} has no majority: {names} of its {len(found.seats)} voters are away"
 
     def _why_nobody(self, name: str) -> str:
         """Why no node can run it, "" if one can."""
