@@ -27,6 +27,8 @@ What is not promised, and all that the oracle excuses (`world.py`):
                   removed each other or the one that was not removed died
     a bad relay   a deleted value that it hid from the one who deleted it until that was collected; with an
                   author set back to a backup, live values that a reset of its own log did not name; counts
-                  that its copy overwrote; what it says itself, and what an author over its quota says
+                  that its copy overwrote; what it says itself
+    over quota    what an author says that has used its quota up: some took it and others could not, so it may
+                  be lost, and show again
     together      a dead author and a bad relay are never in one run: nobody is left to answer its strays
 """

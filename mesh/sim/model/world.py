@@ -278,7 +278,7 @@ class World:
         seen = self.truth.closure(place[0], slots, rec.kind)
         event = self.truth.new(place, rec, seen)
         self.truth.forgive(place, self.forgotten.get((node.index, place), 0) & ~seen)
-        event.optional = self.doubtful(node)
+        event.optional, event.exempt = self.doubtful(node), node.index == self.liar
         self.trace(lambda: f"  said {event} at {node.index} seen {seen:b}")
 
     def _again(self, node: Replica, scope: str, place: Place, rec: Record, source: bytes) -> Event | None:
