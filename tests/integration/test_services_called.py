@@ -110,9 +110,10 @@ def test_the_gateway_speaks_tls_with_a_certificate_that_may_change(
         ((host, port),) = [
             (row["host"], row["port"]) for row in client.listeners() if row["what"] == "gateway.listen"
         ]
+        eventually(lambda: token["id"] in {row["id"] for row in client.tokens()}, "the token arrived")
     bearer = ["-H", f"Authorization: Bearer {token['token']}", "--cacert", str(place.certificate)]
     url = f"https://{host}:{port}/web/"
-    eventually(lambda: place.curl(*bearer, url).endswith(f" / {token['id']}\n"), "the token arrived")
+    assert place.curl(*bearer, url).endswith(f" / {token['id']}\n")
     assert place.curl(url) == ""
     assert "this port speaks TLS" in place.curl(f"http://{host}:{port}/web/")
 
