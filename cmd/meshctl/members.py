@@ -10,6 +10,7 @@ from mesh.errors import UsageError
 from meshctl import parse, words
 from meshctl.command import Commands, Verb, arg
 from meshctl.context import Context
+from meshctl.drain import DRAIN
 from meshctl.output import Column
 from meshctl.terminal import note
 
@@ -184,15 +185,7 @@ COMMANDS: Commands = {
             (parse.NODE,),
             examples=(("meshctl node show attic", "by name"),),
         ),
-        Verb(
-            "drain",
-            _order("drain", "drains: work is asked to leave it"),
-            "ask work to leave a member",
-            (parse.NODE,),
-            text="Work is asked to leave the node, and no new work comes. It stays a member. `undrain` "
-            "ends it.",
-            examples=(("meshctl node drain attic", "before a repair"),),
-        ),
+        DRAIN,
         Verb(
             "undrain",
             _order("undrain", "takes work again"),

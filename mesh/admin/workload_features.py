@@ -23,6 +23,9 @@ class Workloads(Protocol):
     async def show(self, name: str) -> Json:
         """`shapes.WorkloadDetail`. NotFound."""
 
+    async def on_node(self, node: str) -> Json:
+        """`shapes.NodeWork`: what a node has, and what of it a drain moves."""
+
     async def explain(self, name: str) -> Rows:
         """`shapes.PlacementVerdict` of each node, in the order in which they are asked. NotFound."""
 

@@ -14,6 +14,7 @@ import msgspec
 from mesh.agent.admitting import Admitting
 from mesh.agent.author import Statement
 from mesh.agent.certs import Certs
+from mesh.agent.emptying import Emptying
 from mesh.agent.measured import Measured
 from mesh.agent.node import Node
 from mesh.agent.orders import Orders, read_spec
@@ -26,10 +27,11 @@ from mesh.core.claims import Claim, Seat, Stage
 from mesh.core.dependencies import refuse_circle
 from mesh.core.folds import register
 from mesh.core.log import Log
-from mesh.core.record import MESH, Kind, Op
+from mesh.core.record import AID_BYTES, MESH, Kind, Op
 from mesh.core.seating import Seating, Spec
 from mesh.core.workload import PREFIX, Workload, document, parse, schema
 from mesh.errors import Conflict, NotFound, UsageError
+from mesh.identity.keys import public_of
 
 Json = dict[str, Any]
 Rows = list[Json]
@@ -53,6 +55,7 @@ class Workloads(Admitting):
         super().__init__(node, certificates, table, orders, placer)
         self._measured = measured
         self._rollouts = rollouts
+        self._emptying = Emptying(table, lambda: self._seats, self._stage, self._why_nobody, placer.dyed)
 
     @property
     def _seats(self) -> Seating:
@@ -344,6 +347,10 @@ class Workloads(Admitting):
                 if seat.name == name
             ],
         }
+
+    async def on_node(self, node: str) -> Json:
+        """`shapes.NodeWork`."""
+        return self._emptying.work(public_of(node)[:AID_BYTES])
 
     async def explain(self, name: str) -> Rows:
         """`shapes.PlacementVerdict` of each node, for an empty seat or else the first, best first."""

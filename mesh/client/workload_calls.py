@@ -24,6 +24,10 @@ class WorkloadCalls(Base):
         """`WorkloadDetail`."""
         return self._get(f"/v1/workloads/{segment(name)}")
 
+    def node_work(self, node: str) -> Any:
+        """`NodeWork`: the instances that a node has, and which of them a drain moves."""
+        return self._get(f"/v1/members/{segment(node)}/work")
+
     def explain_workload(self, name: str) -> Any:
         """List of `PlacementVerdict`: every node, in the order in which they are asked."""
         return self._get(f"/v1/workloads/{segment(name)}/explain")

@@ -188,7 +188,7 @@ class Holding:
             mine.fails.popleft()
         self._explain(seat, claim, why, now)
         spec, enough = self._table.wanted(seat), event.fatal or len(mine.fails) >= self._config.fails
-        if spec is None or not enough or _stays(spec):
+        if spec is None or not enough or stays(spec):
             return
         plan = self._table.plan(seat.name, [seat], now, self._desk.now_ms(now))[seat]
         if any(it.aid != self._me and it.late <= 2 for it in plan):
@@ -248,7 +248,7 @@ class Holding:
         if why := self._table.why_unfit(seat.name, self._me):
             return why
         drained = self._table.sites[self._me].offer.st == "drain"
-        return "the node is drained" if drained and not _stays(spec) else ""
+        return "the node is drained" if drained and not stays(spec) else ""
 
     def _runs(self, seat: Seat) -> bool:
         claim = self.claim(seat)
@@ -395,6 +395,6 @@ class Holding:
         )
 
 
-def _stays(spec: Spec) -> bool:
+def stays(spec: Spec) -> bool:
     """Whether its instances never leave the node that has them."""
     return spec.workload.each or spec.workload.mode == "pinned"

@@ -176,11 +176,19 @@ def test_a_clean_restart_of_an_agent_moves_nothing_and_its_instances_go_on(yard:
 def test_drained_work_goes_elsewhere_and_cordoned_nodes_get_none(yard: Yard, first: Agent) -> None:
     apply(first, name="app", replicas=3)
     settled(yard, "app", 3)
-    assert first.ctl("node", "drain", "n3").returncode == 0
+    apply(first, name="each", replicas="each")
+    settled_each(yard, "each", 3)
+    done = first.ctl("-o", "json", "node", "drain", "n3", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert "app/" in done.stderr  # each that left was told
+    kept = json.loads(done.stdout)["instances"]
+    assert [(row["workload"], row["stays"]) for row in kept] == [("each", True)]
+    eventually(lambda: len(sleepers(yard.agents[2])) == 1, "only what stays runs on n3")
     eventually(
         lambda: "n3" not in places(first, "app").values() and len(places(first, "app")) == 3, "n3 is empty"
     )
-    eventually(lambda: not sleepers(yard.agents[2]), "nothing runs on n3")
+    with first.client() as client:
+        client.delete_workload("each")
     assert first.ctl("node", "undrain", "n3").returncode == 0
     assert first.ctl("node", "cordon", "n3").returncode == 0
     assert first.ctl("workload", "scale", "app", "6").returncode == 0

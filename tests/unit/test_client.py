@@ -701,6 +701,7 @@ EVERY_CALL: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("remove_workload", ("web", ["n1"]), {}),
     ("workloads", (), {}),
     ("workload_schema", (), {}),
+    ("node_work", ("alpha",), {}),
     *((f"{verb}workload", ("web",), {}) for verb in ("", "explain_", "restart_", "delete_")),
     ("admission_rules", (), {}),
     ("set_admission_rules", ([{"name": "no-root"}],), {}),

@@ -88,6 +88,22 @@ class MemoryWorkloads:
         more = {"spec": spec, "author": ID, "author_name": NAME, "time": time}
         return {**row, **more, "instances": instances, "duplicates": []}
 
+    async def on_node(self, node: str) -> Json:
+        rows = [
+            {
+                "instance": each["instance"],
+                "workload": name,
+                "state": each["state"],
+                "since": each["since"],
+                "stays": self._get(name)[0].each,
+                "why": "one runs on each node" if self._get(name)[0].each else "",
+            }
+            for name in sorted(self._held)
+            for each in (await self.show(name))["instances"]
+            if each["node"] == node
+        ]
+        return {"node": node, "node_name": NAME, "state": "alive", "offer": "up", "instances": rows}
+
     async def explain(self, name: str) -> Rows:
         self._get(name)
         return [

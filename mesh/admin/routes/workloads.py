@@ -62,6 +62,10 @@ async def _explain(workloads: Workloads, call: Call) -> list[Json]:
     return await workloads.explain(call.args["workload"])
 
 
+async def _on_node(workloads: Workloads, call: Call) -> Json:
+    return await workloads.on_node(call.node)
+
+
 async def _scale(workloads: Workloads, call: Call) -> Json:
     return await workloads.scale(call.args["workload"], call.body.replicas)
 
@@ -131,6 +135,7 @@ ROUTES = (
         "Every node as a place for it.",
         many=True,
     ),
+    _route("GET", "/v1/members/{node}/work", _on_node, shapes.NodeWork, "What a node runs."),
     _route(
         "POST",
         "/v1/workloads/{workload}/scale",

@@ -107,6 +107,31 @@ class PlacementVerdict(TypedDict):
     free: Room
 
 
+class Held(TypedDict):
+    """An instance that a node has. `state` as in `WorkloadInstance`; `stays`: a drain does not move it;
+    `why`: what keeps it there.
+    """
+
+    instance: str
+    workload: str
+    state: str
+    since: str | None
+    stays: bool
+    why: str
+
+
+class NodeWork(TypedDict):
+    """What a node has. `state`: alive, dead, gone or unknown; `offer`: up, cordon, drain or away, as the node
+    itself said last: only with one of the latter two it takes nothing and lets go of what can move.
+    """
+
+    node: str
+    node_name: str
+    state: str
+    offer: str
+    instances: list[Held]
+
+
 class WorkloadSchema(TypedDict):
     """The JSON schema of a spec."""
 
