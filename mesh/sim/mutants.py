@@ -158,7 +158,7 @@ class Mutant(msgspec.Struct, frozen=True):
     """One broken rule.
 
     Attributes:
-        scenario: in which it is hunted; "model", "locks" and "rollouts" are simulators of their own.
+        scenario: in which it is hunted; "model" and those with a `trial` are simulators of their own.
         allowed: seeds within which it must be found.
         first: where the hunt begins,
         known: after these seeds, by which it was once caught.
@@ -286,38 +286,12 @@ def _state() -> list[Mutant]:
 
 def _agreeing() -> list[Mutant]:
     """Of placement, quorums, leases and rollouts."""
+    own = (("placement", placemutants, 1), ("locks", lockmutants, 0), ("rollouts", rollmutants, 0))
     return [
-        *(
-            Mutant(
-                f"placement:{name}", it.summary, "placement", None, it.allowed, 1, True, placemutants.trial
-            )
-            for name, it in placemutants.BROKEN.items()
-        ),
-        *(
-            Mutant(f"locks:{name}", it.summary, "locks", None, it.allowed, 0, True, lockmutants.trial)
-            for name, it in lockmutants.BROKEN.items()
-        ),
-        *(
-            Mutant(f"rollouts:{name}", it.summary, "rollouts", None, it.allowed, 0, True, rollmutants.trial)
-            for name, it in rollmutants.BROKEN.items()
-        ),
+        Mutant(f"{word}:{name}", it.summary, word, None, it.allowed, first, True, simulator.trial)
+        for word, simulator, first in own
+        for name, it in simulator.BROKEN.items()
     ]
-
-
-# Simulators of their own, each with its hunt and its broken rules.
-_OWN: list[tuple[str, Callable[[str, int], str | None], dict[str, tuple[str, int]]]] = [
-    (
-        "placement",
-        placemutants.trial,
-        {name: (it.summary, it.allowed) for name, it in placemutants.BROKEN.items()},
-    ),
-    ("locks", lockmutants.trial, {name: (it.summary, it.allowed) for name, it in lockmutants.BROKEN.items()}),
-    (
-        "rollouts",
-        rollmutants.trial,
-        {name: (it.summary, it.allowed) for name, it in rollmutants.BROKEN.items()},
-    ),
-]
 
 
 def yard() -> list[Mutant]:
