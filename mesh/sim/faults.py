@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from mesh.core.collect import Statement
-from mesh.core.lease import Accusation, Evidence, encode_accusation, path_of
+from mesh.core.lease import Evidence
 from mesh.core.record import MESH
-from mesh.core.record import Kind as RecordKind
+from mesh.core.vitals import Accuse
 from mesh.sim.fleet import Fleet
 from mesh.sim.model.misbehave import Forger, Misbehaviour, Omitter
 from mesh.sim.scenario import Fault, Scenario
@@ -265,12 +264,10 @@ class Hand:
         node = self.fleet.nodes[number]
         if self.fleet.world.now > until:
             return
-        if node.machine is not None and node.replica is not None and not node.frozen:
+        if node.machine is not None and not node.frozen:
             for aid in node.machine.board.monitors(node.aid):
-                charge = Accusation(node.machine.board.members[aid].inc, Evidence.SILENT)
-                value, ttl_ms = encode_accusation(charge), 30_000
-                statement = Statement(path_of(aid), RecordKind.ALL, value, ttl=ttl_ms)
-                node.replica.say_live(statement, urgent=True)
+                inc = node.machine.board.members[aid].inc
+                node.write(Accuse(aid, inc, Evidence.SILENT, ttl_s=30.0))
         self.later(ACCUSED_EVERY_S, lambda: self._accuse(number, until))
 
     def _honest(self, numbers: Sequence[int]) -> None:

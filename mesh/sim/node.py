@@ -353,9 +353,10 @@ class Node:
                 for organ in self.organs:
                     organ.changed(action)
             case _:
-                self._write(action)
+                self.write(action)
 
-    def _write(self, action: Action) -> None:
+    def write(self, action: Action) -> None:
+        """Say a lease or an accusation, or take one back."""
         match action:
             case PublishLease(lease, _, ttl_s):
                 self._publish(lease, ttl_s)
