@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -87,13 +88,11 @@ class Router:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = list(routes)
-        self._table: dict[str, list[tuple[list[str], Route]]] = {}
-        self._of_method: dict[tuple[str, str], list[tuple[list[str], Route]]] = {}
+        self._table: dict[str, dict[str, list[tuple[list[str], Route]]]] = {}
         for route in routes:
             parts = route.pattern.split("/")[1:]
-            room = "/".join(parts[:2])
-            self._table.setdefault(room, []).append((parts, route))
-            self._of_method.setdefault((route.method, room), []).append((parts, route))
+            methods = self._table.setdefault("/".join(parts[:2]), {})
+            methods.setdefault(route.method, []).append((parts, route))
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
         """The route of a path and the path's words.
@@ -102,12 +101,12 @@ class Router:
             HttpError: 404 for an unknown path, 405 for a method it does not have, 400 for a malformed one.
         """
         parts = path.split("/")[1:]
-        room = "/".join(parts[:2])
-        for pattern, route in self._of_method.get((method, room), ()):
+        methods = self._table.get("/".join(parts[:2]), {})
+        for pattern, route in methods.get(method, ()):
             words = _match(pattern, parts)
             if words is not None:
                 return route, {name: _text(word) for name, word in words.items()}
-        others = self._table.get(room, ())
+        others = chain.from_iterable(methods.values())
         allowed = [route.method for pattern, route in others if _match(pattern, parts) is not None]
         if allowed:
             error = UsageError(
