@@ -240,14 +240,40 @@ def _receive(sock: socket.socket) -> bytes:
         return b""
 
 
-class Stream:
+class _Items:
+    """Items that arrive on a connection of their own."""
+
+    def __init__(self, sock: socket.socket, lines: Lines) -> None:
+        self._sock = sock
+        self._lines = lines
+        self._items: deque[Any] = deque()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def fileno(self) -> int:
+        """For select: readable when the next item may be there."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """Let go; what is not over is given up."""
+        self._sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Stream(_Items):
     """The items of a streamed answer. Close it, or use it in a `with`."""
 
     def __init__(self, sock: socket.socket, request: Request, lines: Lines, timeout_s: float) -> None:
-        self._sock = sock
+        super().__init__(sock, lines)
         self._reply = Reply()
-        self._lines = lines
-        self._items: deque[Any] = deque()
         try:
             parts = _send(sock, request, self._reply, timeout_s)
             if self._reply.status != 200:
@@ -259,9 +285,6 @@ class Stream:
             self.close()
             raise
         sock.settimeout(None)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
 
     def __next__(self) -> Any:
         while not self._items:
@@ -275,24 +298,8 @@ class Stream:
             raise item
         return item
 
-    def fileno(self) -> int:
-        """For select: readable when the next item may be there."""
-        return self._sock.fileno()
 
-    def close(self) -> None:
-        """End the stream."""
-        self._sock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class Talk:
+class Talk(_Items):
     """A call with parts both ways. Close it, or use it in a `with`; what is not over then is given up.
 
     `send` waits while the program takes nothing, so whoever sends much reads in another thread meanwhile.
@@ -302,9 +309,7 @@ class Talk:
     """
 
     def __init__(self, sock: socket.socket, lines: Lines) -> None:
-        self._sock = sock
-        self._lines = lines
-        self._items: deque[Any] = deque()
+        super().__init__(sock, lines)
         self._over = False
         try:
             first = self._line()
@@ -340,9 +345,6 @@ class Talk:
             raise item
         return item
 
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
     def __next__(self) -> Any:
         if self._over:
             raise StopIteration
@@ -355,19 +357,3 @@ class Talk:
             self._over = True
             raise StopIteration
         return item["payload"]
-
-    def fileno(self) -> int:
-        """For select: readable when the next part may be there."""
-        return self._sock.fileno()
-
-    def close(self) -> None:
-        """Let go."""
-        self._sock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -6,6 +6,7 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -37,6 +38,7 @@ from mesh.client.http import (
 from mesh.errors import Failed, MeshError, TimedOut, Unreachable
 
 Handler: TypeAlias = Callable[..., Awaitable[Any] | AsyncIterator[Any]]
+Connect: TypeAlias = Callable[[], Awaitable[trio.SocketStream]]
 
 
 class AsyncClient(Calls):
@@ -123,16 +125,12 @@ class AsyncClient(Calls):
         return answer_of(reply.status, b"".join(parts), self._decode)
 
     def _lines(self, request: Request) -> Any:
-        return AsyncStream(self, request, Lines(self._decode), self._timeout_s)
+        return AsyncStream(self.open, request, Lines(self._decode), self._timeout_s)
 
     def _bytes(self, request: Request) -> Any:
-        return AsyncStream(self, request, Lines(None), self._timeout_s)
+        return AsyncStream(self.open, request, Lines(None), self._timeout_s)
 
     async def _connect(self, request: Request) -> trio.SocketStream:
-        return await self.switch(request)
-
-    async def switch(self, request: Request) -> trio.SocketStream:
-        """A connection of its own that is given up to a stream."""
         stream = await self.open()
         try:
             with trio.move_on_after(request.answer_s or self._timeout_s):
@@ -164,7 +162,7 @@ class AsyncClient(Calls):
             raise Failed("the agent did not switch to a stream", "is it older than this client?")
 
     def _talk(self, request: Request) -> Any:
-        return AsyncTalk(self, request, Lines(self._decode))
+        return AsyncTalk(partial(self._connect, request), Lines(self._decode))
 
     async def _connection(self) -> trio.SocketStream:
         while self._idle:
@@ -213,20 +211,40 @@ async def _receive(stream: trio.SocketStream) -> bytes:
         return b""
 
 
-class AsyncStream:
-    """The items of a streamed answer; the request is sent on entering `async with`."""
+class _Items:
+    """Items that arrive on a connection of their own, which is there once an `async with` is entered."""
 
-    def __init__(self, client: AsyncClient, request: Request, lines: Lines, timeout_s: float) -> None:
-        self._client = client
-        self._request = request
-        self._reply = Reply()
+    def __init__(self, connect: Connect, lines: Lines) -> None:
+        self._connect = connect
         self._lines = lines
-        self._timeout_s = timeout_s
         self._items: deque[Any] = deque()
         self._stream: trio.SocketStream | None = None
 
+    def __aiter__(self) -> Self:
+        return self
+
+    def close(self) -> None:
+        """Let go; what is not over is given up."""
+        if self._stream is not None:
+            self._stream.socket.close()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncStream(_Items):
+    """The items of a streamed answer; the request is sent on entering `async with`."""
+
+    def __init__(self, connect: Connect, request: Request, lines: Lines, timeout_s: float) -> None:
+        super().__init__(connect, lines)
+        self._request = request
+        self._reply = Reply()
+        self._timeout_s = timeout_s
+
     async def __aenter__(self) -> Self:
-        self._stream = await self._client.open()
+        self._stream = await self._connect()
         try:
             parts = await _send(self._stream, self._request, self._reply, self._timeout_s, whole=False)
             if self._reply.status != 200:
@@ -237,9 +255,6 @@ class AsyncStream:
         except BaseException:
             self.close()
             raise
-        return self
-
-    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
@@ -255,32 +270,18 @@ class AsyncStream:
             raise item
         return item
 
-    def close(self) -> None:
-        """End the stream."""
-        if self._stream is not None:
-            self._stream.socket.close()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class AsyncTalk:
+class AsyncTalk(_Items):
     """The trio twin of `Talk`: the call is made on entering `async with`. One task may send, another read."""
 
     node = node_name = ""
 
-    def __init__(self, client: AsyncClient, request: Request, lines: Lines) -> None:
-        self._client = client
-        self._request = request
-        self._lines = lines
-        self._items: deque[Any] = deque()
+    def __init__(self, connect: Connect, lines: Lines) -> None:
+        super().__init__(connect, lines)
         self._over = False
-        self._stream: trio.SocketStream | None = None
 
     async def __aenter__(self) -> Self:
-        self._stream = await self._client.switch(self._request)
+        self._stream = await self._connect()
         try:
             first = await self._line()
         except BaseException:
@@ -318,9 +319,6 @@ class AsyncTalk:
             raise item
         return item
 
-    def __aiter__(self) -> Self:
-        return self
-
     async def __anext__(self) -> Any:
         if self._over:
             raise StopAsyncIteration
@@ -333,16 +331,6 @@ class AsyncTalk:
             self._over = True
             raise StopAsyncIteration
         return item["payload"]
-
-    def close(self) -> None:
-        """Let go."""
-        if self._stream is not None:
-            self._stream.socket.close()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 async def _payloads(stream: AsyncStream | None) -> AsyncIterator[Any]:
