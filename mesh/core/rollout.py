@@ -63,7 +63,6 @@ from mesh.core.rollwords import (
     statement_path,
     unread,
 )
-from mesh.core.workload_parts import STRATEGIES
 
 __all__ = [
     "BEFORE",
@@ -272,8 +271,6 @@ class Picture:
         return self._strategy(aid, now_ms)
 
     def _strategy(self, aid: bytes, now_ms: float) -> Gate:
-        if self.plan.strategy not in STRATEGIES:
-            return Gate(False, f"this node does not know the strategy {self.plan.strategy}")
         if self.plan.strategy == "canary":
             return self._canary(aid, now_ms)
         if self.plan.strategy == "gradual":

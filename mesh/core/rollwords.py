@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from mesh.core.workload_parts import STRATEGIES, Rollout
+from mesh.core.workload_parts import Rollout
 from mesh.errors import PeerError, UsageError
 
 Plan = Rollout
@@ -114,10 +114,6 @@ class Gate(msgspec.Struct, frozen=True):
 
 def check_plan(where: str, plan: Plan) -> None:
     """Refuse what cannot be done. UsageError."""
-    if plan.strategy not in STRATEGIES:
-        raise UsageError(
-            f"{where}: rollout.strategy {plan.strategy!r} is not supported", f"one of {', '.join(STRATEGIES)}"
-        )
     if plan.strategy == "regional" and not plan.regions:
         raise UsageError(
             f"{where}: rollout.strategy regional needs `regions`", 'regions = ["north", "south"]'

@@ -35,7 +35,6 @@ from mesh.core.selector import parse_selector
 from mesh.core.words import refuse_nameless, refuse_twice, refuse_unknown, text_of
 from mesh.core.workload_parts import (
     REPLICAS_MAX,
-    STRATEGIES,
     Affinity,
     Argv,
     Mount,
@@ -47,6 +46,7 @@ from mesh.core.workload_parts import (
     Seconds,
     SecretRef,
     Service,
+    Strategy,
     Text,
     Word,
     Words,
@@ -307,7 +307,7 @@ def _hint(text: str) -> str:
 _CHOICES = {
     "mode": get_args(Mode),
     "runtime": get_args(RuntimeKind),
-    "rollout.strategy": STRATEGIES,
+    "rollout.strategy": get_args(Strategy),
     "restart": get_args(Restart),
     "reconcile": get_args(Reconcile),
     "placement": get_args(Placing),

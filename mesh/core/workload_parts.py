@@ -10,7 +10,6 @@ from mesh.errors import UsageError
 
 REPLICAS_MAX = 1000
 Strategy = Literal["rolling", "canary", "gradual", "regional", "bluegreen"]
-STRATEGIES = ("rolling", "canary", "gradual", "regional", "bluegreen")
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Word = Annotated[str, msgspec.Meta(max_length=128)]
