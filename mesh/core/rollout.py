@@ -238,9 +238,8 @@ class Picture:
         return self.plan.strategy == "bluegreen"
 
     def _ok_words(self) -> list[Statement]:
-        return [
-            said for aid in sorted(self._heard & self._said.keys()) if (said := self._said[aid]).st == St.OK
-        ]
+        words = (self._said[aid] for aid in self._heard & self._said.keys())
+        return [said for said in words if said.st == St.OK]
 
     @property
     def switched_ms(self) -> int:
