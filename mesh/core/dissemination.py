@@ -31,7 +31,7 @@ import msgspec
 from mesh.core import sync
 from mesh.core.heads import Digest
 from mesh.core.log import NO_AUTHOR, AuthorState
-from mesh.core.neighbour import Neighbour, Read
+from mesh.core.neighbour import Neighbour, Read, bucket_of
 from mesh.core.patience import Patience
 from mesh.core.record import LIVE, MESH, SCOPES
 from mesh.core.tidings import (
@@ -198,7 +198,7 @@ class Dissemination:
             case Wake(scope=scope, aids=aids):
                 for key in ((scope, aid) for aid in aids):
                     link.quiet.discard(key)
-                    if key in link.lazy_of(key) and key in link.sent:
+                    if key in link.lazy[bucket_of(key)] and key in link.sent:
                         link.dirty.setdefault(key, None)
             case Listing() if message.scope != LIVE:
                 self._listing_received(name, message, now)
@@ -330,7 +330,7 @@ class Dissemination:
         elif name == event.link:
             pass
         elif key in link.quiet and not event.urgent:
-            bucket = LIVE if key[0] == LIVE else ""
+            bucket = bucket_of(key)
             link.lazy[bucket].add(key)
             self._soon(link.lazy_at[bucket])
             return
@@ -594,4 +594,4 @@ class Dissemination:
                 link.sent.pop(key, None)
                 link.dirty.pop(key, None)
                 link.quiet.discard(key)
-                link.lazy_of(key).discard(key)
+                link.lazy[bucket_of(key)].discard(key)

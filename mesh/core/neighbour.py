@@ -22,6 +22,11 @@ PART_BYTES_MIN = 16 << 10
 Read: TypeAlias = Callable[[str], AbstractContextManager[Log]]
 
 
+def bucket_of(key: Key) -> str:
+    """Where an author to be announced stands in `lazy`: those of scope live are told less often."""
+    return LIVE if key[0] == LIVE else ""
+
+
 class Neighbour:
     """One link.
 
@@ -64,10 +69,6 @@ class Neighbour:
             if keys and self.lazy_at[bucket] < due:
                 due = self.lazy_at[bucket]
         return due
-
-    def lazy_of(self, key: Key) -> set[Key]:
-        """Where an author to be announced stands: those of scope live are told less often."""
-        return self.lazy[LIVE if key[0] == LIVE else ""]
 
     def pull(self, me: bytes, read: Read, frame_bytes: int, *, whole: bool = True) -> list[bytes]:
         """The next frame bodies, about `frame_bytes` in all; empty when there is nothing to send.
