@@ -68,10 +68,7 @@ class LmdbLog:
     # -- authors ----------------------------------------------------------------------------------------
 
     def author(self, aid: bytes) -> AuthorState:
-        state = self.states.get(aid)
-        if state is not None:
-            return state
-        state = self._read.get(aid)
+        state = self.known(aid)
         if state is None:
             key = self._scope + aid
             value = self._txn.get(key, db=self._tables.heads)
