@@ -36,9 +36,6 @@ def yard() -> Iterator[Yard]:
     try:
         starting(made.first(start=False))
         starting(made.join(made.invite(made.agents[0]), start=False))
-        made.agree()
-        for agent in made.agents:
-            eventually(lambda agent=agent: open_to_work(agent) == 2, "two nodes take work")
         yield made
     finally:
         made.end()
@@ -63,7 +60,10 @@ def open_to_work(agent: Agent) -> int:
 
 @pytest.fixture
 def first(yard: Yard) -> Iterator[Agent]:
-    """The admin's agent; nothing is left afterwards."""
+    """The admin's agent, and both nodes take work, whatever was before; nothing is left afterwards."""
+    yard.agree()
+    for agent in yard.agents:
+        eventually(lambda agent=agent: open_to_work(agent) == 2, "two nodes take work")
     yield yard.agents[0]
     with yard.agents[0].client() as client:
         for row in client.workloads():
@@ -144,9 +144,8 @@ def test_two_specs_of_one_name_are_refused_together(first: Agent, tmp_path: Path
 
 def test_a_request_that_no_node_can_meet_says_what_is_missing_where(yard: Yard, first: Agent) -> None:
     apply(first, shell("huge", "true", resources={"requests": {"cpu": 1000}, "limits": {}}))
-    state, why = eventually(lambda: (found := shown(first, "huge")) and found[1] and found, "it says why")
-    assert state == "unplaced"
-    assert "no node can run it" in why
+    eventually(lambda: shown(first, "huge")[0] == "unplaced", "nobody takes it")
+    eventually(lambda: "no node can run it" in shown(first, "huge")[1], "it says why")
     with yard.agents[1].client() as client:
         rows = eventually(lambda: client.explain_workload("huge"), "the other node knows of it")
     assert len(rows) == 2
@@ -191,18 +190,19 @@ def test_programs_that_do_not_stay_say_how_they_ended_and_wait_longer_each_time(
             f"{name} says: {words}",
         )
         assert state in ("failing", "starting", "barred", "running"), name
-    done = first.ctl("workload", "show", "ends")
-    assert "exit status 3" in done.stdout
-    assert "starts again after" in done.stdout
+
+    def waits() -> bool:
+        said = first.ctl("workload", "show", "ends").stdout
+        return "exit status 3" in said and "starts again after" in said
+
+    eventually(waits, "it waits until it starts again, and says why")
 
 
 def test_a_flood_of_log_is_kept_within_its_bound_and_the_program_goes_on(yard: Yard, first: Agent) -> None:
     apply(first, shell("flood", "exec yes 0123456789012345678901234567890123456789"))
     eventually(lambda: shown(first, "flood")[0] == "running", "it runs")
     folder = folder_of(yard, "flood") / "log"
-    eventually(
-        lambda: folder.is_dir() and int(max(each.name for each in folder.iterdir())) > 4, "it is turned"
-    )
+    eventually(lambda: int(max((each.name for each in folder.glob("0*")), default="0")) > 4, "it is turned")
     for _ in range(20):
         sizes = list(sizes_in(folder))
         assert len(sizes) <= LOG_FILES + 1

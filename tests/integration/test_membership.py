@@ -11,10 +11,11 @@ from yard import Agent, Yard, eventually
 def test_agents_form_a_mesh_and_agree(yard: Yard) -> None:
     agents = yard.form(3)
     yard.same_roots()
+    all_alive = {"alive": 3, "suspect": 0, "dead": 0, "left": 0}
     for agent in agents:
+        eventually(lambda agent=agent: agent.status()["members"] == all_alive, f"{agent.name} counts them")
         status = agent.status()
         assert status["state"] == "alive"
-        assert status["members"] == {"alive": 3, "suspect": 0, "dead": 0, "left": 0}
         assert status["problems"] == []
 
 

@@ -19,7 +19,7 @@ from mesh.errors import ConfigError, Denied, NotFound, UsageError
 
 pytestmark = pytest.mark.slow
 TINY = {"requests": {"cpu": 0.01, "memory": "4Mi"}, "limits": {"memory": "64Mi"}}
-FAST = {"pause_s": 0.2, "bake_s": 0.5, "deadline_s": 20.0, "waves": [1.0], "max_unavailable": 3}
+FAST = {"pause_s": 0.2, "bake_s": 0.5, "deadline_s": 120.0, "waves": [1.0], "max_unavailable": 3}
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +207,8 @@ def test_a_bad_canary_halts_and_is_taken_back_while_the_others_run_on(agents: li
     shown = agents[0].ctl("rollout", "status", "app")
     assert shown.returncode == 1
     assert "rolled back" in shown.stdout
-    shown = agents[1].ctl("workload", "show", "app")
-    assert "generation 1 runs; the rollout of 2: rolled back" in shown.stdout
+    words = "generation 1 runs; the rollout of 2: rolled back"
+    eventually(lambda: words in agents[1].ctl("workload", "show", "app").stdout, "the others hear of it")
     with agents[0].client() as client:
         client.delete_workload("app")
 
@@ -222,7 +222,10 @@ def test_what_nobody_could_run_is_put_right_at_once_and_without_the_old_generati
         eventually(lambda: client.workload("lost")["state"] == "unplaced", "nobody may have it")
         client.apply([{**spec, "command": ["/bin/sleep", "100004"]}])
         running(agents, "lost", [2, 2, 2])
-        assert [row["state"] for row in client.workload("lost")["instances"]] == ["running"] * 3
+        eventually(
+            lambda: [row["state"] for row in client.workload("lost")["instances"]] == ["running"] * 3,
+            "three are all there are",
+        )
         with pytest.raises(NotFound):
             client.rollout("workload/lost")
         client.delete_workload("lost")

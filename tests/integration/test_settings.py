@@ -36,17 +36,17 @@ def test_config_show_names_sources_and_a_hangup_applies_what_it_can(yard: Yard) 
     agent.signal(signal.SIGHUP)
     eventually(lambda: rows(agent)["log.level"]["value"] == "debug", "the level is reloaded")
     assert rows(agent)["log.level"]["origin"] == str(conf_d / "20-new.toml")
-    eventually(lambda: "store.linger_ms changed, and counts after a restart" in agent.tail(), "it says so")
+    eventually(lambda: "store.linger_ms changed, and counts after a restart" in agent.said(), "it says so")
     assert rows(agent)["store.linger_ms"]["value"] == shown["store.linger_ms"]["value"]
     assert rows(agent)["store.linger_ms"]["pending"] == [50]
     (conf_d / "20-new.toml").write_text('[log]\nlevel = "debug"\n')
     agent.signal(signal.SIGHUP)
     eventually(lambda: rows(agent)["store.linger_ms"]["pending"] == [], "nothing waits any more")
-    assert agent.tail().count("counts after a restart") == 1
+    assert agent.said().count("counts after a restart") == 1
 
     (conf_d / "30-wrong.toml").write_text("[log]\nlevle = 'info'\n")
     agent.signal(signal.SIGHUP)
-    eventually(lambda: "unknown key log.levle" in agent.tail(), "the mistake is named")
+    eventually(lambda: "unknown key log.levle" in agent.said(), "the mistake is named")
     assert rows(agent)["log.level"]["value"] == "debug"
     assert agent.alive()
 
@@ -74,7 +74,7 @@ def test_what_a_start_has_made_is_not_looked_through_again(yard: Yard) -> None:
     agent = yard.first(start=False)
     agent.settings = {"PYTHONPATH": str(spy)}
     agent.start()
-    eventually(lambda: "is up in mesh" in agent.tail(), "it is up")
+    eventually(lambda: "is up in mesh" in agent.said(), "it is up")
     assert agent.stop() == 0
-    kept = int(agent.tail().rpartition("kept for good: ")[2].split()[0])
+    kept = int(agent.said().rpartition("kept for good: ")[2].split()[0])
     assert kept > 50_000

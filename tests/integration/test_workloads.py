@@ -308,8 +308,11 @@ def test_admission_rules_are_kept_by_every_node(yard: Yard, first: Agent, tmp_pa
     assert first.ctl("admission", "set", str(rules)).returncode == 0
     try:
         assert first.ctl("apply", str(app)).returncode == 0
-        rows = json.loads(yard.agents[1].ctl("-o", "json", "workload", "explain", "app").stdout)
+        with yard.agents[1].client() as second:
+            rows = eventually(lambda: second.explain_workload("app"), "the other node knows of it")
         assert all("admission rule no-root" in row["why"] for row in rows)
+        shown = json.loads(yard.agents[1].ctl("-o", "json", "workload", "explain", "app").stdout)
+        assert all("admission rule no-root" in row["why"] for row in shown)
     finally:
         assert first.ctl("admission", "delete", "no-root").returncode == 0
     settled(yard, "app", 1)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 
+from ports import free_port
 from yard import Agent, Yard, eventually
 
 NEEDED = ("redis-server", "redis-cli", "nginx", "curl", "openssl")
@@ -26,12 +27,6 @@ http {{
   }}
 }}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Place:

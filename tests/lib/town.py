@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -196,12 +195,6 @@ async def everything(pipe: Pipe) -> bytes:
     while data := await pipe.receive():
         parts.append(data)
     return b"".join(parts)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 async def running(nursery: trio.Nursery, part: Callable[[Callable[[], None]], Awaitable[None]]) -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from leftovers import end_all
+from ports import free_port
 
 from mesh.client import Client
 from mesh.errors import MeshError
 
 PROGRAMS = Path(sys.executable).parent
 # A bound against hanging for ever, not a measure: nothing is asserted about how long a thing takes.
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 def eventually(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
@@ -46,7 +47,8 @@ class Agent:
         self.log = folder / f"{name}.log"
         self.seeds = seeds
         self.process: subprocess.Popen[bytes] | None = None
-        self.listen = "/ip4/127.0.0.1/tcp/0"
+        # Chosen here, not by the kernel at the first start: a later start must find it free as well.
+        self.listen = f"/ip4/127.0.0.1/tcp/{free_port()}"
         self.settings: dict[str, str] = {}
         self.words: list[str] = []
         self.prefix: list[str] = []
@@ -63,8 +65,7 @@ class Agent:
                 [*self.prefix, str(PROGRAMS / "meshd"), *map(str, words)], stdout=log, stderr=log, env=env
             )
         eventually(lambda: self.alive() and self.status()["addresses"], f"{self.name} answers: {self.tail()}")
-        # The port chosen by the first start is kept, as a configured one would be.
-        self.listen = self.status()["addresses"][0]
+        self.listen = self.status()["addresses"][0]  # with its port, where a test has left that open
         return self
 
     def alive(self) -> bool:
@@ -73,8 +74,13 @@ class Agent:
             raise AssertionError(f"{self.name} ended with {self.process.returncode}: {self.tail()}")
         return True
 
+    def said(self) -> str:
+        """All that it has logged."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
     def tail(self) -> str:
-        return self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
+        """The end of its log, for the words of a failure."""
+        return self.said()[-2000:]
 
     def client(self) -> Client:
         return Client(str(self.socket))

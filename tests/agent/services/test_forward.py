@@ -9,7 +9,8 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from town import Town, echo, everything, free_port, saying
+from ports import closed_port
+from town import Town, echo, everything, saying
 
 from mesh.agent.forward import Caller, proxy_header
 from mesh.core.registry import Health
@@ -72,13 +73,14 @@ async def test_a_name_does_not_open_another_service(town: Town) -> None:
 
 async def test_an_instance_that_does_not_answer_is_passed_over_and_left_alone(town: Town) -> None:
     one, two, three = await town.add(3)
-    dead = two.offer("orders", free_port())
-    town.catalogue.put(dead, three.offer("orders", town.program(saying(b"three"))))
-    for _ in range(8):
-        connection = await one.router.connect("orders")
-        assert await everything(connection.pipe) == b"three"
-        await connection.pipe.reset()
-        connection.end()
+    with closed_port() as port:
+        dead = two.offer("orders", port)
+        town.catalogue.put(dead, three.offer("orders", town.program(saying(b"three"))))
+        for _ in range(8):
+            connection = await one.router.connect("orders")
+            assert await everything(connection.pipe) == b"three"
+            await connection.pipe.reset()
+            connection.end()
     assert one.router.breaker.state(dead.service.id, trio.current_time()) == "open"
     assert all(usage.in_flight == 0 for usage in one.router.meter.usages.values())
 
@@ -141,7 +143,7 @@ async def test_a_degraded_instance_is_taken_only_when_nobody_better_is_left(town
 
 async def test_groups_fail_over_and_explain_says_so(town: Town) -> None:
     one, two, three = await town.add(3)
-    town.catalogue.put(two.offer("orders", free_port()), three.offer("orders", town.program(saying(b"3"))))
+    three_says = three.offer("orders", town.program(saying(b"3")))
     one.documents["orders"] = parse(
         {
             "default": "optimal",
@@ -151,12 +153,14 @@ async def test_groups_fail_over_and_explain_says_so(town: Town) -> None:
             ],
         }
     )
-    assert one.router.explain("orders")["group"] == "primary"
-    for _ in range(4):
-        connection = await one.router.connect("orders")
-        assert await everything(connection.pipe) == b"3"
-        await connection.pipe.reset()
-        connection.end()
+    with closed_port() as port:
+        town.catalogue.put(two.offer("orders", port), three_says)
+        assert one.router.explain("orders")["group"] == "primary"
+        for _ in range(4):
+            connection = await one.router.connect("orders")
+            assert await everything(connection.pipe) == b"3"
+            await connection.pipe.reset()
+            connection.end()
     found = one.router.explain("orders")
     assert found["group"] == "secondary"
     assert {row["node"]: row["verdict"] for row in found["candidates"]} == {"n2": "standby", "n3": "taken"}

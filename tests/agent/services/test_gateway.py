@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 from front import NOW_MS, SECRET, Front, token, web
-from town import free_port
+from ports import closed_port
 
 from mesh.agent import throttle
 from mesh.agent.gateway import Chosen, Map
@@ -148,8 +148,9 @@ async def test_an_instance_that_says_it_is_unwell_is_left_alone(front: Front) ->
 
 
 async def test_an_instance_that_is_not_there_is_a_bad_gateway(front: Front) -> None:
-    front.town.catalogue.put(front.town.nodes[1].offer("orders", free_port()))
-    assert (await front.get("/orders/")).startswith(b"HTTP/1.1 502")
+    with closed_port() as port:
+        front.town.catalogue.put(front.town.nodes[1].offer("orders", port))
+        assert (await front.get("/orders/")).startswith(b"HTTP/1.1 502")
 
 
 async def test_a_service_may_be_told_the_calling_node_by_a_header(front: Front) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import dnslib
 import pytest
 import trio
+from ports import free_port
 
 from mesh.discovery import dns
 from mesh.discovery.dnssd import SERVICE
@@ -24,9 +25,7 @@ LO = Interface("lo", socket.if_nametoindex("lo"), True, ("127.0.0.1",), ("::1",)
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("", 0))
-        return int(sock.getsockname()[1])
+    return free_port()
 
 
 def node(

@@ -6,6 +6,7 @@ import socket
 import pytest
 import trio
 import trio.testing
+from ports import free_port
 
 from mesh.errors import Failed
 from mesh.identity.keys import NodeKey
@@ -13,12 +14,6 @@ from mesh.net import datagram
 from mesh.net.base import DATAGRAM_BYTES_MAX
 from mesh.net.datagram import OVERHEAD_BYTES, Datagrams
 from mesh.net.memory import MemoryDatagrams
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class End:
