@@ -83,15 +83,12 @@ def validate(options: Namespace) -> int:
 
 def _check_listeners(config: Config) -> None:
     """Refuse what the agent would only refuse when it starts: proxy and gateway. ConfigError."""
-    from mesh.agent import gateway, proxy, tls
+    from mesh.agent import gateway, proxy
 
     if config.proxy.listen or config.proxy.imports or config.proxy.dns:
         proxy.check(config.proxy)
     if config.gateway.listen:
-        gateway.Map(config.gateway, config.proxy.domain)
-        proxy.address_of(config.gateway.listen, "gateway.listen", anyone=True)
-        if config.gateway.tls_cert or config.gateway.tls_key:
-            tls.load(config.gateway.tls_cert, config.gateway.tls_key)
+        gateway.check(config.gateway, config.proxy.domain)
 
 
 VERBS: dict[str, Callable[[Namespace], int]] = {"init": init, "join": join, "validate": validate}

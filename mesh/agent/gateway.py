@@ -101,6 +101,25 @@ class Map:
         return rest if rest.startswith("/") else "/" + rest
 
 
+def check(settings: Settings, domain: str) -> SSLContext | None:
+    """Refuse settings that make no sense; what the port needs to speak TLS, None if it is to be plain.
+
+    Raises:
+        ConfigError: naming the one.
+    """
+    Map(settings, domain)
+    address_of(settings.listen, "gateway.listen", anyone=True)
+    return _tls_of(settings)
+
+
+def _tls_of(settings: Settings) -> SSLContext | None:
+    if not settings.tls_cert and not settings.tls_key:
+        return None
+    from mesh.agent import tls
+
+    return tls.load(settings.tls_cert, settings.tls_key)
+
+
 class Gateway:
     """See the module.
 
@@ -138,27 +157,13 @@ class Gateway:
         self.listening: tuple[str, int] | None = None
 
     def check(self) -> None:
-        """Refuse settings that make no sense.
-
-        Raises:
-            ConfigError: naming the one.
-        """
-        self.map()
-        address_of(self.settings().listen, "gateway.listen", anyone=True)
-        self._tls = self._load_tls()
-
-    def _load_tls(self) -> SSLContext | None:
-        settings = self.settings()
-        if not settings.tls_cert and not settings.tls_key:
-            return None
-        from mesh.agent import tls
-
-        return tls.load(settings.tls_cert, settings.tls_key)
+        """Refuse settings that make no sense. ConfigError."""
+        self._tls = check(self.settings(), self._domain)
 
     def reload(self) -> None:
         """Read the certificate again. What cannot be used leaves the one in use, and is told."""
         try:
-            self._tls = self._load_tls()
+            self._tls = _tls_of(self.settings())
         except ConfigError as error:
             log.error("%s; what was read before stays in use", error.message)
             self._alarm(f"{error.message}; {error.hint}")
