@@ -39,7 +39,8 @@ Said = list[Statement]
 Names = list[str]
 
 SETTLE_S, STAGGER_S, LOOK_S, AGAIN_S = 0.3, 2.0, 60.0, 5.0
-ABOUT = (PREFIX, WORKLOADS, "admission/", "offer/", "member/", "order/", POLICY)
+STORED = (PREFIX, POLICY)
+ELIGIBLE = (WORKLOADS, "admission/", "offer/", "member/", "order/")
 
 
 class Secrets:
@@ -68,9 +69,9 @@ class Secrets:
 
     def _changed(self, changes: list[Change]) -> None:
         paths = {change.path for change in changes if change.scope == MESH}
-        if any(path.startswith((PREFIX, POLICY)) for path in paths):
+        if any(path.startswith(STORED) for path in paths):
             self._stale()
-        elif any(path.startswith(ABOUT) for path in paths):
+        elif any(path.startswith(ELIGIBLE) for path in paths):
             self._news.set()
 
     def _stale(self) -> None:
@@ -83,13 +84,12 @@ class Secrets:
         """Every secret that can be read as a record, by name."""
         if self._found is None:
             with self._node.store.read(MESH) as slots:
-                names = {core.name_in(path) for path in slots.paths(PREFIX)}
-                found = {name: self._read(slots, name) for name in sorted(names - {None})}  # type: ignore[type-var]
-            self._found = {name: held for name, held in found.items() if name and held is not None}
+                found = {name: self._read(slots, name) for name in _names_in(slots)}
+            self._found = {name: held for name, held in found.items() if held is not None}
         return self._found
 
-    def _read(self, slots: Log, name: str | None) -> Held | None:
-        rec = self._record(slots, name or "")
+    def _read(self, slots: Log, name: str) -> Held | None:
+        rec = self._record(slots, name)
         if rec is None:
             return None
         said = everyone(self._node.view.visible(slots.slots(rec.path + WRAPS)), self._node.now_ms())
@@ -157,13 +157,10 @@ class Secrets:
         held = self.held().get(name)
         if held is None:
             raise NotFound(f"secret {name[:80]} is not there", f"`meshctl secret set {name[:80]} -`")
-        secret = held.secret
         try:
-            return sealing.unseal(
-                secret.box, self._key_to(held), core.bound_to(self._node.mesh_id, name, secret.gen)
-            )
+            return self._opened(name, held)
         except (Denied, PeerError) as error:
-            where = f"secret {name} (generation {secret.gen}) cannot be opened on {self._node.home.name}"
+            where = f"secret {name} (generation {held.secret.gen}) cannot be opened on {self._node.home.name}"
             raise Denied(f"{where}: {error.message}", f"`meshctl secret show {name}`") from None
 
     def _opened(self, name: str, held: Held) -> bytes:
@@ -323,12 +320,12 @@ class Secrets:
         with self._node.store.read(MESH) as slots:
             own = {
                 name: rec.val
-                for name in {core.name_in(path) for path in slots.paths(PREFIX)} - {None}
+                for name in _names_in(slots)
                 if (rec := slots.get(SlotKey(f"{PREFIX}{name}{WRAPS}", Kind.ALL, self._node.me))) is not None
                 and rec.op == Op.PUT
             }
-        for name in sorted(own.keys() | held.keys(), key=str):
-            said = self._due_of(str(name), held.get(str(name)), own.get(name))
+        for name in sorted(own.keys() | held.keys()):
+            said = self._due_of(name, held.get(name), own.get(name))
             found += [] if said is None else [said]
         return found
 
@@ -349,6 +346,11 @@ class Secrets:
             more = More(held.secret.digest, {**(own["wraps"] if stands else {}), **wraps})
             return Statement(path, Kind.ALL, core.encode(more))
         return None if own is None or stands else Statement(path, Kind.ALL, None, Op.DEL)
+
+
+def _names_in(slots: Log) -> Names:
+    """Secrets of which anything is said."""
+    return sorted({name for path in slots.paths(PREFIX) if (name := core.name_in(path)) is not None})
 
 
 def _gen_of(rec: Record | None) -> int:
