@@ -359,19 +359,20 @@ class Workloads(Admitting):
         seat = (empty or [Seat(name, 0)])[0]
         now, now_ms = self._placer.now(), self._node.now_ms()
         order = {it.aid: place for place, it in enumerate(table.plan(name, [seat], now, now_ms)[seat], 1)}
-        order = {} if self._no_quorum(spec) else order
+        no_quorum = self._no_quorum(spec)
+        order = {} if no_quorum else order
         members = set(self._node.directory.members()) | set(table.sites)
-        rows = [self._verdict(spec, seat, aid, order) for aid in sorted(members)]
+        rows = [self._verdict(name, seat, aid, order, no_quorum) for aid in sorted(members)]
         return sorted(rows, key=lambda row: (row["place"] is None, row["place"] or 0, row["node_name"]))
 
-    def _verdict(self, spec: Spec, seat: Seat, aid: bytes, order: Mapping[bytes, int]) -> Json:
-        table, name = self._seats, spec.workload.name
+    def _verdict(self, name: str, seat: Seat, aid: bytes, order: Mapping[bytes, int], no_quorum: str) -> Json:
+        table = self._seats
         node, node_name = self._table.who(aid)
         runs = [str(each) for each in table.seats(name) if self._holds(each, aid)]
         if aid not in table.sites:
             why = "offers nothing to workloads"
         else:
-            why = table.why_not(name, aid) or table.why_crowded(name, aid) or self._no_quorum(spec)
+            why = table.why_not(name, aid) or table.why_crowded(name, aid) or no_quorum
         why = why or self._why_barred(seat, aid)
         weighs, score = table.worth(seat, aid)
         return {
