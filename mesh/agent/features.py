@@ -219,9 +219,8 @@ class Features:
             self._reconfigure()
 
     def _reconfigure(self) -> None:
-        before = self._node.config
-        changes = settings.diff(before, settings.with_document(self._own_config, self._document))
-        config = settings.in_force(before, settings.with_document(self._own_config, self._document))
+        before, read = self._node.config, settings.with_document(self._own_config, self._document)
+        changes, config = settings.diff(before, read), settings.in_force(before, read)
         self._node.config = config
         self._logs.set_level(config.log.level)
         self.metrics.reload(config.metrics)

@@ -110,8 +110,9 @@ class Registry:
 
     def _hidden(self, name: str) -> list[Instance]:
         """Instances of a generation that is not the service now."""
-        shown = {each.service.id for word in self._names for each in self.instances(word)}
-        ids = [(aid, id_) for word in self._names if name in ("", word) for aid, id_ in self._names[word]]
+        words = [name] if name else [*self._names]
+        shown = {each.service.id for word in words for each in self.instances(word)}
+        ids = [(aid, id_) for word in words for aid, id_ in self._names.get(word, ())]
         found = [self._instance(aid, id_) for aid, id_ in sorted(ids) if id_ not in shown]
         return [each for each in found if not self.expired(each.service)]
 

@@ -115,11 +115,10 @@ class Routing:
     async def explain(self, name: str, *, wants: Mapping[str, Any]) -> Json:
         """Every candidate, its costs, and why it is taken or refused. NoInstances: nobody offers it."""
         asked = wants_of(wants)
-        self._known(check_name(name), asked)
-        return self._explained(name, asked)
+        return self._known(check_name(name), asked)
 
-    def _known(self, name: str, wants: Wants) -> None:
-        """Refuse a name that nobody offers, not even badly; says which are like it."""
+    def _known(self, name: str, wants: Wants) -> Json:
+        """The explanation; refuses a name that nobody offers, not even badly, and says which are like it."""
         found = self._explained(name, wants)
         if not found["candidates"]:
             service = found["service"]
@@ -129,6 +128,7 @@ class Routing:
                 f"nobody offers a service {service}{stands}{written}",
                 nearest(service, self._names(), "`meshctl service ls --all` lists services"),
             )
+        return found
 
     def _explained(self, name: str, wants: Wants) -> Json:
         found = self._router.explain(name, wants)
