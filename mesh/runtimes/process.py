@@ -122,7 +122,7 @@ class Processes:
         }
         digest, launch = launch.digest, filled(launch, own)
         home = next(iter(places.values()), "/")
-        env = {**_environment(launch, {}, home), **told.env, **own}
+        env = {**_environment(launch, home), **told.env, **own}
         if owner is not None:
             barrier = reachable(folder.path, owner[0], {owner[1], *owner[2]})
             if barrier is not None and launch.directories:
@@ -242,9 +242,9 @@ async def _send(orders: trio.lowlevel.FdStream, data: bytes) -> None:
         pass  # the answer's end tells
 
 
-def _environment(launch: Launch, own: dict[str, str], home: str) -> dict[str, str]:
+def _environment(launch: Launch, home: str) -> dict[str, str]:
     user = {"USER": launch.user.partition(":")[0]} if launch.user else {}
-    return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": home, **user, **launch.env, **own}
+    return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": home, **user, **launch.env}
 
 
 def _owner(user: str) -> tuple[int, int, list[int]] | None:
