@@ -12,6 +12,7 @@ from meshctl import documents, parse, words
 from meshctl.command import Commands, Verb, arg
 from meshctl.context import Context
 from meshctl.output import Column
+from meshctl.terminal import note
 
 _APPLIED = (Column("NAME", "name"), Column("CHANGE", "change"), Column("GEN", "gen", right=True))
 _WORKLOADS = (
@@ -86,6 +87,7 @@ _REMOVED = (
     Column("INSTANCES", "instances", short=True),
 )
 _NAME = arg("name", metavar="NAME", help="a workload's name")
+_FORCE = arg("--force", action="store_true", help="also if rules of admission let it run nowhere")
 _FILES = arg("files", metavar="FILE", nargs="+", help=".toml, .json or .yaml; - is standard input")
 
 
@@ -106,11 +108,18 @@ def _specs(files: list[str]) -> list[dict[str, Any]]:
 
 
 def apply(context: Context, args: Namespace) -> None:
-    context.out.rows(context.client.apply(_specs(args.files), dry_run=args.dry_run), _APPLIED)
+    _applied(context, context.client.apply(_specs(args.files), dry_run=args.dry_run, force=args.force))
 
 
 def validate(context: Context, args: Namespace) -> None:
-    context.out.rows(context.client.apply(_specs(args.files), dry_run=True), _APPLIED)
+    _applied(context, context.client.apply(_specs(args.files), dry_run=True))
+
+
+def _applied(context: Context, rows: list[dict[str, Any]]) -> None:
+    context.out.rows(rows, _APPLIED)
+    for row in rows:
+        for warning in row["warnings"]:
+            note(f"warning: {row['name']}: {warning}")
 
 
 def ls(context: Context, args: Namespace) -> None:
@@ -138,7 +147,7 @@ def scale(context: Context, args: Namespace) -> None:
         if not args.replicas.isascii() or not args.replicas.isdigit():
             raise UsageError(f"{args.replicas!r:.40} is no number of replicas", 'a number, or "each"')
         replicas = int(args.replicas)
-    found = context.client.scale_workload(args.name, replicas)
+    found = context.client.scale_workload(args.name, replicas, force=args.force)
     context.out.done(found, f"{found['name']} is to have {found['replicas']} instances")
 
 
@@ -189,7 +198,16 @@ def rules(context: Context, args: Namespace) -> None:
 
 def set_rules(context: Context, args: Namespace) -> None:
     found = [rule for file in args.files for rule in documents.read(file, "rule")]
-    context.out.rows(context.client.set_admission_rules(found), _RULES)
+    rows = context.client.set_admission_rules(found, dry_run=True)
+    stops = [stop for row in rows for stop in row["stops"]]
+    for stop in stops:
+        where = ", ".join(stop["nodes"])
+        note(f"{stop['workload']}: {stop['instances']} on {where} would stop: {stop['why']}")
+    if stops and not args.dry_run:
+        context.confirm("set rules that stop what runs?", yes=args.yes)
+    if not args.dry_run:
+        rows = context.client.set_admission_rules(found)
+    context.out.rows(rows, _RULES)
 
 
 def delete_rule(context: Context, args: Namespace) -> None:
@@ -232,9 +250,11 @@ COMMANDS: Commands = {
         "apply",
         apply,
         "have workloads run on the mesh",
-        (_FILES, arg("--dry-run", action="store_true", help="only say what would change")),
-        text=_FORMS + " All are applied, or none. What is applied again unchanged changes nothing. Needs an "
-        "admin node; every node may then take instances, each for itself.",
+        (_FILES, arg("--dry-run", action="store_true", help="only say what would change"), _FORCE),
+        text=_FORMS + " All are applied, or none. What is applied again unchanged changes nothing. What the "
+        "rules of admission would let run nowhere is refused, with the rule's name (exit status 6); if they "
+        "keep it off some nodes only, a warning says so. Needs an admin node; every node may then take "
+        "instances, each for itself.",
         examples=(("meshctl apply app.toml", "run it"),),
     ),
     "validate": Verb(
@@ -242,7 +262,8 @@ COMMANDS: Commands = {
         validate,
         "read workloads without applying them",
         (_FILES,),
-        text=_FORMS + " Says what `apply` would change. Exit status 2 names the first field that is wrong.",
+        text=_FORMS + " Says what `apply` would change. Exit status 2 names the first field that is wrong, 6 "
+        "the rule of admission that lets it run nowhere.",
         examples=(("meshctl validate app.toml", "is it right?"),),
     ),
     "workload": (
@@ -268,7 +289,8 @@ COMMANDS: Commands = {
             "scale",
             scale,
             "change the number of instances",
-            (_NAME, arg("replicas", metavar="REPLICAS", help='a number, or "each"')),
+            (_NAME, arg("replicas", metavar="REPLICAS", help='a number, or "each"'), _FORCE),
+            text="Refused if a rule of admission would then let it run nowhere: what runs would stop too.",
             examples=(("meshctl workload scale web 5", "five instances"),),
         ),
         Verb(
@@ -321,11 +343,16 @@ COMMANDS: Commands = {
             "set",
             set_rules,
             "set rules from files",
-            (_FILES,),
+            (
+                _FILES,
+                arg("--dry-run", action="store_true", help="only say what they would stop"),
+                parse.YES,
+            ),
             text="[[rule]] tables with `name`, and what it is for: `selector` (nodes), `classes`, "
             "`workloads`; and what it asks: root = false, requests = true, limits = true, runtimes, "
             "images, users, dirs, networks, modes (lists of patterns), replicas_max, cpu_max, memory_max. "
-            "Rules only take away; every node keeps them before it claims anything. Needs an admin node.",
+            "Rules only take away; every node keeps them before it claims anything, and lets go of what runs "
+            "against them: what would stop is told first, and asked about. Needs an admin node.",
             examples=(("meshctl admission set rules.toml", "from now on"),),
         ),
         Verb(

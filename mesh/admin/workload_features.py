@@ -12,9 +12,9 @@ Rows = list[Json]
 class Workloads(Protocol):
     """What is to run on the mesh, where it runs, and what may. Changes raise Denied unless by an admin."""
 
-    async def apply(self, specs: Sequence[Json], *, dry_run: bool) -> Rows:
+    async def apply(self, specs: Sequence[Json], *, dry_run: bool, force: bool) -> Rows:
         """`shapes.Applied` of each. UsageError: one cannot be read, or they wait for each other in a circle;
-        then none is applied.
+        Denied: by the rules of admission one would run nowhere, and no `force`. Then none is applied.
         """
 
     async def list(self) -> Rows:
@@ -29,8 +29,8 @@ class Workloads(Protocol):
     async def explain(self, name: str) -> Rows:
         """`shapes.PlacementVerdict` of each node, in the order in which they are asked. NotFound."""
 
-    async def scale(self, name: str, replicas: int | str) -> Json:
-        """`shapes.Workload`. A number, or "each". NotFound, UsageError."""
+    async def scale(self, name: str, replicas: int | str, *, force: bool) -> Json:
+        """`shapes.Workload`. A number, or "each". NotFound, UsageError; Denied as for `apply`."""
 
     async def remove(self, name: str, nodes: Sequence[str], *, back: bool) -> Json:
         """`shapes.WorkloadDetail`. From these nodes, or `back`: they may run it again. NotFound."""
@@ -47,8 +47,8 @@ class Workloads(Protocol):
     async def rules(self) -> Rows:
         """`shapes.AdmissionRule` of each, by name."""
 
-    async def set_rules(self, rules: Sequence[Json]) -> Rows:
-        """`shapes.AdmissionRule` of each that was set. UsageError."""
+    async def set_rules(self, rules: Sequence[Json], *, dry_run: bool) -> Rows:
+        """`shapes.AdmissionSet` of each that was set, or would be. UsageError."""
 
     async def delete_rule(self, name: str) -> Json:
         """`shapes.AdmissionRule` as it was. NotFound."""

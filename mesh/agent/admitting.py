@@ -13,6 +13,7 @@ from mesh.agent.placer import Placer
 from mesh.agent.table import Table
 from mesh.core import guard
 from mesh.core.guard import Rule
+from mesh.core.holding import KEEPING
 from mesh.core.record import MESH, Kind, Op
 from mesh.core.workload import Workload, parse
 from mesh.errors import MeshError, NotFound, UsageError
@@ -40,13 +41,33 @@ class Admitting:
         author_name = self._table.who(rec.aid)[1] if rec is not None else ""
         return {"name": rule.name, "rule": guard.document(rule), "author_name": author_name}
 
-    async def set_rules(self, rules: Sequence[Json]) -> Rows:
-        """`shapes.AdmissionRule` of each that was set. UsageError, Denied."""
-        self._certs.require_admin()
+    async def set_rules(self, rules: Sequence[Json], *, dry_run: bool) -> Rows:
+        """`shapes.AdmissionSet` of each that was set. UsageError, Denied."""
         parsed = [guard.parse(raw) for raw in rules]
-        statements = [Statement(guard.PREFIX + rule.name, Kind.REG, guard.document(rule)) for rule in parsed]
-        await self._node.author.say(MESH, lambda _: statements)
-        return [self._rule_row(rule) for rule in parsed]
+        stops = [self._stops(rule) for rule in parsed]
+        if not dry_run:
+            self._certs.require_admin()
+            statements = [
+                Statement(guard.PREFIX + rule.name, Kind.REG, guard.document(rule)) for rule in parsed
+            ]
+            await self._node.author.say(MESH, lambda _: statements)
+        return [{**self._rule_row(rule), "stops": stop} for rule, stop in zip(parsed, stops, strict=True)]
+
+    def _stops(self, rule: Rule) -> Rows:
+        """`shapes.Stops` of each workload that has instances where the rule allows none."""
+        table, specs, rows = self._placer.machine.table, self._orders.specs(), []
+        for name in sorted(specs):
+            workload, nodes = specs[name].workload, list[bytes]()
+            why = rule.objection(workload) if workload.mode != "pinned" else ""  # what is pinned goes on
+            for seat in table.seats(name) if why else ():
+                for aid, claim in sorted(table.claims.get(seat, {}).items()):
+                    site = table.sites.get(aid)
+                    if claim.st in KEEPING and site is not None and rule.is_for(workload, site.labels):
+                        nodes.append(aid)
+            if nodes:
+                names = sorted({self._table.name_of(aid) for aid in nodes})
+                rows.append({"workload": name, "instances": len(nodes), "nodes": names, "why": why})
+        return rows
 
     async def delete_rule(self, name: str) -> Json:
         """`shapes.AdmissionRule` as it was. NotFound, Denied."""

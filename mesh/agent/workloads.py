@@ -1,45 +1,37 @@
 """The feature `workloads`: what is to run on the mesh, ordered by admins, shown and explained to everybody.
 
-An order is a record, so it reaches nodes that are away when they return. What is shown is read from the same
-table that placement decides by, on whatever node is asked.
+How orders are given is in `ordering.py`. What is shown is read from the same table that placement decides by,
+on whatever node is asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
-from mesh.agent.admitting import Admitting
-from mesh.agent.author import Statement
 from mesh.agent.certs import Certs
 from mesh.agent.emptying import Emptying
 from mesh.agent.measured import Measured
 from mesh.agent.node import Node
-from mesh.agent.orders import Orders, read_spec
+from mesh.agent.ordering import Ordering
+from mesh.agent.orders import Orders
 from mesh.agent.placer import Placer
 from mesh.agent.rollouts import Rollouts
 from mesh.agent.table import Table
 from mesh.agent.words import iso, iso_of
 from mesh.core import candidates, voters
 from mesh.core.claims import Claim, Seat, Stage
-from mesh.core.dependencies import refuse_circle
-from mesh.core.folds import register
-from mesh.core.log import Log
-from mesh.core.record import AID_BYTES, MESH, Kind, Op
+from mesh.core.outlook import why_none
+from mesh.core.record import AID_BYTES, MESH
 from mesh.core.seating import Seating, Spec
-from mesh.core.workload import PREFIX, Workload, document, parse, schema
-from mesh.errors import Conflict, NotFound, UsageError
+from mesh.core.workload import document, schema
 from mesh.identity.keys import public_of
 
 Json = dict[str, Any]
 Rows = list[Json]
 
-AT_ONCE_MAX = 1000
 
-
-class Workloads(Admitting):
+class Workloads(Ordering):
     """See `mesh.admin.workload_features.Workloads`."""
 
     def __init__(
@@ -52,161 +44,19 @@ class Workloads(Admitting):
         rollouts: Rollouts,
         measured: Measured,
     ) -> None:
-        super().__init__(node, certificates, table, orders, placer)
+        super().__init__(node, certificates, table, orders, placer, rollouts)
         self._measured = measured
-        self._rollouts = rollouts
         self._emptying = Emptying(table, lambda: self._seats, self._stage, self._why_nobody, placer.dyed)
 
     @property
     def _seats(self) -> Seating:
         return self._placer.machine.table
 
-    # -- ordering ---------------------------------------------------------------------------------------
-
-    async def apply(self, specs: Sequence[Json], *, dry_run: bool) -> Rows:
-        """`shapes.Applied` of each. One that cannot be read, or a circle, refuses all."""
-        parsed = self._parse_all(specs)
-        if not dry_run:
-            self._certs.require_admin()
-        said: Rows = []
-
-        def build(slots: Log) -> list[Statement]:
-            said.clear()
-            found = [self._applied(slots, workload) for workload in parsed]
-            said.extend(row for row, _ in found)
-            return [] if dry_run else [statement for _, each in found for statement in each]
-
-        if dry_run:
-            with self._node.store.read(MESH) as slots:
-                build(slots)
-        else:
-            await self._node.author.say(MESH, build)
-        return said
-
-    def _parse_all(self, specs: Sequence[Json]) -> list[Workload]:
-        if not 1 <= len(specs) <= AT_ONCE_MAX:
-            raise UsageError(f"{len(specs)} workloads at once", f"1 to {AT_ONCE_MAX}")
-        parsed = [parse(raw) for raw in specs]
-        names = [workload.name for workload in parsed]
-        for name in names:
-            if names.count(name) > 1:
-                raise UsageError(f"workload {name} is there twice", "each name once")
-        known = {name: spec.workload for name, spec in self._orders.specs().items()}
-        refuse_circle({**known, **{workload.name: workload for workload in parsed}})
-        return parsed
-
-    def _applied(self, slots: Log, workload: Workload) -> tuple[Json, list[Statement]]:
-        held = self._held(slots, workload.name)
-        gen = held.gen + 1 if held is not None else 1
-        row = {"name": workload.name, "change": "created" if held is None else "changed", "gen": gen}
-        if held is not None and held.workload == workload:
-            return {**row, "change": "unchanged", "gen": held.gen}, []
-        return row, self._staged(slots, workload, held.restarts if held is not None else 0)
-
-    def _held(self, slots: Log, name: str) -> Spec | None:
-        """What is stored of a workload as this transaction sees it; None when there is nothing sound."""
-        rec = register(self._node.view.visible(slots.slots(PREFIX + name)), self._node.now_ms())
-        try:
-            return read_spec(rec.val) if rec is not None else None
-        except UsageError:
-            gen = rec.val.get("gen") if rec is not None and isinstance(rec.val, dict) else 0
-            nothing = Workload(name=name)
-            return Spec(nothing, gen if isinstance(gen, int) else 0)
-
-    def _staged(self, slots: Log, workload: Workload, restarts: int) -> list[Statement]:
-        """The next generation, and the order to roll it out."""
-        subject, more = f"workload/{workload.name}", {"restarts": restarts}
-        return self._rollouts.stage(slots, subject, document(workload), workload.rollout, more)
-
-    async def _change(self, name: str, change: Callable[[Spec], Spec]) -> Json:
-        """Store a changed spec under the next gen. NotFound, Denied."""
-        self._spec(name)
-        self._certs.require_admin()
-
-        def build(slots: Log) -> list[Statement]:
-            held = self._held(slots, name)
-            if held is None:
-                raise _unknown(name)
-            new = change(held)
-            return self._staged(slots, new.workload, new.restarts)
-
-        await self._node.author.say(MESH, build)
-        return self._row(name)
-
-    def restarted(self, slots: Log, name: str) -> list[Statement]:
-        """What to say so that every instance is started anew, by its rollout."""
-        held = self._held(slots, name)
-        return self._staged(slots, held.workload, held.restarts + 1) if held is not None else []
-
-    async def scale(self, name: str, replicas: int | str) -> Json:
-        """`shapes.Workload`."""
-
-        self._spec(name)
-        self._certs.require_admin()
-
-        def build(slots: Log) -> list[Statement]:
-            rec = register(self._node.view.visible(slots.slots(PREFIX + name)), self._node.now_ms())
-            if rec is None:
-                raise _unknown(name)
-            # The generation stays, since nothing of what runs is to be changed.
-            spec = parse({**document(read_spec(rec.val).workload), "replicas": replicas})
-            return [Statement(PREFIX + name, Kind.REG, {**rec.val, "spec": document(spec)})]
-
-        await self._node.author.say(MESH, build)
-        return self._row(name)
-
-    async def remove(self, name: str, nodes: Sequence[str], *, back: bool) -> Json:
-        """`shapes.WorkloadDetail`."""
-        self._spec(name)
-        self._certs.require_admin()
-        known = {self._table.name_of(aid) for aid in self._node.directory.members()}
-        for node in nodes:
-            if node not in known and not back:
-                raise NotFound(f"no member is called {node!r:.80}", "`meshctl members` lists names")
-
-        def build(slots: Log) -> list[Statement]:
-            rec = register(self._node.view.visible(slots.slots(PREFIX + name)), self._node.now_ms())
-            if rec is None:
-                raise _unknown(name)
-            held = read_spec(rec.val).workload
-            kept = [node for node in held.avoid if node not in nodes]
-            spec = parse({**document(held), "avoid": kept if back else [*kept, *dict.fromkeys(nodes)]})
-            return [Statement(PREFIX + name, Kind.REG, {**rec.val, "spec": document(spec)})]
-
-        await self._node.author.say(MESH, build)
-        return await self.show(name)
-
-    async def restart(self, name: str) -> Json:
-        """`shapes.Workload`."""
-        return await self._change(
-            name, lambda spec: msgspec.structs.replace(spec, restarts=spec.restarts + 1)
-        )
-
-    async def delete(self, name: str) -> Json:
-        """`shapes.Workload` as it was."""
-        row = self._row(name)
-        self._certs.require_admin()
-        for other, spec in sorted(self._orders.specs().items()):
-            if name in spec.workload.depends:
-                raise Conflict(f"{other} depends on {name}", f"delete {other} first, or apply it without")
-        gone = [*self._rollouts.end(f"workload/{name}"), Statement(PREFIX + name, Kind.REG, None, Op.DEL)]
-        await self._node.author.say(MESH, lambda _: gone)
-        return row
-
     async def schema(self) -> Json:
         """`shapes.WorkloadSchema`."""
         return {"schema": schema()}
 
     # -- showing ----------------------------------------------------------------------------------------
-
-    def _spec(self, name: str) -> Spec:
-        self._orders.specs()
-        spec = self._orders.newest.get(name)
-        if spec is None:
-            if name in self._orders.faults:
-                raise UsageError(f"workload {name}: {self._orders.faults[name]}", "apply it again")
-            raise _unknown(name)
-        return spec
 
     async def list(self) -> Rows:
         """`shapes.Workload` of each, by name."""
@@ -294,10 +144,10 @@ class Workloads(Admitting):
     def _why_nobody(self, name: str) -> str:
         """Why no node can run it, "" if one can."""
         table = self._seats
-        found = {table.why_not(name, aid) or table.why_crowded(name, aid) for aid in table.sites}
-        if "" in found:
+        found = {aid: table.why_not(name, aid) or table.why_crowded(name, aid) for aid in table.sites}
+        if not all(found.values()):
             return ""
-        return f"no node can run it: {found.pop() if len(found) == 1 else 'see `meshctl workload explain`'}"
+        return f"no node can run it: {why_none((self._table.name_of(aid), found[aid]) for aid in found)}"
 
     def _instance(self, seat: Seat, aid: bytes, claim: Claim) -> Json:
         node, node_name = self._table.who(aid)
@@ -412,13 +262,9 @@ def _state(wanted: int, running: int, instances: Rows) -> str:
     states = {row["state"] for row in instances}
     if instances and states <= {"done"}:
         return "done"
-    if running >= wanted and not states & {"failing", "draining"}:
+    if running >= wanted and (wanted or running) and not states & {"failing", "draining"}:
         return "running"
     for state in ("failing", "starting", "draining", "lost", "barred"):
         if state in states:
             return state
     return "unplaced" if wanted else "idle"
-
-
-def _unknown(name: str) -> NotFound:
-    return NotFound(f"no workload {name!r:.80}", "`meshctl workload ls` lists them")

@@ -12,9 +12,12 @@ from mesh.client.http import Request, segment
 class WorkloadCalls(Base):
     """What is to run on the mesh, where it runs, and what may. Changes need an admin node."""
 
-    def apply(self, specs: Iterable[Mapping[str, Any]], *, dry_run: bool = False) -> Any:
-        """List of `Applied`. All of them, or none: UsageError names what cannot be read."""
-        return self._post("/v1/workloads", specs=[dict(spec) for spec in specs], dry_run=dry_run)
+    def apply(self, specs: Iterable[Mapping[str, Any]], *, dry_run: bool = False, force: bool = False) -> Any:
+        """List of `Applied`. All of them, or none: UsageError names what cannot be read, Denied what would
+        run nowhere by the rules of admission; `force` orders that too.
+        """
+        asked = [dict(spec) for spec in specs]
+        return self._post("/v1/workloads", specs=asked, dry_run=dry_run, force=force)
 
     def workloads(self) -> Any:
         """List of `Workload`."""
@@ -32,9 +35,9 @@ class WorkloadCalls(Base):
         """List of `PlacementVerdict`: every node, in the order in which they are asked."""
         return self._get(f"/v1/workloads/{segment(name)}/explain")
 
-    def scale_workload(self, name: str, replicas: int | str) -> Any:
-        """`Workload`. A number, or "each"."""
-        return self._post(f"/v1/workloads/{segment(name)}/scale", replicas=replicas)
+    def scale_workload(self, name: str, replicas: int | str, *, force: bool = False) -> Any:
+        """`Workload`. A number, or "each". Denied as for `apply`."""
+        return self._post(f"/v1/workloads/{segment(name)}/scale", replicas=replicas, force=force)
 
     def remove_workload(self, name: str, nodes: Iterable[str], *, back: bool = False) -> Any:
         """`WorkloadDetail`. It leaves these nodes (names); `back`: they may run it again."""
@@ -56,9 +59,9 @@ class WorkloadCalls(Base):
         """List of `AdmissionRule`."""
         return self._get("/v1/admission")
 
-    def set_admission_rules(self, rules: Iterable[Mapping[str, Any]]) -> Any:
-        """List of `AdmissionRule`: each in the place of the one of its name."""
-        body = {"rules": [dict(rule) for rule in rules]}
+    def set_admission_rules(self, rules: Iterable[Mapping[str, Any]], *, dry_run: bool = False) -> Any:
+        """List of `AdmissionSet`: each in the place of the one of its name, and what stops for it."""
+        body = {"rules": [dict(rule) for rule in rules], "dry_run": dry_run}
         return self._ask(Request("PUT", "/v1/admission", body=body))
 
     def delete_admission_rule(self, name: str) -> Any:

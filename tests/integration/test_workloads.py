@@ -307,7 +307,13 @@ def test_admission_rules_are_kept_by_every_node(yard: Yard, first: Agent, tmp_pa
     assert first.ctl("policy", "test", "--rules", str(rules), str(app)).returncode == 6
     assert first.ctl("admission", "set", str(rules)).returncode == 0
     try:
-        assert first.ctl("apply", str(app)).returncode == 0
+        done = first.ctl("apply", str(app))
+        assert done.returncode == 6
+        assert "workload app would run nowhere: admission rule no-root" in done.stderr
+        assert first.ctl("validate", str(app)).returncode == 6
+        done = first.ctl("apply", str(app), "--force")
+        assert done.returncode == 0
+        assert "warning: app: it is to run nowhere: admission rule no-root" in done.stderr
         with yard.agents[1].client() as second:
             rows = eventually(lambda: second.explain_workload("app"), "the other node knows of it")
         assert all("admission rule no-root" in row["why"] for row in rows)
@@ -316,6 +322,30 @@ def test_admission_rules_are_kept_by_every_node(yard: Yard, first: Agent, tmp_pa
     finally:
         assert first.ctl("admission", "delete", "no-root").returncode == 0
     settled(yard, "app", 1)
+
+
+def test_a_rule_says_what_it_would_stop_and_scaling_beyond_one_is_refused(
+    yard: Yard, first: Agent, tmp_path: Path
+) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[rule]]\nname = "few"\nreplicas_max = 2\n')
+    apply(first, name="app", replicas=3)
+    before = settled(yard, "app", 3)
+    done = first.ctl("admission", "set", str(rules))
+    assert done.returncode == 2
+    assert "app: 3 on " in done.stderr
+    assert "would stop: admission rule few: more than 2 replicas" in done.stderr
+    assert settled(yard, "app", 3) == before
+    assert first.ctl("workload", "scale", "app", "2").returncode == 0
+    settled(yard, "app", 2)
+    assert first.ctl("admission", "set", str(rules)).returncode == 0
+    try:
+        done = first.ctl("workload", "scale", "app", "3")
+        assert done.returncode == 6
+        assert "admission rule few: more than 2 replicas; 2 running would stop" in done.stderr
+        settled(yard, "app", 2)
+    finally:
+        assert first.ctl("admission", "delete", "few").returncode == 0
 
 
 def test_after_a_power_cut_a_node_alone_starts_what_it_last_owned(yard: Yard, first: Agent) -> None:

@@ -29,14 +29,15 @@ class MemoryWorkloads:
         held = self._held.get(workload.name)
         gen = held[1] + 1 if held is not None else 1
         self._held[workload.name] = (workload, gen)
-        return {"name": workload.name, "change": "changed" if held else "created", "gen": gen}
+        change = "changed" if held else "created"
+        return {"name": workload.name, "change": change, "gen": gen, "warnings": []}
 
     def _get(self, name: str) -> tuple[Workload, int]:
         if name not in self._held:
             raise NotFound(f"no workload {name!r:.80}")
         return self._held[name]
 
-    async def apply(self, specs: Sequence[Json], *, dry_run: bool) -> Rows:
+    async def apply(self, specs: Sequence[Json], *, dry_run: bool, force: bool) -> Rows:
         return [self._put(workload) for workload in [parse(raw) for raw in specs]]
 
     async def list(self) -> Rows:
@@ -120,7 +121,7 @@ class MemoryWorkloads:
             }
         ]
 
-    async def scale(self, name: str, replicas: int | str) -> Json:
+    async def scale(self, name: str, replicas: int | str, *, force: bool) -> Json:
         self._put(parse({**document(self._get(name)[0]), "replicas": replicas}))
         return self._row(name)
 
@@ -147,10 +148,20 @@ class MemoryWorkloads:
     def _rule(self, name: str) -> Json:
         return {"name": name, "rule": guard.document(self._rules[name]), "author_name": NAME}
 
-    async def set_rules(self, rules: Sequence[Json]) -> Rows:
+    async def set_rules(self, rules: Sequence[Json], *, dry_run: bool) -> Rows:
         parsed = [guard.parse(raw) for raw in rules]
-        self._rules |= {rule.name: rule for rule in parsed}
-        return [self._rule(rule.name) for rule in parsed]
+        rows = []
+        for rule in parsed:
+            if not dry_run:
+                self._rules[rule.name] = rule
+            stops = [
+                {"workload": name, "instances": self._row(name)["running"], "nodes": [NAME], "why": why}
+                for name, (workload, _) in sorted(self._held.items())
+                if (why := rule.objection(workload)) and rule.is_for(workload, {"name": NAME})
+            ]
+            row = {"name": rule.name, "rule": guard.document(rule), "author_name": NAME}
+            rows.append({**row, "stops": stops})
+        return rows
 
     async def delete_rule(self, name: str) -> Json:
         if name not in self._rules:

@@ -14,16 +14,20 @@ Documents = Annotated[list[dict[str, Any]], Meta(max_length=1000)]
 
 
 class ApplyBody(Struct, forbid_unknown_fields=True):
-    """`specs`: as `GET /v1/schemas/workload` describes them. `dry_run`: only say what would change."""
+    """`specs`: as `GET /v1/schemas/workload` describes them. `dry_run`: only say what would change. `force`:
+    also what the rules of admission let run nowhere.
+    """
 
     specs: Documents
     dry_run: bool = False
+    force: bool = False
 
 
 class ScaleBody(Struct, forbid_unknown_fields=True):
-    """A number, or "each"."""
+    """A number, or "each". `force`: also what the rules of admission let run nowhere."""
 
     replicas: int | str
+    force: bool = False
 
 
 class RemoveBody(Struct, forbid_unknown_fields=True):
@@ -34,9 +38,10 @@ class RemoveBody(Struct, forbid_unknown_fields=True):
 
 
 class RulesBody(Struct, forbid_unknown_fields=True):
-    """Rules to set, each in the place of the one of its name."""
+    """Rules to set, each in the place of the one of its name. `dry_run`: only say what they would stop."""
 
     rules: Documents
+    dry_run: bool = False
 
 
 class AdmissionBody(Struct, forbid_unknown_fields=True):
@@ -47,7 +52,7 @@ class AdmissionBody(Struct, forbid_unknown_fields=True):
 
 
 async def _apply(workloads: Workloads, call: Call) -> list[Json]:
-    return await workloads.apply(call.body.specs, dry_run=call.body.dry_run)
+    return await workloads.apply(call.body.specs, dry_run=call.body.dry_run, force=call.body.force)
 
 
 async def _list(workloads: Workloads, call: Call) -> list[Json]:
@@ -67,7 +72,7 @@ async def _on_node(workloads: Workloads, call: Call) -> Json:
 
 
 async def _scale(workloads: Workloads, call: Call) -> Json:
-    return await workloads.scale(call.args["workload"], call.body.replicas)
+    return await workloads.scale(call.args["workload"], call.body.replicas, force=call.body.force)
 
 
 async def _remove(workloads: Workloads, call: Call) -> Json:
@@ -91,7 +96,7 @@ async def _rules(workloads: Workloads, call: Call) -> list[Json]:
 
 
 async def _set_rules(workloads: Workloads, call: Call) -> list[Json]:
-    return await workloads.set_rules(call.body.rules)
+    return await workloads.set_rules(call.body.rules, dry_run=call.body.dry_run)
 
 
 async def _delete_rule(workloads: Workloads, call: Call) -> Json:
@@ -159,7 +164,7 @@ ROUTES = (
         "PUT",
         "/v1/admission",
         _set_rules,
-        shapes.AdmissionRule,
+        shapes.AdmissionSet,
         "Set rules of admission.",
         many=True,
         body=RulesBody,

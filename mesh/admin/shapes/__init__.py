@@ -88,6 +88,7 @@ from mesh.admin.shapes.traffic import (
 )
 from mesh.admin.shapes.workloads import (
     AdmissionRule,
+    AdmissionSet,
     Admitted,
     Applied,
     Duplicate,
@@ -98,6 +99,7 @@ from mesh.admin.shapes.workloads import (
     Room,
     Secret,
     SecretSet,
+    Stops,
     Workload,
     WorkloadDetail,
     WorkloadInstance,
@@ -106,6 +108,7 @@ from mesh.admin.shapes.workloads import (
 
 __all__ = [
     "AdmissionRule",
+    "AdmissionSet",
     "Admitted",
     "Answer",
     "AppConfig",
@@ -184,6 +187,7 @@ __all__ = [
     "ShardNode",
     "Sibling",
     "Status",
+    "Stops",
     "Token",
     "TrafficRoute",
     "Version",

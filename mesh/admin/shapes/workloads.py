@@ -6,11 +6,14 @@ from typing import Any, TypedDict
 
 
 class Applied(TypedDict):
-    """`change`: created, changed or unchanged. `gen` grows with every change."""
+    """`change`: created, changed or unchanged. `gen` grows with every change. `warnings`: what the rules of
+    admission have against it on some nodes, or on all.
+    """
 
     name: str
     change: str
     gen: int
+    warnings: list[str]
 
 
 class Workload(TypedDict):
@@ -144,6 +147,21 @@ class AdmissionRule(TypedDict):
     name: str
     rule: dict[str, Any]
     author_name: str
+
+
+class Stops(TypedDict):
+    """Instances of a workload that are where a rule allows none; pinned ones go on and are not among them."""
+
+    workload: str
+    instances: int
+    nodes: list[str]
+    why: str
+
+
+class AdmissionSet(AdmissionRule):
+    """A rule that was set, and what stops for it."""
+
+    stops: list[Stops]
 
 
 class Admitted(TypedDict):
