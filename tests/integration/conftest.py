@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from yard import Yard
+from yard import Yard, fresh_yard
 
 
 @pytest.fixture
 def yard() -> Iterator[Yard]:
-    """A folder for agents; not tmp_path, because a unix socket's path must be short."""
-    folder = Path(tempfile.mkdtemp(prefix="yard-"))
-    made = Yard(folder)
-    try:
+    """A yard of a test's own."""
+    with fresh_yard() as made:
         yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)

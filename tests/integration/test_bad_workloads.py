@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -13,8 +11,8 @@ from typing import Any
 
 import pytest
 import trio
-from leftovers import belonging_to, end_all
-from yard import Agent, Yard, eventually
+from leftovers import belonging_to
+from yard import TINY, Agent, Yard, eventually, fresh_yard, open_to_work
 
 from mesh.agent.author import Author, Statement
 from mesh.config import Store as StoreSettings
@@ -25,22 +23,15 @@ from mesh.store.store import Store
 
 pytestmark = pytest.mark.slow
 KIB, MIB = 1 << 10, 1 << 20
-TINY = {"requests": {"cpu": 0.01, "memory": "4Mi"}, "limits": {"memory": "64Mi"}}
 LOG_BYTES, LOG_FILES = 64 * KIB, 2
 
 
 @pytest.fixture(scope="module")
 def yard() -> Iterator[Yard]:
-    folder = Path(tempfile.mkdtemp(prefix="yard-"))
-    made = Yard(folder)
-    try:
+    with fresh_yard() as made:
         starting(made.first(start=False))
         starting(made.join(made.invite(made.agents[0]), start=False))
         yield made
-    finally:
-        made.end()
-        end_all(folder)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def starting(agent: Agent) -> None:
@@ -51,11 +42,6 @@ def starting(agent: Agent) -> None:
         "MESHD_WORKLOADS__ALONE_S": "1",
     }
     agent.start()
-
-
-def open_to_work(agent: Agent) -> int:
-    with agent.client() as client:
-        return len(client.test_admission([{"name": "probe", "command": ["/bin/true"]}]))
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import signal
 import socketserver
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from leftovers import belonging_to
-from yard import PATIENCE_S, PROGRAMS, Agent, Yard, eventually
+from yard import PATIENCE_S, PROGRAMS, Agent, Yard, eventually, fresh_yard
 
 from mesh.errors import Conflict, Denied, NotFound, TimedOut, UsageError
 
@@ -34,9 +33,7 @@ def agents(made: Yard) -> list[Agent]:
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Yard]:
-    folder = Path(tempfile.mkdtemp(prefix="yard-"))
-    yard = Yard(folder)
-    try:
+    with fresh_yard() as yard:
         formed = yard.form(4)
         with formed[0].client() as client:
             made = client.create_quorum("main", ["n1", "n2", "n3"])
@@ -44,9 +41,6 @@ def made() -> Iterator[Yard]:
         for agent in formed:
             eventually(lambda agent=agent: quorums(agent) == ["main"], f"{agent.name} knows the quorum")
         yield yard
-    finally:
-        yard.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def quorums(agent: Agent) -> list[str]:

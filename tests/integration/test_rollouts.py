@@ -3,46 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from leftovers import belonging_to
-from yard import Agent, Yard, eventually
+from yard import TINY, Agent, eventually, fresh_yard
 
 from mesh.errors import ConfigError, Denied, NotFound, UsageError
 
 pytestmark = pytest.mark.slow
-TINY = {"requests": {"cpu": 0.01, "memory": "4Mi"}, "limits": {"memory": "64Mi"}}
 FAST = {"pause_s": 0.2, "bake_s": 0.5, "deadline_s": 120.0, "waves": [1.0], "max_unavailable": 3}
 
 
 @pytest.fixture(scope="module")
 def agents() -> Iterator[list[Agent]]:
     """Three agents; n3 says of itself which level it logs at."""
-    folder = Path(tempfile.mkdtemp(prefix="yard-"))
-    yard = Yard(folder)
-    try:
+    with fresh_yard() as yard:
         started(yard.first(start=False))
         token = yard.invite(yard.agents[0], uses=2)
         started(yard.join(token, start=False))
         started(yard.join(token, start=False), MESHD_LOG__LEVEL="warning")
         yard.agree()
         yield yard.agents
-    finally:
-        yard.end()
-        while left := belonging_to(folder):
-            for pid in left:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def started(agent: Agent, **settings: str) -> None:

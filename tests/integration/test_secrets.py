@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,13 +11,11 @@ from typing import Any
 
 import pytest
 from leftovers import end_all
-from yard import Agent, Yard, eventually
+from yard import TINY, Agent, Yard, eventually, fresh_yard
 
 from mesh.errors import Conflict, Denied
-from mesh.runtimes.folders import sheltered
 
 pytestmark = pytest.mark.slow
-TINY = {"requests": {"cpu": 0.01, "memory": "4Mi"}, "limits": {"memory": "64Mi"}}
 QUICK = {"pause_s": 0.1, "bake_s": 0.1, "max_unavailable": 9}
 SCRIPT = 'echo got "$PASSWORD" | tr a-z A-Z; echo $(cat $SECRET_KEY | tr a-z A-Z); exec sleep 100000'
 
@@ -27,9 +23,7 @@ SCRIPT = 'echo got "$PASSWORD" | tr a-z A-Z; echo $(cat $SECRET_KEY | tr a-z A-Z
 @pytest.fixture(scope="module")
 def made() -> Iterator[Yard]:
     """n1 and n2 are admins, n3 is none."""
-    folder = Path(tempfile.mkdtemp(prefix="yard-"))
-    made = Yard(folder)
-    try:
+    with fresh_yard() as made:
         starting(made.first(start=False))
         with made.agents[0].client() as client:
             admin = client.create_invite(roles=["member", "admin"])["token"]
@@ -39,12 +33,6 @@ def made() -> Iterator[Yard]:
         with made.agents[1].client() as client:
             eventually(lambda: confirmed(client), "n2 is a confirmed admin")
         yield made
-    finally:
-        made.end()
-        end_all(folder)
-        for data in folder.glob("n*/"):  # killed, nobody was there to remove them
-            shutil.rmtree(sheltered(data.absolute() / "work"), ignore_errors=True)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
-import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yard import Agent, Yard, eventually
+from yard import Agent, Yard, eventually, fresh_yard
 
 from mesh.errors import Conflict, Denied, MeshError, NotFound, UsageError
 
@@ -53,9 +51,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def town() -> Iterator[Yard]:
     """Three agents, the second with a services directory."""
-    folder = Path(tempfile.mkdtemp(prefix="yard-"))
-    made = Yard(folder)
-    try:
+    with fresh_yard() as made:
         beats = {"MESHD_MEMBERSHIP__LEASE_S": "3"}
         first = made.first(start=False)
         first.settings.update(beats)
@@ -63,15 +59,12 @@ def town() -> Iterator[Yard]:
         token = made.invite(first, uses=2)
         for name in ("n2", "n3"):
             agent = made.join(token, name, start=False)
-            services = folder / f"{name}.d"
+            services = made.folder / f"{name}.d"
             services.mkdir(mode=0o755)
             agent.settings.update(beats, MESHD_SERVICES__DIR=str(services))
             agent.start()
         made.agree()
         yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

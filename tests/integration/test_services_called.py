@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 from place import NEEDED, Place, able, free_port
-from yard import Agent, Yard, eventually
+from yard import Agent, Yard, eventually, fresh_yard
 
 from mesh.errors import Denied, Failed, MeshError, NoInstances
 
@@ -26,15 +23,12 @@ pytestmark = pytest.mark.skipif(not able, reason=f"needs the programs {', '.join
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    folder = Path(tempfile.mkdtemp(prefix="yard-"))
-    yard = Yard(folder)
-    made: Place | None = None
-    try:
+    with fresh_yard() as yard:
         made = Place(yard)
-        yield made
-    finally:
-        (made or yard).end()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield made
+        finally:
+            made.end()
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yard import Agent, Yard, eventually
+from yard import Agent, Yard, eventually, fresh_yard
 
 from mesh.client import Client
 from mesh.errors import NoInstances
@@ -24,9 +22,7 @@ ANY = {"default": "optimal", "margin": 1}
 @pytest.fixture(scope="module")
 def town() -> Iterator[Yard]:
     """n1 asks; n2 is at the edge in eu-west, n3 in the cloud in us-east."""
-    folder = Path(tempfile.mkdtemp(prefix="yard-"))
-    made = Yard(folder)
-    try:
+    with fresh_yard() as made:
         first = made.first(start=False)
         first.settings = {"MESHD_NODE__TIER": "edge"}
         first.start()
@@ -37,9 +33,6 @@ def town() -> Iterator[Yard]:
             agent.start()
         made.agree()
         yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
-from leftovers import belonging_to
-from yard import Agent, Yard, eventually
+from leftovers import end_all
+from yard import Agent, Yard, eventually, fresh_yard
 
 from mesh.errors import Conflict, UsageError
 
@@ -64,9 +61,9 @@ end
 class Place:
     """Four agents, each with a proxy, and a program that says its version."""
 
-    def __init__(self, folder: Path) -> None:
-        self.yard = Yard(folder)
-        self.program, self.lua = folder / "web.py", folder / "load.lua"
+    def __init__(self, yard: Yard) -> None:
+        self.yard = yard
+        self.program, self.lua = yard.folder / "web.py", yard.folder / "load.lua"
         self.program.write_text(PROGRAM)
         self.lua.write_text(LUA)
         self._start(self.yard.first(start=False))
@@ -157,25 +154,8 @@ def place(made_place: Place) -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def made_place() -> Iterator[Place]:
-    folder = Path(tempfile.mkdtemp(prefix="yard-"))
-    made: list[Place] = []
-    try:
-        made.append(Place(folder))
-        yield made[0]
-    finally:
-        for each in made:
-            each.yard.end()
-        cut_all(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def cut_all(folder: Path) -> None:
-    while left := belonging_to(folder):
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+    with fresh_yard() as yard:
+        yield Place(yard)
 
 
 class Caller:
@@ -265,7 +245,7 @@ def test_under_load_a_node_dies_one_is_drained_and_versions_change(place: Place)
     try:
         dead = place.one_of(place.three("1"))
         dead.kill()
-        cut_all(dead.data)
+        end_all(dead.data)
         eventually(lambda: dead.name not in place.three("1"), "all three are elsewhere")
         drained = place.one_of(place.three("1"))
         with place.first.client() as client:

@@ -3,52 +3,36 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from leftovers import belonging_to
-from yard import Agent, Yard, eventually
+from leftovers import belonging_to, end_all
+from yard import TINY, Agent, Yard, eventually, fresh_yard, open_to_work
 
 pytestmark = pytest.mark.slow
-TINY = {"requests": {"cpu": 0.01, "memory": "4Mi"}, "limits": {"memory": "64Mi"}}
 SLEEPER = {"command": ["/bin/sleep", "100000"], "resources": TINY}
 
 
 @pytest.fixture(scope="module")
 def yard() -> Iterator[Yard]:
-    folder = Path(tempfile.mkdtemp(prefix="yard-"))
-    made = Yard(folder)
-    try:
+    with fresh_yard() as made:
         starting(made.first(start=False))
         token = made.invite(made.agents[0], uses=2)
         for _ in range(2):
             starting(made.join(token, start=False))
         made.agree()
         yield made
-    finally:
-        made.end()
-        end_all(folder)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def starting(agent: Agent) -> None:
     # Nodes fall here again and again, and are to be given work nevertheless.
     agent.settings = {"MESHD_WORKLOADS__ALONE_S": "1", "MESHD_MEMBERSHIP__FLAP_WINDOW_S": "0"}
     agent.start()
-
-
-def open_to_work(agent: Agent) -> int:
-    """How many nodes have offered to take work, as an agent sees it."""
-    with agent.client() as client:
-        return len(client.test_admission([{"name": "probe", **SLEEPER}]))
 
 
 @pytest.fixture
@@ -67,15 +51,6 @@ def first(yard: Yard) -> Iterator[Agent]:
     for agent in yard.agents:
         if agent.process is not None and agent.process.poll() is None:
             eventually(lambda agent=agent: not sleepers(agent), f"nothing runs on {agent.name}")
-
-
-def end_all(folder: Path) -> None:
-    while left := belonging_to(folder):
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 def sleepers(agent: Agent) -> list[int]:

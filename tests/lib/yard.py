@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,12 @@ from ports import free_port
 
 from mesh.client import Client
 from mesh.errors import MeshError
+from mesh.runtimes.folders import sheltered
 
 PROGRAMS = Path(sys.executable).parent
 # A bound against hanging for ever, not a measure: nothing is asserted about how long a thing takes.
 PATIENCE_S = 180.0
+TINY = {"requests": {"cpu": 0.01, "memory": "4Mi"}, "limits": {"memory": "64Mi"}}
 
 
 def eventually(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
@@ -203,3 +208,23 @@ class Yard:
                 agent.process.kill()
                 agent.process.wait()
         end_all(self.folder)  # instances outlive their agents
+
+
+@contextmanager
+def fresh_yard() -> Iterator[Yard]:
+    """A folder for agents, gone afterwards; not tmp_path, because a unix socket's path must be short."""
+    folder = Path(tempfile.mkdtemp(prefix="yard-"))
+    made = Yard(folder)
+    try:
+        yield made
+    finally:
+        made.end()
+        for data in folder.glob("n*/"):  # killed, nobody was there to remove their secrets
+            shutil.rmtree(sheltered(data.absolute() / "work"), ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_to_work(agent: Agent) -> int:
+    """How many nodes have offered to take work, as an agent sees it."""
+    with agent.client() as client:
+        return len(client.test_admission([{"name": "probe", "command": ["/bin/true"], "resources": TINY}]))
