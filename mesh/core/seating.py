@@ -6,9 +6,10 @@ here, and time comes in only as `now`.
     alive     heard of, or only suspected          counts, and may run what it claims
     unknown   a member that was never heard        its claims hold their seats, but say nothing of running
     dead      by verdict                           its claims hold for as long as their workload is patient;
-                                                   if they were made before our own start, and it was not
-                                                   alive for MET_S since, for BOOT_S after it: after a power
-                                                   cut all come back, one after the other
+                                                   if they were made before our own start, or in a life
+                                                   after that verdict, and it was not alive for MET_S
+                                                   since, for BOOT_S after our start: after a power cut all
+                                                   come back, one after the other
     gone      left, removed, or no member          its claims do not count
 
 A claim of an earlier life of its node holds nothing either once somebody else had the seat later: that node
@@ -66,11 +67,14 @@ class Spec(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct):
-    """What liveness says of a node, and since when by our clock; `met`: it was alive for MET_S once."""
+    """What liveness says of a node, and since when by our clock; `met`: it was alive for MET_S once; `life`:
+    the one that we knew it to be in then.
+    """
 
     standing: Standing = "unknown"
     since: float = 0.0
     met: bool = False
+    life: int = 0
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -187,7 +191,8 @@ class Seating:
         else:
             self._began = now if self._began is None else self._began
             met = member.met or (member.standing == "alive" and now - member.since >= MET_S)
-            self.members[aid] = Member(standing, now, met)
+            site = self.sites.get(aid)
+            self.members[aid] = Member(standing, now, met, site.offer.life if site is not None else 0)
         return True
 
     # -- questions --------------------------------------------------------------------------------------
@@ -232,7 +237,9 @@ class Seating:
             return 0.0
         if member.standing == "dead":
             until = member.since + spec.workload.patience_s
-            if self._began is not None and not member.met and max(claim.since_ms, claim.life) < self._life_ms:
+            # What it says in a life after its death is news that it is back, ahead of its refutation.
+            old = max(claim.since_ms, claim.life) < self._life_ms or claim.life > member.life
+            if self._began is not None and not member.met and old:
                 until = max(until, self._began + BOOT_S)
             return until if until > now else 0.0
         return NEVER

@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from mesh.core.claims import Offer, Seat, Stage
+from mesh.core.candidates import Site
+from mesh.core.claims import Claim, Offer, Seat, Stage
 from mesh.core.guard import Rule
 from mesh.core.placing import Failed, Leased, RulesSaid, Settled, SitesSaid, StandingSaid
+from mesh.core.seating import Seating
 from mesh.sim.placing import GIB, Node, World, aid_of, spec
 
 WEB = Seat("web", 0)
@@ -142,6 +144,25 @@ def test_after_a_power_cut_who_was_alive_before_its_owner_waits_for_it() -> None
     assert not world.running()
     world.run(15)
     assert owner(world) is other
+
+
+def test_after_a_power_cut_the_new_word_of_an_owner_that_still_counts_as_dead_keeps_its_seat() -> None:
+    aid, born = aid_of(1), 1_700_000_000_000
+    table = Seating(born)
+    table.set_spec("web", spec("web"))
+    table.set_site(aid, Site(aid, Offer(born - 9_000)))
+    claim = Claim(gen=1, epoch=7, st=Stage.RUN, since_ms=born - 8_000, life=born - 9_000)
+    table.set_claim(aid, WEB, claim)
+    table.set_standing(aid, "alive", 0.0)  # suspected: it was not heard yet
+    table.set_standing(aid, "dead", 5.0)
+    assert table.holders(WEB, 9.0)
+    back = msgspec.structs.replace(claim, life=born + 8_000, since_ms=born + 8_000)
+    table.set_claim(aid, WEB, back)  # ahead of its refutation
+    assert table.holders(WEB, 9.0)
+    table.set_standing(aid, "alive", 10.0)
+    table.set_site(aid, Site(aid, Offer(born + 8_000)))
+    table.set_standing(aid, "dead", 12.0)
+    assert not table.holders(WEB, 13.0)  # and now it has died in that life
 
 
 def test_epochs_grow_with_each_owner() -> None:
