@@ -273,7 +273,7 @@ COMMANDS: Commands = {
             show,
             "show a workload and its instances",
             (_NAME,),
-            text="With what ran twice during a split, as far as this node saw it.",
+            text="With what ran twice during a split in the last week, as the nodes concerned say it.",
             examples=(("meshctl workload show web", "where it runs, and what is the matter"),),
         ),
         Verb(

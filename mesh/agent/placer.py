@@ -36,6 +36,7 @@ from mesh.agent.supervisor import Supervisor
 from mesh.agent.table import Table
 from mesh.agent.tenure import Tenure
 from mesh.agent.turnover import Turnover
+from mesh.agent.twice import Twice
 from mesh.core import placing
 from mesh.core.bluegreen import COLOURS
 from mesh.core.claims import Claim, Seat, claim_path, decode_claim, encode, seat_of
@@ -43,7 +44,7 @@ from mesh.core.clock import unix_ms_of
 from mesh.core.placement import Placement
 from mesh.core.placing import AnyEvent, ClaimsSaid
 from mesh.core.record import MESH, Kind, Op, Record
-from mesh.core.rivals import Overlap, note
+from mesh.core.rivals import Overlap
 from mesh.core.seating import Spec
 from mesh.core.secret import Readers
 from mesh.core.vitals import StateChanged
@@ -58,14 +59,12 @@ SETTLE_S, SETTLE_S_MAX = 1.0, 10.0
 LINGER_S = 0.3
 MOVE_S, LEAVE_S = 8.0, 30.0
 REFRESH_S = 30.0
-DUPLICATES_MAX = 64
 
 
 class Placer:
     """Placement on one node.
 
     Attributes:
-        duplicates: what ran twice, newest last.
         runs: (gen, epoch) of each instance that is to run here.
     """
 
@@ -97,7 +96,7 @@ class Placer:
         self._ports = Ports(node)
         self._turnover = Turnover(self.exposed.remove, self._spawn, self._want, LINGER_S)
         self.beside = Beside(orders, self.exposed, self._expose_as, self._spawn, self._want, LINGER_S)
-        self.duplicates: deque[Overlap] = deque(maxlen=DUPLICATES_MAX)
+        self.twice = Twice(node)
         self._todo: deque[placing.Action] = deque()
         self._news = trio.Event()
         self._tenure = Tenure(node, leases, supervisor, self.dyed, self.give)
@@ -130,6 +129,7 @@ class Placer:
             self._nursery.start_soon(self._work)
             self._nursery.start_soon(self._settle)
             self._nursery.start_soon(self.exposed.run)
+            self._nursery.start_soon(self.twice.run)
             while True:
                 await trio.sleep(REFRESH_S)
                 self.sites.refresh()
@@ -384,7 +384,7 @@ class Placer:
         seat, names = tell.seat, [self._table.name_of(aid) for aid in tell.nodes]
         text = f"{seat}: {tell.text}" + (f" ({', '.join(names)})" if names else "")
         if tell.kind == "duplicate":
-            note(self.duplicates, Overlap(self._node.now_ms(), seat, tell.nodes, tell.seconds))
+            self.twice.told(Overlap(self._node.now_ms(), seat, tell.nodes, tell.seconds))
             text += f" for {tell.seconds:.1f} s"
         log.info("%s", text)
         aid = tell.nodes[0] if tell.nodes else self._node.me

@@ -193,8 +193,7 @@ class Workloads(Ordering):
                     "nodes": [self._table.name_of(aid) for aid in nodes],
                     "seconds": round(seconds, 3),
                 }
-                for at_ms, seat, nodes, seconds in self._placer.duplicates
-                if seat.name == name
+                for at_ms, seat, nodes, seconds in self._placer.twice.of(name)
             ],
         }
 

@@ -67,7 +67,7 @@ class WorkloadInstance(TypedDict):
 
 
 class Duplicate(TypedDict):
-    """An instance ran on two nodes at once, for so long, as this node saw it."""
+    """An instance ran on two nodes at once, for so long, as they say themselves for a week."""
 
     time: str
     instance: str

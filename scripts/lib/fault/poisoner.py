@@ -40,7 +40,8 @@ OWN = "member admit node health sight subs fork offer reported order removed inv
 PATHS = (
     *(f"{room}/{{me}}" for room in OWN.split()),
     *("node/{other}", "order/{other}", "svc/{me}/{id}", "svc-summary/attic/0", "zone/attic"),
-    *("claim/{me}/web/0", "roll/a", "roll/{me}/a", "route/orders", "route/%2A", "token/0123456789abcdef"),
+    *("claim/{me}/web/0", "twice/{me}/web", "roll/a", "roll/{me}/a", "route/orders", "route/%2A"),
+    "token/0123456789abcdef",
     *("wl/web", "quorum/q", "config/all", "admission/good", "secret/a", "policy"),
     *("kv/a", "kv/a/%00", "topic/a", "gc", "x", "x/{me}/y"),
 )
