@@ -8,7 +8,8 @@ address of its own in `proxy.dns_network`, by the hash of its name, and on it th
 home, so that `psql -h orders.mesh` needs no other word. So it is for services of other zones, whose gateways
 tell their ports: the address is this device's, and calls go on through that zone's gateway. The TTL is short,
 and shorter when an instance ails: addresses stay, but whether a name is there at all may change. A name that
-nobody offers is "no such name".
+nobody offers is "no such name". That there is nothing holds for 2 s: such an answer carries the SOA that says
+so (RFC 2308), or resolvers between would ask again each time, or go by their own word for how long.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ LISTENERS_MAX = 256
 _TCP_IDLE_S = 10.0
 _TCP_CONNECTIONS_MAX = 32
 _TRIES = 8
+# The zone is made up on each device by itself: no server to ask for it, nobody to write to, nothing to copy.
+_AUTHORITY = dns.Authority(("localhost",), ("nobody", "invalid"), 1, 3600, 1200, 86_400, TTL_AILING_S)
 
 
 class Names:
@@ -111,6 +114,8 @@ class Names:
         records: list[dns.Resource] = []
         if name is None:
             flags = flags & ~dns.AUTHORITATIVE | REFUSED
+        elif len(question.name) == 1 and question.type in (dns.SOA, dns.ANY):
+            records = [self._authority(question.name)]
         elif [label.lower() for label in question.name[:-1]] in ([], ["_tcp"]):
             pass  # no such name would mean none below it either (RFC 8020)
         elif (found := self._found(name)) is None:
@@ -118,12 +123,18 @@ class Names:
         else:
             records = self._records(question, name, *found)
         try:
-            answer = dns.pack([question], records, flags=flags, ident=packet.ident)
+            nothing = not records and name is not None
+            authority = [self._authority(question.name[-1:])] if nothing else []
+            answer = dns.pack([question], records, authority=authority, flags=flags, ident=packet.ident)
         except (AssertionError, ValueError):
             return b""  # a question that can be read and not be written, such as labels that are not UTF-8
         if len(answer) > size_max:
             return dns.pack([question], flags=flags | dns.TRUNCATED, ident=packet.ident)
         return answer
+
+    @staticmethod
+    def _authority(domain: dns.Name) -> dns.Resource:
+        return dns.Resource(domain, dns.SOA, _AUTHORITY.minimum_s, _AUTHORITY)
 
     def _service(self, name: dns.Name) -> str | None:
         """The service a name means, "" for none at all, None where it is not in our domain."""

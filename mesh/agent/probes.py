@@ -8,7 +8,8 @@ What a check meets is not trusted, and what it asks cannot be turned against som
 - A command is an absolute path and words, never a shell line; only the device's own files define one. It
   gets no environment of ours, limits on processor, files and memory, and a process group of its own, which is
   killed when its time is up or when it has said more than FLOOD_BYTES.
-- What is kept of an answer is short and escaped.
+- What is kept of an answer is short and escaped; of a command that says much its last lines, as these tell
+  what became of it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from mesh.core.checks import COMMAND, GRPC, HTTP, TCP, Check
-from mesh.core.health import Outcome, Result, shown
+from mesh.core.health import Outcome, Result, ending, shown
 from mesh.core.words import forbidden
 from mesh.errors import MeshError
 
@@ -157,12 +158,12 @@ async def _command(check: Check) -> Outcome:
     try:
         _limit(process.pid, check.timeout_s)
         output, flooded = await _read(process)
-        if flooded:
-            return Outcome(Result.FAIL, f"it said more than {FLOOD_BYTES >> 10} KiB")
-        status = await process.wait()
+        status = 0 if flooded else await process.wait()
     finally:
         await _end(process)
-    text = shown(output.decode(errors="replace"))
+    text = ending(output.decode(errors="replace"))
+    if flooded:
+        return Outcome(Result.FAIL, f"it said more than {FLOOD_BYTES >> 10} KiB: {text}")
     if status == 0:
         return Outcome(Result.PASS, text)
     ended = f"exit status {status}" if status > 0 else f"ended by signal {-status}"
@@ -182,12 +183,12 @@ def _limit(pid: int, timeout_s: float) -> None:
 
 
 async def _read(process: trio.Process) -> tuple[bytes, bool]:
-    """(the first of what it says, whether it says too much)."""
+    """(the last of what it says, whether it says too much)."""
     assert process.stdout is not None
     kept, total = b"", 0
     while data := await process.stdout.receive_some(READ_BYTES):
         total += len(data)
-        kept += bytes(data)[: OUTPUT_BYTES - len(kept)]
+        kept = (kept + bytes(data))[-OUTPUT_BYTES:]
         if total > FLOOD_BYTES:
             return kept, True
     return kept, False

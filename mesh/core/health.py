@@ -183,5 +183,14 @@ def shown(text: str, chars_max: int = OUTPUT_CHARS_MAX) -> str:
     return line if len(line) <= chars_max else line[: chars_max - 1] + "…"
 
 
+def ending(text: str, chars_max: int = OUTPUT_CHARS_MAX - 64) -> str:
+    """As `shown`, but of a long text its last lines, as many as have room; marked by an ellipsis."""
+    text = text.strip()
+    first, _, lines = text[-chars_max:].partition("\n")
+    kept = text if len(text) <= chars_max else lines or first
+    line = "".join(char if char.isprintable() else _escape(char) for char in kept)
+    return line if kept is text and len(line) <= chars_max else "…" + line[1 - chars_max :]
+
+
 def _escape(char: str) -> str:
     return " " if char in "\n\t" else char.encode("unicode_escape").decode()

@@ -1,4 +1,4 @@
-"""DNS messages (RFC 1035), the few parts that discovery needs: PTR, SRV, TXT, A and AAAA.
+"""DNS messages (RFC 1035), the few parts that are needed: PTR, SRV, TXT, A and AAAA; SOA is written only.
 
 A codec of our own because anyone on the LAN can send us a packet: general libraries follow chains of name
 pointers as deep as the packet likes (one of 9 KB kept dnslib 0.9.26 busy for 1.2 s). Here a name takes at
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from mesh.errors import PeerError
 
-A, PTR, TXT, AAAA, SRV, ANY = 1, 12, 16, 28, 33, 255
+A, SOA, PTR, TXT, AAAA, SRV, ANY = 1, 6, 12, 16, 28, 33, 255
 IN = 1
 # mDNS (RFC 6762): "answer me directly" in a question, "forget older ones" in an answer.
 TOP_BIT = 0x8000
@@ -26,7 +26,19 @@ RECORDS_MAX = 256
 NAME_BYTES_MAX = 255
 
 Name: TypeAlias = tuple[str, ...]
-Data: TypeAlias = Name | tuple[bytes, ...] | str | tuple[int, Name]
+Data: TypeAlias = "Name | tuple[bytes, ...] | str | tuple[int, Name] | Authority"
+
+
+class Authority(NamedTuple):
+    """The data of an SOA. `minimum_s`: for how long an answer that there is nothing holds (RFC 2308)."""
+
+    server: Name
+    mailbox: Name
+    serial: int
+    refresh_s: int
+    retry_s: int
+    expire_s: int
+    minimum_s: int
 
 
 class Question(NamedTuple):
@@ -37,7 +49,7 @@ class Question(NamedTuple):
 
 class Resource(NamedTuple):
     """A resource record. `data` by type: PTR a name, TXT its strings, A and AAAA the address as text,
-    SRV (port, target name). `ttl_s` 0 in mDNS: it is gone."""
+    SRV (port, target name), SOA an Authority. `ttl_s` 0 in mDNS: it is gone."""
 
     name: Name
     type: int
@@ -84,16 +96,18 @@ def pack(
     answers: Sequence[Resource] = (),
     extra: Sequence[Resource] = (),
     *,
+    authority: Sequence[Resource] = (),
     flags: int = 0,
     ident: int = 0,
 ) -> bytes:
     """A message, with names compressed."""
-    out = bytearray(struct.pack("!6H", ident, flags, len(questions), len(answers), 0, len(extra)))
+    counts = map(len, (questions, answers, authority, extra))
+    out = bytearray(struct.pack("!6H", ident, flags, *counts))
     seen: dict[Name, int] = {}
     for question in questions:
         _pack_name(out, question.name, seen)
         out += struct.pack("!HH", question.type, IN | (TOP_BIT if question.unicast else 0))
-    for resource in (*answers, *extra):
+    for resource in (*answers, *authority, *extra):
         _pack_name(out, resource.name, seen)
         out += struct.pack("!HHI", resource.type, IN | (TOP_BIT if resource.flush else 0), resource.ttl_s)
         at = len(out)
@@ -110,6 +124,10 @@ def _pack_data(out: bytearray, resource: Resource, seen: dict[Name, int]) -> Non
     elif resource.type == SRV:
         out += struct.pack("!HHH", 0, 0, data[0])
         _pack_name(out, data[1], {})  # RFC 2782: not compressed
+    elif resource.type == SOA:
+        _pack_name(out, data.server, seen)
+        _pack_name(out, data.mailbox, seen)
+        out += struct.pack("!5I", *data[2:])
     elif resource.type == TXT:
         for string in data or (b"",):
             out += bytes([len(string)]) + string

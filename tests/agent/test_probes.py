@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +18,7 @@ import trio
 
 from mesh.agent.probes import probe
 from mesh.core.checks import parse_check
-from mesh.core.health import Outcome, Result, shown
+from mesh.core.health import Outcome, Result, ending, shown
 
 OK = b"HTTP/1.1 200 OK\r\nServer: here\r\nContent-Length: 5\r\n\r\nhello"
 PASS, WARN, FAIL, ERROR = Result
@@ -260,11 +261,37 @@ def _runs(pid: int) -> bool:
 
 
 async def test_a_command_that_floods_is_ended_and_little_of_it_is_kept() -> None:
-    found = await python("while True: print('\\x1b[31m' + 'x' * 1000)", timeout_s=20)
-    assert (found.result, found.output) == (FAIL, "it said more than 256 KiB")
-    found = await python("print('x' * 100000)")
-    assert found.result == PASS
+    flood = "for n in range(10**9): print('\\x1b[31mline', n, 'x' * 70, flush=n % 100 == 0)"
+    found = await python(flood, timeout_s=20)
+    assert found.result == FAIL
+    assert found.output.startswith("it said more than 256 KiB: …")
+    lines = [int(word) for word in re.findall(r"line (\d+) ", found.output)]
+    assert len(lines) > 5
+    assert lines == list(range(lines[0], lines[0] + len(lines)))
+    assert lines[0] > 2000  # the last ones, not the first
     assert len(found.output) <= 1024
+    assert found.output.isprintable()
+    found = await python("print('x' * 100000); print('the end')")
+    assert found.result == PASS
+    assert found.output.endswith("the end")
+    assert len(found.output) <= 1024
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", ""),
+        (" all\nof it \n", "all of it"),
+        ("first\nsecond\nthird", "…third"),
+        ("a" * 30, "…" + "a" * 10),
+        ("\x1b", "\\x1b"),
+        ("first\n\x1b\x1b\x1b\x1b", "…1b\\x1b\\x1b"),
+    ],
+)
+def test_of_a_long_output_the_last_lines_are_kept(text: str, told: str) -> None:
+    found = ending(text, 11)
+    assert found == told
+    assert len(found) <= 11
 
 
 async def test_a_command_has_limits() -> None:

@@ -253,6 +253,14 @@ async def test_an_import_has_a_name_on_loopback(start: Start, tcp: bool) -> None
         assert (found.rr[0].rdata.port, str(found.rr[0].rdata.target)) == (port, "orders.mesh.")
     found = await lookup(at, "orders.mesh", "AAAA", tcp=tcp)
     assert (found.header.rcode, found.rr) == (0, [])
+    assert there_is_nothing_for_a_moment(found)
+
+
+def there_is_nothing_for_a_moment(found: dnslib.DNSRecord) -> bool:
+    """As RFC 2308 says it: the zone's SOA under authority, whose minimum is how long that may be kept."""
+    (row,) = found.auth
+    minimum = row.rdata.times[4]
+    return (str(row.rname), row.rtype, row.ttl, minimum) == ("mesh.", dnslib.QTYPE.SOA, 2, 2)
 
 
 async def test_a_service_that_nobody_imported_gets_an_address_with_its_own_port(start: Start) -> None:
@@ -269,12 +277,18 @@ async def test_a_service_that_nobody_imported_gets_an_address_with_its_own_port(
 async def test_names_that_are_not_there_and_names_of_others(start: Start) -> None:
     _, proxy = await start(dns="0")
     at = proxy.listening["proxy.dns"]
-    assert (await lookup(at, "nobody.mesh", "A")).header.rcode == 3
-    assert (await lookup(at, "a.b.mesh", "A")).header.rcode == 3
-    for above in ("mesh", "Mesh", "_tcp.mesh"):  # else a resolver may take all names below for missing
-        found = await lookup(at, above, "SOA")
+    for missing in ("nobody.mesh", "a.b.mesh"):
+        found = await lookup(at, missing, "A")
+        assert found.header.rcode == 3
+        assert there_is_nothing_for_a_moment(found)
+    for above in ("mesh", "_tcp.mesh"):  # else a resolver may take all names below for missing
+        found = await lookup(at, above, "NS")
         assert (found.header.rcode, found.rr) == (0, [])
-    assert (await lookup(at, "example.org", "A")).header.rcode == 5
+        assert there_is_nothing_for_a_moment(found)
+    (row,) = (await lookup(at, "Mesh", "SOA")).rr
+    assert (str(row.rdata.mname), row.rdata.times[4]) == ("localhost.", 2)
+    found = await lookup(at, "example.org", "A")
+    assert (found.header.rcode, found.auth) == (5, [])
 
 
 async def test_a_name_lives_shorter_when_its_service_ails(start: Start) -> None:
