@@ -23,7 +23,6 @@ class Import:
     def __init__(self, context: Context, args: Namespace) -> None:
         self._client = context.client
         self._how = {**parse.written(args), "dry_run": args.dry_run}
-        self._keep_going = context.out.human
         self.read = self.written = self.repeated = 0
         self.bad: list[dict[str, Any]] = []
         self._seen: set[tuple[str, str]] = set()

@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import trio
 
@@ -147,8 +146,3 @@ async def _signals(
         await node.goodbye()
         scope.cancel()
         return
-
-
-def data_dir_of(config: Config) -> Path:
-    """The data directory, absolute."""
-    return Path(os.path.abspath(config.node.data_dir))

@@ -8,7 +8,7 @@ by name before a feature is asked, and the OpenAPI document is made from the sam
 from __future__ import annotations
 
 import difflib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -78,9 +78,6 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     def words(self) -> list[str]:
         """Names of the path's variables."""
         return [part.strip("{}.") for part in self.pattern.split("/") if part.startswith("{")]
-
-
-Handler = Callable[[Any, Call], Awaitable[Any]]
 
 
 class Router:

@@ -182,9 +182,6 @@ class Registry:
         owned = self._services.values()
         self._touch(each.name for own in owned for each in own.values() if concerned(each))
 
-    def _touch_owner(self, aid: bytes) -> None:
-        self._touch(service.name for service in self._services.get(aid, {}).values())
-
     def use_zone(self, zone: str, found: dict[str, list[Instance]], *, news: bool) -> None:
         """What another zone's gateway says, {} when nothing any more. `news`: it was not so before."""
         before = self._remote.pop(zone, {})

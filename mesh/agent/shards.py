@@ -31,7 +31,6 @@ class Shards:
         self._node = node
         self._table = table
         self._events = events
-        self._kept: shards.Table | None = None
         self._moved = trio.Event()
         self._asked = trio.Event()
         node.on_state.append(lambda _: self._move())

@@ -8,7 +8,7 @@ routing     what people and programs ask                gateway   callers from o
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from mesh.agent.gateway import Gateway
     from mesh.agent.proxy import Proxy
 
-Json = dict[str, Any]
 
 AGAIN_S = 2.0
 TRIES_MAX = 3

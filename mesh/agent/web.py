@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 HEAD_BYTES_MAX = 64 << 10
 KEPT_MAX = 16
-ATTEMPTS_MAX = 3
 # What an instance says that cannot do its work; other faults (500) may be the request's own.
 _UNWELL = (502, 503, 504)
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")

@@ -20,7 +20,6 @@ from mesh.core.record import AID_BYTES, Record
 from mesh.errors import PeerError
 from mesh.wire.codec import RECORD_BYTES_MAX
 
-PREFIX = "fork/"
 _PROOF_BYTES_MAX = RECORD_BYTES_MAX - 1024
 _FALLS = 2
 _WATCHED_MAX = 16_384

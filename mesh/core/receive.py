@@ -36,7 +36,6 @@ class Outcome(msgspec.Struct):
 
     Attributes:
         state: the author's state now.
-        head_moved: whether the head is another than before.
         stored: records now held that were not before.
         dropped: slots that are gone.
         want: there is a hole: ask for the author from this hlc on; or None.
@@ -51,7 +50,6 @@ class Outcome(msgspec.Struct):
     state: AuthorState
     stored: list[Record]
     dropped: list[SlotKey]
-    head_moved: bool = False
     want: int | None = None
     forward: bool = False
     mark_dirty: bool = False
@@ -336,7 +334,6 @@ class Receiver:
             self._log.set_marks(aid, head=head, floor=state.floor)
             state = self._log.author(aid)
         out.state = state
-        out.head_moved = head != self._before.head
         return out
 
 

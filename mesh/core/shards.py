@@ -23,7 +23,6 @@ from math import log
 import msgspec
 
 SHARDS = 256
-REPLICAS_MAX = 64
 WEIGHT_MAX = 10.0
 KEY_BYTES_MAX = 4096
 _BITS = 1 << 64

@@ -138,7 +138,7 @@ def write(log: Log, record: Record, *, limits: Limits | None = None) -> Outcome:
     floor = max(state.floor, gc_floor(record)) if is_gc(record) else state.floor
     dropped = apply_floor(log, aid, floor) if floor > state.floor else []
     log.set_marks(aid, head=record.hlc, floor=floor)
-    return Outcome(log.author(aid), [record], dropped, head_moved=True, forward=True)
+    return Outcome(log.author(aid), [record], dropped, forward=True)
 
 
 # -- answering ------------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=32)]
 Words = Annotated[tuple[Word, ...], msgspec.Meta(max_length=64)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=31_536_000)]
 PortNumber = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=REPLICAS_MAX)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 CORES = msgspec.Meta(extra_json_schema={"type": ["number", "string"]}, ge=0, description='cores, or "100m"')
 BYTES = msgspec.Meta(extra_json_schema={"type": ["integer", "string"]}, ge=0, description='bytes, or "128Mi"')

@@ -39,7 +39,6 @@ class Engine:
         async def connect() -> trio.abc.Stream:
             return await trio.open_unix_socket(path)
 
-        self._path = path
         self._web = Web(f"the engine at {path}", connect, lambda: {"host": "localhost"})
 
     async def _ask(

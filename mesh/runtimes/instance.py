@@ -44,7 +44,6 @@ class ProcessInstance:
         self.epoch = state.epoch
         self.notes = state.notes
         self.over = not folder.held()
-        self._reap: set[int] = set()
 
     # -- end --------------------------------------------------------------------------------------------
 

@@ -70,7 +70,6 @@ class Store:
         self._lock = lock
         self._env = env
         self._tables = tables
-        self._settings = settings
         self._closed = False
         self._telling: Txn | None = None
         self._listeners: list[tuple[Callable[[list[Change]], None], bool]] = []

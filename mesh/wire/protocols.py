@@ -2,5 +2,4 @@
 
 LINK = "/mesh/link/1"
 CALL = "/mesh/call/1"
-BLOB = "/mesh/blob/1"
 SVC = "/mesh/svc/1"

@@ -62,7 +62,7 @@ class Features:
         self.rollouts = MemoryRollouts(clock)
         self.shadows = MemoryShadows(clock)
         self.quorums = MemoryQuorums(self.members)
-        self.leases = MemoryLeases(clock)
+        self.leases = MemoryLeases()
         self.messages = MemoryMessages(clock, self.members)
         self.logs = MemoryLogs()
         self.routing = MemoryRouting(clock, self.messages)

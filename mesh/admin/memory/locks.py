@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from mesh.admin.memory.clock import ID, Clock
+from mesh.admin.memory.clock import ID
 from mesh.admin.memory.node import MemoryMembers
 from mesh.errors import Conflict, NotFound
 
@@ -49,8 +49,7 @@ class MemoryQuorums:
 class MemoryLeases:
     """Locks that are held until they are released."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self.held: dict[str, Json] = {}
         self.tokens: dict[str, int] = {}
 
