@@ -38,7 +38,6 @@ AWAKE_S = 10.0
 SMALL, LOOK_EVERY_S = 200, 0.1
 FEW = 3
 FALLS, RISES = ("kill", "power cut", "freeze"), ("start", "resume")
-Builder = Callable[[Node, random.Random], Liveness]
 
 
 class Change(NamedTuple):

@@ -10,8 +10,6 @@ import msgspec
 
 from mesh.sim.run import Result
 
-DISTRIBUTIONS = ("found", "reach", "reach_all", "hops")
-
 
 def row(result: Result) -> dict[str, Any]:
     """A run as one line of a table."""

@@ -28,7 +28,6 @@ class Scene(msgspec.Struct, frozen=True):
     nodes: int = 12
     plan: Plan = Plan(pause_s=5, bake_s=5, deadline_s=60)
     bad: Callable[[int], bool] | None = None
-    dies_late: float = 0.0
     falls_every_s: float = 0.0
     delay_s: float = 0.5
 

@@ -100,7 +100,6 @@ class Run:
         self._samples: list[tuple[float, int, float]] = []
         self._figures: dict[str, Any] = {}
         self._hand: Hand | None = None
-        self._began_s = 0.0
         self._bytes = 0
 
     def _able(self, number: int) -> bool:
@@ -149,7 +148,7 @@ class Run:
 
     def _trouble(self) -> None:
         fleet, mesh = self.fleet, self.scenario.mesh
-        self._began_s = begin = fleet.world.now
+        begin = fleet.world.now
         self._bytes = sum(fleet.net.bytes_sent)
         self._sent = (fleet.gauges.frames, fleet.gauges.messages)
         self._since = len(fleet.changes)

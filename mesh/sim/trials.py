@@ -6,14 +6,12 @@ members, `others` counts changes of mind about members that nothing was done to.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from mesh.core.vitals import State
 from mesh.sim.fleet import Fleet
 
 Measures: TypeAlias = dict[str, float]
-Scenario: TypeAlias = Callable[..., Measures]
 
 
 def _others(fleet: Fleet, since: int, touched: range) -> int:
@@ -125,16 +123,3 @@ def busy(nodes: int, seed: int, *, minutes: float = 3, **options: Any) -> Measur
         stall(number)
     fleet.run(60 * minutes)
     return {"false_dead": sum(change.new == State.DEAD for change in fleet.changes)}
-
-
-SCENARIOS: dict[str, Scenario] = {
-    "kill": kill,
-    "freeze": freeze,
-    "loss": loss,
-    "split": split,
-    "flap": flap,
-    "restart": restart,
-    "one-way": one_way,
-    "idle": idle,
-    "busy": busy,
-}

@@ -26,7 +26,6 @@ from measure_growth import usage
 
 from mesh.client import Client
 
-HERE = Path(__file__).resolve().parent
 SERVICES, INSTANCES = 1000, 10
 ROUNDS, WRITERS = 24, 8
 CALLS = 300

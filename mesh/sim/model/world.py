@@ -50,7 +50,6 @@ class World:
         self.rewritten: set[int] = set()
         self.robbed: str | None = None
         self.liar: int | None = None
-        self.sent_records = 0
         aids = [aid_of(index) for index in range(NODES)]
         admins = frozenset(aids[:2])
         self.nodes = [
@@ -153,11 +152,11 @@ class World:
         for scope in (MESH, ZONE, LIVE):
             if self.connected(left, right) and self.shares(left, right, scope):
                 heads = left.heads(scope)
-                right.compare(left.index, scope, [head for head in heads if self._told(left, right, head)])
+                right.compare(left.index, scope, [head for head in heads if self._told()])
                 heads = right.heads(scope)
-                left.compare(right.index, scope, [head for head in heads if self._told(right, left, head)])
+                left.compare(right.index, scope, [head for head in heads if self._told()])
 
-    def _told(self, teller: Node, listener: Node, head: tuple[bytes, int, int]) -> bool:
+    def _told(self) -> bool:
         return self.loss == 0.0 or self.rng.random() >= self.loss
 
     def company(self, node: Replica, scope: str) -> bool:
