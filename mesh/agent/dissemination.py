@@ -134,7 +134,7 @@ class Spread:
         self._nursery.start_soon(self._apply_all, session.aid, receive)
         shared = self.machine.scopes if session.hello.zone == self._zone else (record.MESH,)
         roots = {scope: root for scope, root in session.hello.roots.items() if scope in shared}
-        self.drive.handle(tidings.LinkUp(session.aid, roots))
+        self.drive.handle(tidings.LinkUp(session.aid, roots, asks=not session.dialled))
 
     def link_down(self, session: Session) -> None:
         """A link ended; what it brought whole is still applied."""

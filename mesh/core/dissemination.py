@@ -10,8 +10,9 @@ Plumtree (Leitao, Pereira, Rodrigues 2007) per author, with the author's head as
               When that link ends, another is woken
     announce  quiet links get `heads` of changed authors, at most once a second (live scope: every 5 s)
     repair    announced, but not received by another way in time: `want` there, and `wake` the link
-    compare   roots differ (at the hello, then every 30 s): exchange bucket sums, then heads, and the lower
-              side wants; heads equal but fingerprints not: exchange listings and pull what is missing
+    compare   roots differ (at the hello, then every 30 s): one sends its bucket sums, the other answers with
+              heads, the first tells what the other lacks (`core/comparison.py`), and the lower side wants;
+              heads equal but fingerprints not: exchange listings and pull what is missing
 
 A link holds no queue of messages but a set of dirty authors: the shell pulls the next frames when the
 stream takes more, and they are read from the log at that moment, so a slow peer costs no memory and
@@ -29,6 +30,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from mesh.core import sync
+from mesh.core.comparison import Comparison
 from mesh.core.heads import Digest
 from mesh.core.log import NO_AUTHOR, AuthorState
 from mesh.core.neighbour import Neighbour, Read, bucket_of
@@ -95,6 +97,7 @@ class Dissemination:
         self._offers: dict[Key, dict[bytes, int]] = {}
         self._offer_due: dict[Key, float] = {}
         self._patience = Patience()
+        self._comparison = self.make_comparison()
         self._changed_at: dict[Key, float] = {}
         self._listed_at: dict[tuple[bytes, Key], float] = {}
         self._due = float("inf")  # never later than the truth; `tick` finds out anew
@@ -126,8 +129,8 @@ class Dissemination:
                 self._applied(event, now, out)
             case DeltaRefused(link=link, scope=scope, aid=aid):
                 self._refused(link, (scope, aid), now)
-            case LinkUp(link=link, roots=roots):
-                self._link_up(link, roots, now, out)
+            case LinkUp():
+                self._link_up(event.link, event.roots, event.asks, now, out)
             case LinkDown(link=link):
                 self._link_down(link, out)
             case ClockSet():
@@ -138,11 +141,12 @@ class Dissemination:
                 self._forget(aid)
         return out
 
-    def _link_up(self, name: bytes, roots: dict[str, bytes], now: float, out: list[Action]) -> None:
+    def _link_up(
+        self, name: bytes, roots: dict[str, bytes], asks: bool, now: float, out: list[Action]
+    ) -> None:
         jitter = self._rng.uniform(0.5, 1.0)
         shared = [scope for scope in self.scopes if scope in roots]
         self.links[name] = link = self.make_neighbour(shared, now, now + self.config.compare_s * jitter)
-        self._soon(link.compare_at)
         for scope in shared:
             if roots[scope] == self.digests[scope].root():
                 if scope in self.fences:
@@ -151,12 +155,17 @@ class Dissemination:
             if scope in self.fences:
                 link.fenced.add(scope)
                 self._control(link, Heads(scope, [(self._me, 0, b"")], False, True))
-            self._send_buckets(link, scope, now)
+            self._comparison.begin(link, scope, now, asks=asks)
+        self._soon(link.due())
         self._wake(name, out)
 
     def make_neighbour(self, scopes: Iterable[str], now: float, compare_at: float) -> Neighbour:
         """A new link; apart so that a simulation can exchange it."""
         return Neighbour(scopes, now, compare_at)
+
+    def make_comparison(self) -> Comparison:
+        """What finds differences; apart for the same reason."""
+        return Comparison(self._me, self.digests, self.config, self._entry, self._control)
 
     def _link_down(self, name: bytes, out: list[Action]) -> None:
         self.links.pop(name, None)
@@ -190,7 +199,8 @@ class Dissemination:
                 self._heads_received(name, message, now, out)
                 self._repair_due(now, out)
             case Root():
-                self._root_received(link, message, now)
+                self._comparison.root(link, message, now)
+                self._soon(link.due())
             case Want(scope=scope, aid=aid, since=since):
                 self._want_received(link, (scope, aid), since)
             case Quiet(scope=scope, aids=aids):
@@ -341,31 +351,11 @@ class Dissemination:
 
     # -- comparing ------------------------------------------------------------------------------------
 
-    def _root_received(self, link: Neighbour, message: Root, now: float) -> None:
-        scope = message.scope
-        digest = self.digests[scope]
-        if message.root == digest.root():
-            return
-        if message.buckets is not None:
-            authors = digest.authors_in(digest.differing(message.buckets))
-            for start in range(0, len(authors), 1000):
-                entries = [
-                    self._entry((scope, aid))
-                    for aid in authors[start : start + 1000]
-                    if not (aid == self._me and scope in link.fenced)
-                ]
-                self._control(link, Heads(scope, entries, True))
-        if message.buckets is None or now - link.buckets_at.get(scope, -1e9) > self.config.want_timeout_s:
-            self._send_buckets(link, scope, now)
-
-    def _send_buckets(self, link: Neighbour, scope: str, now: float) -> None:
-        link.buckets_at[scope] = now
-        digest = self.digests[scope]
-        self._control(link, Root(scope, digest.root(), digest.buckets()))
-
     def _heads_received(self, name: bytes, message: Heads, now: float, out: list[Action]) -> None:
         link = self.links[name]
         fresh = now - link.up_since < self.config.want_timeout_s
+        if message.reply:
+            self._comparison.reply(name, link, message)
         for aid, head, fp in message.heads:
             key = (message.scope, aid)
             mine = self.heads[message.scope].get(aid, NO_AUTHOR)
@@ -460,9 +450,10 @@ class Dissemination:
         self._wants[key] = _Want(name, now)
         self._soon(now + self.config.want_timeout_s)
         link = self.links[name]
-        link.hushed.pop(key, None)
+        hushed = link.hushed.pop(key, None) is not None
         self._control(link, Want(key[0], key[1], since))
-        self._control(link, Wake(key[0], [key[1]]))
+        if hushed or now - link.up_since >= self.config.want_timeout_s:  # a new link was never told to hush
+            self._control(link, Wake(key[0], [key[1]]))
 
     def _unwant(self, key: Key) -> None:
         """A want is over: offers that waited for it may be due."""
@@ -482,6 +473,8 @@ class Dissemination:
         self._repair_due(now, out)
         for name, link in self.links.items():
             self._announce(name, link, now, out)
+            if self._comparison.overdue(link, now):
+                out.append(Wakeup(name))
             if link.compare_at <= now:
                 link.compare_at = now + self.config.compare_s
                 for scope in sorted(link.scopes):

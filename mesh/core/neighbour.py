@@ -40,6 +40,8 @@ class Neighbour:
         hushed: authors we asked it not to push, and when.
         tell: heads it asked to be told of once they are on our disk.
         fenced: scopes in which it has not yet said what it knows of ourselves.
+        asked_at: when it was last asked, per scope; open: the buckets for which it has not answered yet.
+        left: scopes in which the next word of a comparison is its own, and until when.
     """
 
     def __init__(self, scopes: Iterable[str], now: float, compare_at: float) -> None:
@@ -55,7 +57,9 @@ class Neighbour:
         self.tell: dict[Key, int] = {}
         self.fenced: set[str] = set()
         self.compare_at = compare_at
-        self.buckets_at: dict[str, float] = {}
+        self.asked_at: dict[str, float] = {}
+        self.open: dict[str, set[int]] = {}
+        self.left: dict[str, float] = {}
         self.up_since = now
 
     @property
@@ -64,7 +68,7 @@ class Neighbour:
 
     def due(self) -> float:
         """When it is next to be told something, unless records come: announcements, the comparison."""
-        due = self.compare_at
+        due = min(self.compare_at, *self.left.values()) if self.left else self.compare_at
         for bucket, keys in self.lazy.items():
             if keys and self.lazy_at[bucket] < due:
                 due = self.lazy_at[bucket]

@@ -45,10 +45,16 @@ class Config(msgspec.Struct, frozen=True):
 
 
 class LinkUp(msgspec.Struct, frozen=True):
-    """A neighbour's hello was accepted; `roots` are its digests of the scopes that it shares with us."""
+    """A neighbour's hello was accepted.
+
+    Attributes:
+        roots: its digests of the scopes that it shares with us.
+        asks: whether the first question is ours if they differ (`core/comparison.py`), else the neighbour's.
+    """
 
     link: bytes
     roots: dict[str, bytes]
+    asks: bool = True
 
 
 class LinkDown(msgspec.Struct, frozen=True):

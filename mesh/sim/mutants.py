@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from mesh.core.comparison import Comparison
 from mesh.core.dissemination import Dissemination
 from mesh.core.lease import Lease
 from mesh.core.link import Link
@@ -134,14 +135,19 @@ class NeverWants(Dissemination):
         return
 
 
+class _NoComparison(Comparison):
+    def begin(self, link: Neighbour, scope: str, now: float, *, asks: bool) -> None:
+        return
+
+    def root(self, link: Neighbour, message: Root, now: float) -> None:
+        return
+
+
 class NeverCompares(Dissemination):
     """Believes that what is pushed is all there is."""
 
-    def _send_buckets(self, link: Neighbour, scope: str, now: float) -> None:
-        return
-
-    def _root_received(self, link: Neighbour, message: Root, now: float) -> None:
-        return
+    def make_comparison(self) -> Comparison:
+        return _NoComparison(self._me, self.digests, self.config, self._entry, self._control)
 
 
 class BelievesTheOldest(Summary):

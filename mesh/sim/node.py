@@ -244,7 +244,7 @@ class Node:
         self._pipes = [held for held in self._pipes if held.open]
         self._pipes.append(pipe)
         aid = self.fleet.nodes[peer].aid
-        self.replica.link_up(aid, peer, hello)
+        self.replica.link_up(aid, peer, hello, first=pipe.dialler == self.number)
         self.feed(LinkUp(aid))
         self.time.ask(peer)
 

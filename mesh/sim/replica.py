@@ -106,12 +106,12 @@ class Replica:
         """What our hello says now."""
         return Greeting(self.node.place.zone, {scope: self.machine.root(scope) for scope in SCOPES})
 
-    def link_up(self, peer: bytes, number: int, hello: Greeting) -> None:
-        """A stream stands."""
+    def link_up(self, peer: bytes, number: int, hello: Greeting, *, first: bool = True) -> None:
+        """A stream stands. `first`: the other end will know it later."""
         self.link_down(peer)
         self._links[peer] = _Link(number)
         shared = SCOPES if hello.zone == self.node.place.zone else (MESH,)
-        self.handle(tidings.LinkUp(peer, {scope: hello.roots[scope] for scope in shared}))
+        self.handle(tidings.LinkUp(peer, {scope: hello.roots[scope] for scope in shared}, asks=first))
 
     def link_down(self, peer: bytes) -> None:
         """A stream is over."""

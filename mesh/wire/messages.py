@@ -42,11 +42,15 @@ class Hello(Message, frozen=True, tag=0):
 
 
 class Root(Message, frozen=True, tag=1):
-    """Digest of one scope; `buckets` (`core/heads.py`) comes when the sender believes that they differ."""
+    """Digest of one scope; `buckets` (`core/heads.py`) comes when the sender believes that they differ.
+
+    `tells`: whoever answers these buckets will be told what the answer shows it to lack.
+    """
 
     scope: str
     root: bytes
     buckets: bytes | None = None
+    tells: bool = False
 
 
 class Heads(Message, frozen=True, tag=2):
@@ -54,12 +58,15 @@ class Heads(Message, frozen=True, tag=2):
 
     An announcement of what is held on disk, the reply to a Root that differs, or (`ask`) the request to
     announce these authors as soon as they are held up to these heads.
+
+    `buckets`, in a reply: those, a byte each, of which all authors are named that the sender holds.
     """
 
     scope: str
     heads: list[tuple[Aid, Stamp, bytes]]
     reply: bool = False
     ask: bool = False
+    buckets: bytes = b""
 
 
 class Want(Message, frozen=True, tag=3):

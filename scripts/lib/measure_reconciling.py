@@ -49,12 +49,12 @@ class Side:
         self.find_bytes = self.rest_bytes = 0
         self.frames: list[bytes] = []
 
-    def meet(self, other: "Side", now: float) -> None:
-        """A link to the other side stands."""
+    def meet(self, other: "Side", now: float, *, asks: bool) -> None:
+        """A link to the other side stands; the first question is ours, or the other's."""
         from mesh.core import tidings
 
         begun = time.process_time()
-        self.machine.handle(tidings.LinkUp(other.name, {"m": other.machine.root("m")}), now)
+        self.machine.handle(tidings.LinkUp(other.name, {"m": other.machine.root("m")}, asks), now)
         self.pull(other)
         self.find_s += time.process_time() - begun
 
@@ -118,6 +118,7 @@ class Pair:
         self._clock = BEFORE_MS << 16
         self.count = count
         self.now = 1000.0
+        self._asker = 0
         logs = (MemoryLog(), MemoryLog())
         for number in range(count):
             rec = self.record(self.authors[number % AUTHORS], number)
@@ -165,14 +166,18 @@ class Pair:
             self.behind.machine.handle(Applied(None, "m", aid, self.behind.log.author(aid)), self.now)
 
     def meet(self) -> dict[str, float]:
-        """Let the two talk until nothing is left to say; bytes and time of finding, and with the records."""
+        """Let the two talk until nothing is left to say; bytes and time of finding, and with the records.
+
+        They take turns in asking first.
+        """
         sides = (self.behind, self.ahead)
         for side in sides:
             side.find_s = side.rest_s = 0.0
             side.find_bytes = side.rest_bytes = 0
         self.now += 1000.0  # nothing was listed or compared lately
-        self.behind.meet(self.ahead, self.now)
-        self.ahead.meet(self.behind, self.now)
+        self._asker = 1 - self._asker
+        self.behind.meet(self.ahead, self.now, asks=self._asker == 0)
+        self.ahead.meet(self.behind, self.now, asks=self._asker == 1)
         self._talk()
         for side, other in (sides, sides[::-1]):
             side.part(other, self.now)
@@ -317,7 +322,7 @@ def _compare(figures: Figures, pair: Pair, differing: int) -> None:
         peer += f", measured elsewhere {published:g} KiB"
     for writers in sorted({min(differing, FEW), min(differing, AUTHORS)}):
         found = []
-        for _ in range(3):
+        for _ in range(4):
             pair.write(differing, writers)
             found.append(pair.meet())
         name = f"{differing:,} of {pair.count:,} keys, {writers:,} writer{'s' if writers > 1 else ''}"
