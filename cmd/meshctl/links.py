@@ -48,6 +48,7 @@ _LINKS = (
     Column(
         "LOSS", lambda row: "-" if row["loss_percent"] is None else f"{row['loss_percent']:.0f}%", right=True
     ),
+    Column("CHECKED", lambda row: words.age(row["last_check_s"]), wide=True, right=True),
     Column("DATAGRAMS", "datagrams", wide=True),
     Column("IN", lambda row: words.size(row["bytes_in"]), right=True),
     Column("OUT", lambda row: words.size(row["bytes_out"]), right=True),

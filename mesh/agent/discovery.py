@@ -17,6 +17,11 @@ from mesh.discovery.known import AddressBook, Seeds
 from mesh.store.addresses import Known
 
 LONELY_POKE_S = 5.0
+# A dial that failed longer ago says little: once a link stands, who is not wanted is not dialled again.
+FAILED_LATELY_S = 300.0
+SEEDS_MAX = 64
+# Whose addresses somebody named: that nobody answers there is told. Members met before come and go.
+TOLD = ("seeds", "dns")
 
 
 class Discovery:
@@ -35,6 +40,7 @@ class Discovery:
             known.public: list(known.addresses) for known in node.store.addresses()
         }
         self.finders = Finders(list(self._chosen()), on_network=self._network_changed)
+        self._sources: dict[str, str] = {}
         node.on_link.append(self._met)
 
     def _chosen(self) -> Iterator[Finder]:
@@ -70,8 +76,14 @@ class Discovery:
                     self.finders.poke()
 
     def report(self) -> list[dict[str, Any]]:
-        """How each finder fares."""
-        return self.finders.report(trio.current_time())
+        """How each finder fares; what it found and could not be linked with is among its troubles."""
+        now = trio.current_time()
+        rows = self.finders.report(now)
+        troubles = {row["finder"]: row["troubles"] for row in rows}
+        for address, (at, why) in self._node.links.failed_at.items():
+            if address in self._sources and now - at < FAILED_LATELY_S:
+                troubles[self._sources[address]][address] = why
+        return rows
 
     def check(self) -> dict[str, Any]:
         """How the finders fare, for `doctor`."""
@@ -89,6 +101,8 @@ class Discovery:
         }
 
     def _found(self, found: Found) -> None:
+        if found.finder in TOLD and len(self._sources) < SEEDS_MAX:
+            self._sources[found.address] = found.finder
         self._node.links.found(found.public, found.address)
 
     def _network_changed(self) -> None:

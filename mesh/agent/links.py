@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -38,6 +38,7 @@ UNWANTED_AFTER_S = 60.0
 LASTING_S = 5.0
 DROPPED_AGAIN_S = (0.0, 0.02, 0.04, 0.08)
 ADDRESSES_MAX = 8
+FAILED_MAX = 64
 
 
 class Links:
@@ -47,6 +48,11 @@ class Links:
         me: our aid.
         addresses_of: known multiaddrs of a member, best first.
         public_of_member: public key of an aid, or None.
+
+    Attributes:
+        failures: peer id or address dialled -> why its last dial failed.
+        failed_at: address -> when its last dial failed and why; the latest FAILED_MAX of them.
+        worked: aid -> the address at which it answered.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Links:
         self._moved = trio.Event()
         self._slots = trio.CapacityLimiter(DIALS_MAX)
         self.failures: dict[str, str] = {}
+        self.failed_at: dict[str, tuple[float, str]] = {}
         self.worked: dict[bytes, str] = {}
 
     def use(self, host: Host) -> None:
@@ -178,13 +185,26 @@ class Links:
 
     async def _meet(self, address: str) -> None:
         """Dial an address of which only the place is known; the handshake says who lives there."""
-        connection = await self._host.dial(address, None, deadline_s=DIAL_DEADLINE_S)
-        aid = connection.public[:16]
-        if aid == self._me:
-            self._targets.ourselves(address)
-            await connection.close("this is ourselves")
-        elif aid not in self.sessions:
-            await self._link(connection.public, address)
+        with self._judged(address):
+            connection = await self._host.dial(address, None, deadline_s=DIAL_DEADLINE_S)
+            aid = connection.public[:16]
+            if aid == self._me:
+                self._targets.ourselves(address)
+                await connection.close("this is ourselves")
+            elif aid not in self.sessions:
+                await self._link(connection.public, address)
+
+    @contextmanager
+    def _judged(self, address: str) -> Iterator[None]:
+        """Keep how the last dial of an address ended, for whoever asks why nobody is met there."""
+        self.failed_at.pop(address, None)
+        try:
+            yield
+        except MeshError as error:
+            self.failed_at[address] = (trio.current_time(), error.message)
+            if len(self.failed_at) > FAILED_MAX:
+                del self.failed_at[next(iter(self.failed_at))]
+            raise
 
     async def _link(self, public: bytes, address: str | None) -> None:
         wire = await self._host.open(public, protocols.LINK, deadline_s=DIAL_DEADLINE_S)
@@ -221,8 +241,9 @@ class Links:
         return None
 
     async def _connect_at(self, public: bytes, address: str) -> None:
-        await self._host.dial(address, public, deadline_s=DIAL_DEADLINE_S)
-        await self._link(public, address)
+        with self._judged(address):
+            await self._host.dial(address, public, deadline_s=DIAL_DEADLINE_S)
+            await self._link(public, address)
 
     async def relayed(self, public: bytes) -> bool:
         """Connect to a member through a neighbour of ours that is linked with it; says whether it worked.

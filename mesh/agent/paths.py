@@ -85,6 +85,7 @@ class Paths:
             "rtt_ms": rounded(rtt),
             "jitter_ms": rounded(view.jitter_ms) if view is not None else None,
             "loss_percent": rounded(view.loss * 100, 1) if view is not None else None,
+            "last_check_s": rounded(view.heard_age_s, 1) if view is not None else None,
             "bytes_in": session.bytes_in if session is not None else 0,
             "bytes_out": session.bytes_out if session is not None else 0,
             "datagrams": view.datagrams if view is not None else None,

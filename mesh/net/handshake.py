@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from cryptography.exceptions import InvalidTag
+
 from mesh.errors import Denied, MeshError, PeerError
 from mesh.identity.keys import peer_id_of
 from mesh.net import negotiate, parts, yamux
@@ -99,6 +101,8 @@ class Handshaker:
 
 
 def _nonsense(error: Exception) -> PeerError:
+    if isinstance(error, InvalidTag):  # the prologue, which names the mesh, is under the first tag
+        return PeerError("it is of another mesh, or no agent")
     return PeerError(f"no handshake: {type(error).__name__}")
 
 

@@ -181,6 +181,7 @@ class MemoryMembers:
             "rtt_ms": member["rtt_ms"],
             "jitter_ms": 0.1 if up else None,
             "loss_percent": 0.0 if up else None,
+            "last_check_s": 0.4 if up else None,
             "bytes_in": 1000,
             "bytes_out": 2000,
             "datagrams": up,

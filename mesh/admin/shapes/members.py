@@ -60,7 +60,7 @@ class Certificate(TypedDict):
 
 class Link(TypedDict):
     """A held stream to a neighbour, or one that is wanted. `state`: connected, connecting, error,
-    disconnected.
+    disconnected. `last_check_s`: since it last answered a probe or said anything; None if it never has.
     """
 
     id: str
@@ -72,6 +72,7 @@ class Link(TypedDict):
     rtt_ms: float | None
     jitter_ms: float | None
     loss_percent: float | None
+    last_check_s: float | None
     bytes_in: int
     bytes_out: int
     datagrams: bool | None
