@@ -111,17 +111,23 @@ class Mover:
         if not final and (running.failing or (switch_ms and not running.healthy)):
             return self._word(picture, St.FAIL, now_ms, running.why or "it is not healthy any more"), now_ms
         if not switch_ms:
-            due_ms = switch_due_ms(picture, self.me)
+            due_ms = self._due_ms(picture)
             if now_ms < due_ms:
                 return None, due_ms
             switch_ms = now_ms
-        end_ms = switch_ms + picture.plan.drain_s * 1000
+        end_ms = self._end_ms(picture, switch_ms)
         final = final or (now_ms >= end_ms and picture.order.course == Course.RUN and not picture.halt)
         again_ms = math.inf if final else end_ms
         if (said.switch_ms, said.final) == (switch_ms, final):
             return None, again_ms
         word = msgspec.structs.replace(said, gen=picture.order.gen, switch_ms=switch_ms, final=final)
         return word, again_ms
+
+    def _due_ms(self, picture: Picture) -> float:
+        return switch_due_ms(picture, self.me)
+
+    def _end_ms(self, picture: Picture, switch_ms: int) -> float:
+        return switch_ms + picture.plan.drain_s * 1000
 
     def _moving(
         self, picture: Picture, said: Statement, running: Running, now_ms: int

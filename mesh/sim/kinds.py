@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mesh.core.rollout import Plan
+from mesh.sim import greens
+from mesh.sim.greens import Greens
 from mesh.sim.linear import Operation, linearizable
 from mesh.sim.locks import Locks
 from mesh.sim.placement import Trial, Trouble
@@ -21,7 +23,7 @@ from mesh.sim.rolling import Rolling, Scene
 from mesh.sim.run import Failure, Result
 
 if TYPE_CHECKING:
-    from mesh.sim.scenario import Scenario
+    from mesh.sim.scenario import Rollout, Scenario
 
 Figures = dict[str, Any]
 Played = tuple[float, Figures, Failure | None, str]
@@ -43,6 +45,8 @@ def play(scenario: Scenario, seed: int) -> Result:
 def _player(scenario: Scenario) -> Callable[[Scenario, int], Played]:
     if scenario.placement is not None:
         return _placement
+    if scenario.rollout is not None and scenario.rollout.strategy == "bluegreen":
+        return _bluegreen
     return _quorum if scenario.quorum is not None else _rollout
 
 
@@ -80,14 +84,7 @@ def _rollout(scenario: Scenario, seed: int) -> Played:
     every = table.bad_every
     scene = Scene(
         nodes=scenario.mesh.nodes,
-        plan=Plan(
-            strategy=table.strategy,
-            max_unavailable=table.max_unavailable,
-            pause_s=table.pause_s,
-            bake_s=table.bake_s,
-            deadline_s=table.deadline_s,
-            max_fail=table.max_fail,
-        ),
+        plan=_plan(table),
         bad=(lambda number: number % every == 0) if every else None,
         falls_every_s=table.falls_every_s,
         delay_s=table.delay_s,
@@ -100,4 +97,32 @@ def _rollout(scenario: Scenario, seed: int) -> Played:
     elif sim.outcome() != table.ends:
         failure = Failure("outcome", f"it is {sim.outcome()}, not {table.ends}", sim.world.now)
     figures: Figures = {**sim.counts, "moving_max": sim.moving_max, "outcome": sim.outcome()}
+    return sim.world.now, figures, failure, _digest(sorted(sim.counts.items()), sim.outcome())
+
+
+def _plan(table: Rollout) -> Plan:
+    return Plan(
+        strategy=table.strategy,
+        max_unavailable=table.max_unavailable,
+        pause_s=table.pause_s,
+        bake_s=table.bake_s,
+        deadline_s=table.deadline_s,
+        drain_s=table.drain_s,
+        max_fail=table.max_fail,
+    )
+
+
+def _bluegreen(scenario: Scenario, seed: int) -> Played:
+    table = scenario.rollout
+    assert table is not None
+    nodes, every = scenario.mesh.nodes, table.bad_every
+    bad = -(-nodes // every) if every else 0
+    sim = Greens(seed, greens.Scene(nodes, _plan(table), bad, table.delay_s)).run(scenario.mesh.duration_s)
+    failure = None
+    if sim.troubles:
+        at_s, check, text = sim.troubles[0]
+        failure = Failure(check, text, at_s)
+    elif sim.outcome() != table.ends:
+        failure = Failure("outcome", f"it is {sim.outcome()}, not {table.ends}", sim.world.now)
+    figures: Figures = {**sim.counts, "outcome": sim.outcome()}
     return sim.world.now, figures, failure, _digest(sorted(sim.counts.items()), sim.outcome())

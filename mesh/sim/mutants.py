@@ -3,8 +3,9 @@
 A harness that finds nothing proves nothing. Every mutant replaces one part by a wrong one that once looked
 right, or that somebody may one day write by mistake; it names the scenario in which it is hunted, and within
 how many seeds it must be found. The true parts pass the same scenarios. Those that begin with `model:` are
-the wrong rules of the random model of replication (`sim/model/variants.py`), found by its oracle; `locks:`
-and `rollouts:` are hunted in simulators of their own (`sim/locks.py`, `sim/rolling.py`).
+the wrong rules of the random model of replication (`sim/model/variants.py`), found by its oracle; `locks:`,
+`rollouts:` and `bluegreen:` are hunted in simulators of their own (`sim/locks.py`, `sim/rolling.py`,
+`sim/greens.py`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mesh.core.tidings import Key
 from mesh.core.verdict import Board
 from mesh.core.vitals import Action
 from mesh.errors import UsageError
-from mesh.sim import lockmutants, placemutants, rollmutants, statemutants
+from mesh.sim import greenmutants, lockmutants, placemutants, rollmutants, statemutants
 from mesh.sim.model.run import run as run_model
 from mesh.sim.model.variants import CAUGHT_BY, VARIANTS
 from mesh.sim.parts import Parts
@@ -292,7 +293,12 @@ def _state() -> list[Mutant]:
 
 def _agreeing() -> list[Mutant]:
     """Of placement, quorums, leases and rollouts."""
-    own = (("placement", placemutants, 1), ("locks", lockmutants, 0), ("rollouts", rollmutants, 0))
+    own = (
+        ("placement", placemutants, 1),
+        ("locks", lockmutants, 0),
+        ("rollouts", rollmutants, 0),
+        ("bluegreen", greenmutants, 0),
+    )
     return [
         Mutant(f"{word}:{name}", it.summary, word, None, it.allowed, first, True, simulator.trial)
         for word, simulator, first in own

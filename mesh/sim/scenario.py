@@ -162,20 +162,22 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A new generation is rolled out; see `rolling.py`.
+    """A new generation is rolled out; see `rolling.py`, and for strategy bluegreen `greens.py`.
 
     Attributes:
+        drain_s: bluegreen: how long the old generation stays after the switch.
         bad_every: on every so many-th node it fails; 0 for nowhere.
         falls_every_s: so often on average a node dies for a while; 0 for never.
         delay_s: what nodes say takes up to this long to be heard.
         ends: what must be in the end: done, rolled back, halted.
     """
 
-    strategy: Literal["rolling", "canary", "gradual"] = "rolling"
+    strategy: Literal["rolling", "canary", "gradual", "bluegreen"] = "rolling"
     max_unavailable: int = 1
     pause_s: float = 5.0
     bake_s: float = 5.0
     deadline_s: float = 60.0
+    drain_s: float = 30.0
     max_fail: float = 0.05
     bad_every: int = 0
     falls_every_s: float = 0.0

@@ -61,7 +61,7 @@ def test_a_run_prints_a_line_per_seed_and_writes_what_was_asked_for(
     assert "kill" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["failover", "quorum", "rollout", "rollout-good"])
+@pytest.mark.parametrize("name", ["bluegreen", "failover", "quorum", "rollout", "rollout-good"])
 def test_features_with_a_simulator_of_their_own_are_run_alike(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
