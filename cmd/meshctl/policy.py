@@ -41,6 +41,8 @@ def _print(context: Context, found: dict[str, Any]) -> None:
     context.out.rows(list(_rows(found)), _GRANTS, "who")
     if found["fault"]:
         note(f"the stored policy does not count: {words.text(found['fault'])}")
+    for warning in found["warnings"]:
+        note(f"warning: {warning}")
 
 
 def _rows(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -61,7 +63,8 @@ def replace(context: Context, args: Namespace) -> None:
         raise UsageError(
             f"{args.file} is not a policy: an object with roles and nodes", "see `meshctl policy set -h`"
         )
-    _print(context, context.client.set_policy(value.get("roles", {}), value.get("nodes", {})))
+    roles, nodes = value.get("roles", {}), value.get("nodes", {})
+    _print(context, context.client.set_policy(roles, nodes, dry_run=args.dry_run))
 
 
 def reset(context: Context, args: Namespace) -> None:
@@ -89,12 +92,16 @@ COMMANDS: Commands = {
             "set",
             replace,
             "replace the policy by a file",
-            (arg("file", metavar="FILE", help="JSON; - is standard input"),),
+            (
+                arg("file", metavar="FILE", help="JSON; - is standard input"),
+                arg("--dry-run", action="store_true", help="only say whether it is right, and what it takes"),
+            ),
             text='The file is {"roles": {ROLE: {VERB: [PATTERN, ...]}}, "nodes": {NODE: {VERB: [...]}}} with '
             "the verbs write, publish, subscribe, request, serve, query, call and offer. A role that it does "
             "not name keeps its default, one that it names has nothing else; what a node gets of its own is "
             "added to what its roles give. It counts for everyone, also for what arrives by replication: "
-            "values of authors without the right stay stored and are not seen. Needs the role admin.",
+            "values of authors without the right stay stored and are not seen. What a role loses that it had "
+            "by default is told as a warning. Needs the role admin.",
             examples=(
                 (
                     """echo '{"roles": {"sensor": {"write": ["kv/s/{id}/**"]}}}' | meshctl policy set -""",

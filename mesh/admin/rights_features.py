@@ -49,8 +49,8 @@ class Policy(Protocol):
     async def show(self) -> Json:
         """`shapes.Policy`: what is set, and the defaults of roles that it does not name."""
 
-    async def set(self, roles: Json, nodes: Json) -> Json:
-        """`shapes.Policy`. Replace it. Denied; UsageError naming what is not allowed."""
+    async def set(self, roles: Json, nodes: Json, *, dry_run: bool = False) -> Json:
+        """`shapes.Policy`. Replace it, or say what it would be. Denied; UsageError: what is not allowed."""
 
     async def reset(self) -> Json:
         """`shapes.Policy`. Go back to the defaults. Denied."""

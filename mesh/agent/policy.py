@@ -43,6 +43,7 @@ class Policies:
             "nodes": written.get("nodes", {}),
             "defaults": {role: _plain(grants) for role, grants in policy.DEFAULTS.items()},
             "fault": fault,
+            "warnings": policy.warnings(written),
             **self._origin(found),
         }
 
@@ -53,16 +54,18 @@ class Policies:
         author = peer_id_of(public) if public is not None else found.aid.hex()
         return {"author": author, "author_name": self._name_of(found.aid), "time": iso_of(found.stamp)}
 
-    async def set(self, roles: Json, nodes: Json) -> Json:
-        """Replace the policy.
+    async def set(self, roles: Json, nodes: Json, *, dry_run: bool = False) -> Json:
+        """Replace the policy, or say only what it would be.
 
         Raises:
             Denied: this node is no admin.
             UsageError: naming the role, node, verb or pattern that is not allowed.
         """
-        self._certs.require_admin()
         value = {"roles": roles, "nodes": nodes}
         policy.check(value)
+        if dry_run:
+            return {**await self.show(), **value, "fault": "", "warnings": policy.warnings(value)}
+        self._certs.require_admin()
         await self._say(value, Op.PUT)
         return await self.show()
 

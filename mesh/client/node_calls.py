@@ -183,9 +183,12 @@ class NodeCalls(Base):
         """`Policy`."""
         return self._get("/v1/policy")
 
-    def set_policy(self, roles: Mapping[str, Any], nodes: Mapping[str, Any] = {}) -> Any:
+    def set_policy(
+        self, roles: Mapping[str, Any], nodes: Mapping[str, Any] = {}, *, dry_run: bool = False
+    ) -> Any:
         """`Policy`. Replace it: role (or node) to verb to patterns."""
-        return self._ask(Request("PUT", "/v1/policy", body={"roles": dict(roles), "nodes": dict(nodes)}))
+        body = {"roles": dict(roles), "nodes": dict(nodes), "dry_run": dry_run}
+        return self._ask(Request("PUT", "/v1/policy", body=body))
 
     def reset_policy(self) -> Any:
         """`Policy`. Go back to the defaults."""

@@ -101,6 +101,37 @@ def check(value: Any) -> None:
         _check_grants(f"node {node}", grants)
 
 
+def warnings(value: Any) -> list[str]:
+    """What a policy that counts takes away, perhaps without meaning to: a role that it names has no more than
+    is written there.
+    """
+    roles = value.get("roles", {}) if isinstance(value, dict) else {}
+    found = []
+    for role in sorted(roles):
+        if role == ADMIN:
+            found.append("role admin: what is written for it has no effect, admins may do everything")
+            continue
+        lost = [verb for verb, had in DEFAULTS.get(role, {}).items() if had and not roles[role].get(verb)]
+        if lost:
+            found.append(
+                f"role {role}: it may not {', '.join(lost)} any more: a role that is named has no more"
+            )
+        if not _speaks(roles[role]) and (role == MEMBER or roles[role].get(OFFER)):
+            found.append(
+                f"role {role}: without `{OWN[0]}` and `{OWN[1]}` under write nothing counts that its nodes "
+                "say of themselves: they offer no services and run no workloads"
+            )
+    return found
+
+
+def _speaks(grants: Grants) -> bool:
+    """Whether what a node says of itself counts."""
+    me = "0" * 32
+    patterns = [pattern.replace("{self}", me) for pattern in grants.get(WRITE, ())]
+    written = _compile(_expression(patterns, encoded=True))
+    return all(written.fullmatch(path) for path in (f"offer/{me}", f"svc/{me}/x", f"claim/{me}/x/0"))
+
+
 def _check_grants(whose: str, grants: Any) -> None:
     if not isinstance(grants, dict):
         raise UsageError(f"{whose}: grants are an object of verbs")

@@ -30,14 +30,17 @@ class MemoryPolicy:
                 for role, grants in policy.DEFAULTS.items()
             },
             "fault": "",
+            "warnings": policy.warnings(self._value),
             "author": ID if known else None,
             "author_name": "alpha" if known else None,
             "time": self._time,
         }
 
-    async def set(self, roles: Json, nodes: Json) -> Json:
+    async def set(self, roles: Json, nodes: Json, *, dry_run: bool = False) -> Json:
         value = {"roles": roles, "nodes": nodes}
         policy.check(value)
+        if dry_run:
+            return {**await self.show(), **value, "warnings": policy.warnings(value)}
         self._value, self._time = value, self._clock.now()
         return await self.show()
 

@@ -12,10 +12,13 @@ from mesh.admin.router import Call, Route
 
 
 class PolicyBody(Struct, forbid_unknown_fields=True):
-    """role (or node id) -> verb -> patterns. A role that is not named keeps its default."""
+    """role (or node id) -> verb -> patterns. A role that is not named keeps its default. `dry_run`: only say
+    what it would be.
+    """
 
     roles: dict[str, dict[str, list[str]]] = {}
     nodes: dict[str, dict[str, list[str]]] = {}
+    dry_run: bool = False
 
 
 async def _show(policy: Policy, call: Call) -> Json:
@@ -23,7 +26,8 @@ async def _show(policy: Policy, call: Call) -> Json:
 
 
 async def _set(policy: Policy, call: Call) -> Json:
-    return await policy.set(call.body.roles, {call.resolve(node): it for node, it in call.body.nodes.items()})
+    nodes = {call.resolve(node): it for node, it in call.body.nodes.items()}
+    return await policy.set(call.body.roles, nodes, dry_run=call.body.dry_run)
 
 
 async def _reset(policy: Policy, call: Call) -> Json:

@@ -93,13 +93,14 @@ class Policy(TypedDict):
     """Who may do what: role, or node id, to verb, to patterns.
 
     `defaults`: of roles that `roles` does not name. author, author_name and time: who set it when; None
-    while nobody has. `fault`: why what is stored does not count, or "".
+    while nobody has. `fault`: why what is stored does not count, or "". `warnings`: what roles lose by it.
     """
 
     roles: dict[str, dict[str, list[str]]]
     nodes: dict[str, dict[str, list[str]]]
     defaults: dict[str, dict[str, list[str]]]
     fault: str
+    warnings: list[str]
     author: str | None
     author_name: str | None
     time: str | None

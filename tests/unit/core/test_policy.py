@@ -7,7 +7,7 @@ import random
 import pytest
 
 from mesh.core.admission import Directory
-from mesh.core.policy import DEFAULTS, VERBS, Policy, View, check, chosen
+from mesh.core.policy import DEFAULTS, VERBS, Policy, View, check, chosen, warnings
 from mesh.core.record import Kind, Op, user_path
 from mesh.errors import Denied, UsageError
 from mesh.identity.certs import ADMIN, MEMBER, verify_chain
@@ -271,3 +271,27 @@ def test_calls_of_services_are_granted_by_name(scene):
     assert scene.may(some, scene.member, "call", "orders")
     assert not scene.may(some, scene.member, "call", "ledger")
     assert scene.may(some, scene.founder, "call", "ledger")
+
+
+@pytest.mark.parametrize(
+    ("roles", "said"),
+    [
+        ({}, []),
+        ({"sensor": {"write": ["kv/s/{id}/**"]}}, []),
+        ({"member": {verb: list(had) for verb, had in DEFAULTS["member"].items()}}, []),
+        ({"admin": {"write": ["kv/**"]}}, ["role admin: what is written"]),
+        ({"reader": {"subscribe": ["**"]}}, ["role reader: it may not request, query any more"]),
+        (
+            {"member": {"call": ["**"], "offer": ["**"]}},
+            ["role member: it may not write, publish", "role member: without `*/{self}`"],
+        ),
+        ({"sensor": {"offer": ["**"], "write": ["kv/**"]}}, ["role sensor: without `*/{self}`"]),
+        ({"sensor": {"offer": ["**"], "write": ["*/{self}", "*/{self}/**"]}}, []),
+        ({"sensor": {"offer": ["**"], "write": ["**"]}}, []),
+    ],
+)
+def test_what_a_role_loses_by_being_named_is_a_warning(roles, said):
+    check({"roles": roles})
+    found = warnings({"roles": roles})
+    assert len(found) == len(said)
+    assert all(warning.startswith(begin) for warning, begin in zip(found, said, strict=True))

@@ -54,3 +54,15 @@ def test_a_right_is_asked_for_and_the_status_says_it(meshctl: Run) -> None:
     assert json.loads(denied.out)["allowed"] is False
     assert meshctl("policy", "check", "nobody", "write", "kv/a").code == 4
     assert meshctl("policy", "check", "alpha", "fly", "kv/a").code == 2
+
+
+def test_what_members_lose_is_told_before_and_after_a_policy_is_set(meshctl: Run, tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text('{"roles": {"member": {"call": ["**"], "offer": ["**"]}}}')
+    tried = meshctl("policy", "set", str(path), "--dry-run")
+    assert tried.code == 0
+    assert "warning: role member: it may not write" in tried.err
+    assert json.loads(meshctl("-o", "json", "policy", "show").out)["roles"] == {}
+    assert "they offer no services and run no workloads" in meshctl("policy", "set", str(path)).err
+    assert "warning: role member" in meshctl("policy", "show").err
+    assert meshctl("policy", "reset", "--yes").err == ""
