@@ -167,7 +167,7 @@ class Vitality:
             return
         if self._replied_from.get(aid) != address and len(self._replied_from) < QUEUE_MAX:
             self._replied_from[aid] = address
-            self._links.vouch(aid, *address)
+        self._links.vouch(aid, *address)
         self.drive.handle(vitals.DatagramHeard(aid, probe))
 
     def frame(self, session: Session, message: messages.Message) -> None:

@@ -27,14 +27,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping
 
-import msgspec
-
 from mesh.core import sync
 from mesh.core.comparison import Comparison
 from mesh.core.heads import Digest
 from mesh.core.log import NO_AUTHOR, AuthorState
 from mesh.core.neighbour import Neighbour, Read, bucket_of
 from mesh.core.patience import Patience
+from mesh.core.questions import Questions
 from mesh.core.record import LIVE, MESH, SCOPES
 from mesh.core.tidings import (
     Acknowledged,
@@ -55,11 +54,6 @@ from mesh.core.tidings import (
     Wakeup,
 )
 from mesh.wire.messages import Delta, Heads, Listing, Message, Pull, Quiet, Root, Wake, Want
-
-
-class _Want(msgspec.Struct):
-    link: bytes
-    at: float
 
 
 class Dissemination:
@@ -93,9 +87,7 @@ class Dissemination:
         self._accepted: dict[Key, int] = {}
         self._winner: dict[Key, bytes] = {}
         self.links: dict[bytes, Neighbour] = {}
-        self._wants: dict[Key, _Want] = {}
-        self._offers: dict[Key, dict[bytes, int]] = {}
-        self._offer_due: dict[Key, float] = {}
+        self._questions = Questions(self.config)
         self._patience = Patience()
         self._comparison = self.make_comparison()
         self._changed_at: dict[Key, float] = {}
@@ -135,7 +127,7 @@ class Dissemination:
                 self._link_down(link, out)
             case ClockSet():
                 self._patience.over()
-                self._offer_due = dict.fromkeys(self._offer_due, now)
+                self._questions.all_due(now)
                 self._soon(now)
             case AuthorGone(aid=aid):
                 self._forget(aid)
@@ -170,10 +162,8 @@ class Dissemination:
     def _link_down(self, name: bytes, out: list[Action]) -> None:
         self.links.pop(name, None)
         self._wake_another(name, out)
-        for offers in self._offers.values():
-            offers.pop(name, None)
-        for key in [key for key, want in self._wants.items() if want.link == name]:
-            self._unwant(key)
+        self._questions.link_gone(name)
+        self._soon(self._questions.first())
         for listed in [listed for listed in self._listed_at if listed[0] == name]:
             del self._listed_at[listed]
 
@@ -231,7 +221,7 @@ class Dissemination:
             return
         newest = max((rec.hlc for rec in event.records), default=0)
         known = max(self._head(*key), self._accepted.get(key, 0))
-        want = self._wants.get(key)
+        want = self._questions.wants.get(key)
         asked = want is not None and want.link == name
         if asked and want is not None:
             want.at = now
@@ -294,12 +284,11 @@ class Dissemination:
 
     def _refused(self, name: bytes, key: Key, now: float) -> None:
         self._accepted.pop(key, None)
-        self._offers.get(key, {}).pop(name, None)
-        want = self._wants.get(key)
+        others, want = self._questions.withdrawn(name, key), self._questions.wants.get(key)
         if want is not None and want.link == name:
             self._unwant(key)
-        if self._offers.get(key):
-            self._offer_due[key] = now
+        if others:
+            self._questions.later(key, now)
             self._soon(now)
 
     def _applied(self, event: Applied, now: float, out: list[Action]) -> None:
@@ -322,13 +311,12 @@ class Dissemination:
         if event.better is not None and event.link in self.links:
             self._control(self.links[event.link], event.better)
             self._wake(event.link, out)
-        if event.want is not None and event.link in self.links and key not in self._wants:
+        if event.want is not None and event.link in self.links and key not in self._questions.wants:
             self._ask(event.link, key, event.want, now)
             self._wake(event.link, out)
-        offers = self._offers.get(key)
+        offers = self._questions.offers.get(key)
         if offers and max(offers.values()) <= head:
-            del self._offers[key]
-            self._offer_due.pop(key, None)
+            self._questions.held(key)
 
     def _mark(
         self, name: bytes, link: Neighbour, key: Key, before: int, event: Applied, out: list[Action]
@@ -366,7 +354,8 @@ class Dissemination:
             if aid == self._me and message.scope in link.fenced:
                 self._remembered(name, link, key, head, fp, out)
                 continue
-            link.sent[key] = max(head, link.sent.get(key, 0)) if aid != self._me else head
+            if mine.head or key in link.sent or len(link.sent) < self.config.offers_max:
+                link.sent[key] = max(head, link.sent.get(key, 0)) if aid != self._me else head
             if head > mine.head:
                 self._offered(name, key, head, now if fresh or not mine.head else now + self.config.repair_s)
             elif head == mine.head and message.scope != LIVE and fp != mine.fp.to_bytes(16, "big"):
@@ -395,17 +384,14 @@ class Dissemination:
             self._wake(name, out)
 
     def _offered(self, name: bytes, key: Key, head: int, due: float) -> None:
-        if key not in self._offers and len(self._offers) >= self.config.offers_max:
-            return
-        self._offers.setdefault(key, {})[name] = head
         due = max(due, self._patience.until(key))
-        self._offer_due[key] = min(due, self._offer_due.get(key, due))
-        self._soon(due)
+        if self._questions.offered(name, key, head, due):
+            self._soon(due)
 
     def _tell(self, link: Neighbour, key: Key, head: int) -> None:
         if self._head(*key) >= head:
             self._control(link, Heads(key[0], [self._entry(key)]))
-        else:
+        elif key in link.tell or len(link.tell) < self.config.control_max:
             link.tell[key] = max(head, link.tell.get(key, 0))
 
     def _want_received(self, link: Neighbour, key: Key, since: int) -> None:
@@ -418,7 +404,11 @@ class Dissemination:
     def _maybe_list(self, name: bytes, link: Neighbour, key: Key, now: float) -> None:
         quiet_since = self._changed_at.get(key, -1e9)
         listed = self._listed_at.get((name, key), -1e9)
-        if key in self._wants or now - quiet_since < self.config.calm_s or now - listed < self.config.list_s:
+        if (
+            key in self._questions.wants
+            or now - quiet_since < self.config.calm_s
+            or now - listed < self.config.list_s
+        ):
             return
         self._listed_at[(name, key)] = now
         with self._read(key[0]) as log:
@@ -447,7 +437,7 @@ class Dissemination:
         return len(asked)
 
     def _ask(self, name: bytes, key: Key, since: int, now: float) -> None:
-        self._wants[key] = _Want(name, now)
+        self._questions.asked(name, key, now)
         self._soon(now + self.config.want_timeout_s)
         link = self.links[name]
         hushed = link.hushed.pop(key, None) is not None
@@ -457,8 +447,8 @@ class Dissemination:
 
     def _unwant(self, key: Key) -> None:
         """A want is over: offers that waited for it may be due."""
-        del self._wants[key]
-        self._soon(self._offer_due.get(key, float("inf")))
+        self._questions.over(key)
+        self._soon(self._questions.first())
 
     def _soon(self, at: float) -> None:
         if at < self._due:
@@ -467,9 +457,7 @@ class Dissemination:
     def tick(self, now: float) -> list[Action]:
         """Do what is due: repairs, timeouts of wants, lazy announcements, comparisons."""
         out: list[Action] = []
-        timeout_s = self.config.want_timeout_s  # added up as in `deadline`: else rounding stops virtual time
-        for key in [key for key, want in self._wants.items() if want.at + timeout_s <= now]:
-            self._offers.get(key, {}).pop(self._wants.pop(key).link, None)
+        self._questions.end_unanswered(now)
         self._repair_due(now, out)
         for name, link in self.links.items():
             self._announce(name, link, now, out)
@@ -484,26 +472,27 @@ class Dissemination:
         return out
 
     def _repair_due(self, now: float, out: list[Action]) -> None:
-        for key in [key for key, due in self._offer_due.items() if due <= now and key not in self._wants]:
+        for key in self._questions.due(now):
             self._repair(key, now, out)
 
     def _repair(self, key: Key, now: float, out: list[Action]) -> None:
         head = self._head(*key)
-        offers = {name: h for name, h in self._offers.get(key, {}).items() if h > head}
+        offers = {name: h for name, h in self._questions.offers.get(key, {}).items() if h > head}
+        offers = {name: h for name, h in offers.items() if name in self.links}
         if not offers:
-            self._offers.pop(key, None)
-            del self._offer_due[key]
+            self._questions.held(key)
             return
-        self._offer_due[key] = max(now + self.config.repair_s, self._patience.until(key))
-        self._soon(self._offer_due[key])
+        due = max(now + self.config.repair_s, self._patience.until(key))
+        self._questions.later(key, due)
+        self._soon(due)
         if self._patience.until(key) > now:
             return
         if self._accepted.get(key, 0) >= max(offers.values()):
             return
         name = max(offers, key=lambda name: (offers[name], name))
-        self._offers[key] = offers
-        self._ask(name, key, head, now)
-        out.append(Wakeup(name))
+        if self._questions.may_ask(name, key):
+            self._ask(name, key, head, now)
+            out.append(Wakeup(name))
 
     def _announce(self, name: bytes, link: Neighbour, now: float, out: list[Action]) -> None:
         for bucket, every in ((LIVE, self.config.announce_live_s), ("", self.config.announce_s)):
@@ -524,10 +513,8 @@ class Dissemination:
         return self._due
 
     def _find_due(self) -> float:
-        due = [link.due() for link in self.links.values()]
-        due += [want.at + self.config.want_timeout_s for want in self._wants.values()]
-        due += [at for key, at in self._offer_due.items() if key not in self._wants]
-        return min(due, default=float("inf"))
+        due = min([link.due() for link in self.links.values()], default=float("inf"))
+        return min(due, self._questions.first())
 
     # -- sending --------------------------------------------------------------------------------------
 
@@ -551,7 +538,7 @@ class Dissemination:
         """Authors of whom some neighbour has announced more than we hold."""
         return sum(
             key[0] == scope and max(offers.values(), default=0) > self._head(*key)
-            for key, offers in self._offers.items()
+            for key, offers in self._questions.offers.items()
         )
 
     def _head(self, scope: str, aid: bytes) -> int:
@@ -579,8 +566,9 @@ class Dissemination:
             if self.heads[scope].pop(aid, None) is not None:
                 self.digests[scope].remove(aid)
             key = (scope, aid)
-            for table in (self._accepted, self._wants, self._offers, self._offer_due, self._changed_at):
-                table.pop(key, None)
+            self._questions.forget(key)
+            self._accepted.pop(key, None)
+            self._changed_at.pop(key, None)
             self._winner.pop(key, None)
             self._patience.taken(key)
             for link in self.links.values():

@@ -40,8 +40,9 @@ class Link(msgspec.Struct):
         misses: pings in a row that nothing was heard after.
         stream_pinged: since when a ping on the stream waits for any frame, or None.
         datagram_rounds: pings in a row answered by stream only; beyond the limit the stream carries all.
-        charge: what we accuse the member of, or None. gone_due: the peer ended the link; redial once.
-        ended: the peer ended the link and it has not come back.
+        charge: what we accuse the member of, or None.
+        ended_at: when the peer ended the link, until it comes back; else never.
+        gone_at: when to redial a peer that ended the link, to see whether its agent is gone.
     """
 
     aid: bytes
@@ -66,8 +67,8 @@ class Link(msgspec.Struct):
     ask_after: float = NEVER
     charge: Charge | None = None
     charged: float = NEVER
-    ended: bool = False
-    gone_due: bool = False
+    ended_at: float = FOREVER
+    gone_at: float = FOREVER
     dial_at: float = FOREVER
     dialled: float = NEVER
     tries: int = 0
@@ -113,10 +114,9 @@ class Link(msgspec.Struct):
             times.append(self.dial_at)
         if self.check is not None:
             times.append(self.check.deadline)
-        elif member.state not in GONE_FOR_NOW and self.wanted and self.charge is None:
-            if self.gone_due:
-                times.append(max(t, member.asleep_until))
-            if self.misses >= config.misses:
+        elif member.state not in GONE_FOR_NOW and self.wanted:
+            times.append(max(self.gone_at, member.asleep_until))
+            if self.misses >= config.misses and self.charge is None:
                 times.append(max(self.ask_after, member.asleep_until, t + config.miss_s / 2))
         if self.up:
             times += [self.stall_at(member.state), self.keepalive_at()]

@@ -16,8 +16,10 @@ From the first miss the stream is pinged too, and where datagrams do not pass it
 3 misses two other neighbours are asked and the member is redialled once, under one deadline of two misses.
 Any yes: no accusation, and no question for 5 intervals. Else it is accused of being `silent`.
 
-A link that the peer ended (end of file) is redialled at once; if the host refuses at an address that
-worked before, the agent is `gone`. That is evidence of another kind: no slowness of ours can fake it.
+A link that the peer ended (end of file) is redialled at once, and again while that brings neither an answer
+nor a refusal and nothing is heard: a process that is killed may keep its port for seconds. If the host
+refuses at an address that worked before, the agent is `gone`. That is evidence of another kind: no slowness
+of ours can fake it. Which address works is known early: the first ping goes when the link comes up.
 
 Verdicts. Accusations count by neighbours of the member that are not dead, for its present incarnation.
 min(2, monitors not dead) with `gone` are a verdict at once. `need` of any kind, standing for the confirm

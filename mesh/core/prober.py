@@ -107,9 +107,11 @@ class Prober:
         if link is None:
             link = self.links[aid] = Link(aid, pings=self._board.me < aid, unwanted_since=t)
         link.up = link.ever_up = True
-        link.ended = link.gone_due = False
+        link.ended_at = link.gone_at = FOREVER
         link.tries, link.dial_at, link.stream_pinged = 0, FOREVER, None
         link.keepalive = t
+        if link.datagram_heard == NEVER:  # the answer shows where it listens, so that a refusal there counts
+            out.append(SendDatagram(aid, Ping(self._next_nonce())))
         if not link.wanted:
             link.unwanted_since = t
         self.heard(aid, None, True, t, out)
@@ -132,7 +134,7 @@ class Prober:
         if link is None or not link.up:
             return
         link.up, link.stream_pinged = False, None
-        link.ended = link.gone_due = eof
+        link.ended_at = link.gone_at = t if eof else FOREVER
         if link.wanted or link.lost:
             link.dial_at = t + self.config.miss_s + self._turn_s(link)
             self._rewake(link, t)
@@ -167,6 +169,8 @@ class Prober:
             link.waiting = None
             link.loss -= link.loss / 16
         link.heard, link.misses = t, 0
+        if t > link.ended_at + self.config.miss_s:  # not on its way when the stream ended: its agent lives
+            link.gone_at = FOREVER
         if link.check is not None and not link.check.only_redial:
             link.check = None
         if link.charge is not None and self._state(aid) not in GONE_FOR_NOW:
@@ -198,15 +202,18 @@ class Prober:
         check = link.check
         check.redialling = False
         if result == DialResult.OK:
-            link.check = None
+            link.check, link.gone_at = None, FOREVER
             link.ask_after = t + 5 * self.config.interval_s
-        elif result == DialResult.REFUSED and link.ended and not link.up:
-            link.check = None
+        elif result == DialResult.REFUSED and link.ended_at < FOREVER and not link.up:
+            link.check, link.gone_at = None, FOREVER
             self._accuse(link, Evidence.GONE, t, out)
-        elif check.only_redial:
-            link.check = None
-        elif not check.open:
-            self._conclude(link, t, out)
+        else:
+            if link.gone_at < FOREVER:
+                link.gone_at = min(link.gone_at, t + self.config.miss_s / 2)
+            if check.only_redial:
+                link.check = None
+            elif not check.open:
+                self._conclude(link, t, out)
         self._rewake(link, t)
 
     # --- asking others ---
@@ -227,6 +234,10 @@ class Prober:
     def _start_check(self, link: Link, t: float, out: list[Action], *, only_redial: bool = False) -> None:
         helpers = [] if only_redial else self._helpers(link.aid, t)
         deadline_s = self.redial_s(link)
+        if (
+            link.ended_at < FOREVER
+        ):  # a process that is killed may keep its port for seconds on a busy machine
+            link.gone_at = t + deadline_s + self.config.miss_s / 2
         link.check = Check(t + deadline_s, set(helpers), only_redial=only_redial)
         out.append(Redial(link.aid, deadline_s))
         ask = Ask(self._next_nonce(), link.aid)
@@ -360,7 +371,7 @@ class Prober:
         """Go from misses to a check, keep an accusation from expiring before its verdict."""
         member = self._board.members[link.aid]
         if member.state in GONE_FOR_NOW or not link.wanted or not self._accusable(link):
-            link.gone_due = False
+            link.gone_at = FOREVER
             return
         if t < member.asleep_until:
             return
@@ -368,11 +379,10 @@ class Prober:
             self._accuse(link, link.charge.evidence, t, out)
         if link.check is not None:
             return
-        if link.gone_due:
-            link.gone_due = False
-            self._start_check(link, t, out, only_redial=True)
-        elif link.misses >= self.config.misses and t >= link.ask_after and link.charge is None:
+        if link.misses >= self.config.misses and t >= link.ask_after and link.charge is None:
             self._start_check(link, t, out)
+        elif link.gone_at <= t:
+            self._start_check(link, t, out, only_redial=True)
 
     def _tend(self, link: Link, t: float, out: list[Action]) -> None:
         """Dial, replace and close streams."""

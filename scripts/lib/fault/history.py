@@ -33,6 +33,8 @@ class History:
         self.acknowledged = 0
         self.unknown = 0
         self.gap_s = 0.0
+        self.begun_since_mark = 0
+        self._marked_at = float("inf")
         self._lock = threading.Lock()
 
     def put(self, client: Client, key: str, value: Any) -> None:
@@ -56,6 +58,7 @@ class History:
             self.members.setdefault(PREFIX + key, set()).add(member)
 
     def _told(self, write: Any) -> None:
+        begun = time.monotonic()
         try:
             write()
         except MeshError:
@@ -64,6 +67,12 @@ class History:
             raise
         with self._lock:
             self.acknowledged += 1
+            self.begun_since_mark += begun >= self._marked_at
+
+    def mark(self) -> None:
+        """From now on `begun_since_mark` counts the acknowledged writes that begin after this."""
+        with self._lock:
+            self.begun_since_mark, self._marked_at = 0, time.monotonic()
 
     def above(self, count: int) -> bool:
         """Whether more than so many writes were acknowledged."""

@@ -244,6 +244,56 @@ def test_another_outcome_of_that_redial_accuses_nobody(result: DialResult) -> No
     assert not [a for a in stage.tell(RedialFinished(C, result)) if isinstance(a, Accuse)]
 
 
+def test_a_process_that_keeps_its_port_while_it_dies_is_gone_as_soon_as_it_refuses() -> None:
+    stage = Stage(A, B, C)
+    stage.tell(LinkDown(C, eof=True))
+    stage.wait(0.01)
+    stage.tell(RedialFinished(C, DialResult.TIMED_OUT))
+    silence(stage, C, 0.5, A, B)
+    assert len(stage.got(Redial)) == 1, "it is tried again soon"
+    silence(stage, C, 3.0, A, B)
+    assert len(stage.got(Redial)) == 2, "and again, when a connect is taken up by nobody"
+    assert stage.state(C) == State.ALIVE
+    said = stage.tell(RedialFinished(C, DialResult.REFUSED))
+    assert [(a.subject, a.evidence) for a in said if isinstance(a, Accuse)] == [(C, Evidence.GONE)]
+    stage.tell(AccusationArrived(C, A, 1, Evidence.GONE))
+    assert stage.state(C) == State.DEAD
+
+
+def test_whom_we_accuse_of_silence_is_gone_when_its_host_refuses() -> None:
+    stage = Stage(A, B, C)
+    stage.tell(LinkDown(C, eof=True))
+    for _ in range(40):
+        silence(stage, C, 0.25, A, B)
+        if stage.state(C) == State.SUSPECT:
+            break
+        stage.tell(RedialFinished(C, DialResult.TIMED_OUT))
+    assert stage.state(C) == State.SUSPECT
+    while not stage.got(Redial):
+        silence(stage, C, 0.25, A, B)
+    said = stage.tell(RedialFinished(C, DialResult.REFUSED))
+    assert [a.evidence for a in said if isinstance(a, Accuse)] == [Evidence.GONE]
+
+
+def test_an_agent_that_is_heard_after_its_link_ended_is_not_redialled_again() -> None:
+    stage = Stage(A, B, C)
+    stage.tell(LinkDown(C, eof=True))
+    stage.wait(0.7)
+    stage.tell(DatagramHeard(C, Ping(1)), RedialFinished(C, DialResult.TIMED_OUT))
+    for _ in range(20):
+        stage.wait(0.25)
+        assert not stage.got(Redial)
+        stage.tell(*(DatagramHeard(aid, Ping(2)) for aid in (A, B, C)))
+
+
+def test_a_new_link_is_asked_by_datagram_where_it_listens() -> None:
+    stage = Stage(A)
+    stage.tell(LinkDown(A, eof=False))
+    assert [action.aid for action in stage.tell(LinkUp(A)) if isinstance(action, SendDatagram)] == [A]
+    stage.tell(DatagramHeard(A, Pong(1)), LinkDown(A, eof=False))
+    assert not [action for action in stage.tell(LinkUp(A)) if isinstance(action, SendDatagram)]
+
+
 def test_a_link_that_we_closed_is_no_evidence() -> None:
     stage = Stage(A, B, C)
     stage.tell(LinkDown(C, eof=False))
