@@ -88,6 +88,18 @@ def fleet(programs: Path, count: int) -> Iterator[Fleet]:
         made.end()
 
 
+@contextlib.contextmanager
+def running(*words: str) -> Iterator[str]:
+    """The first line of a Python program, which runs meanwhile."""
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait()
+
+
 def alive(client: Client) -> int:
     """How many members an agent sees alive; 0 when it does not answer."""
     try:

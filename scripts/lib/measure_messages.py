@@ -8,14 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from brokers import Broker, brokers
 from figures import Figures, ratios
-from measure import fleet, wait
+from measure import fleet, running, wait
 
 from mesh.client import Client
 from mesh.errors import MeshError
@@ -32,17 +32,9 @@ END_S = 5.0
 # -- requests -----------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def echo(script: str) -> Iterator[str]:
+def echo(script: str) -> AbstractContextManager[str]:
     """The address of an echo in a process of its own."""
-    words = [sys.executable, str(HERE / script), "server"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-    finally:
-        process.kill()
-        process.wait()
+    return running(str(HERE / script), "server")
 
 
 def _asked(script: str, *words: str) -> Any:

@@ -11,14 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from figures import Figures
-from measure import Fleet, alive, fleet, wait
+from measure import Fleet, alive, fleet, running, wait
 
 from mesh.client import Client
 
@@ -118,31 +118,6 @@ def resolving(figures: Figures, programs: Path, options: argparse.Namespace) -> 
     figures.add("resolve anew, 1,000 services of 10", fresh, "ms", "<= 1")
 
 
-@contextmanager
-def program() -> Iterator[int]:
-    """The port of an echo in a process of its own."""
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield int(process.stdout.readline())
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def stock() -> Iterator[str]:
-    """The address of a stock py-libp2p host that echoes."""
-    words = [sys.executable, str(HERE / "stock_libp2p.py"), "server"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-    finally:
-        process.kill()
-        process.wait()
-
-
 def round_trips(port: int) -> list[float]:
     """Of 100 bytes on one kept connection, ms."""
     times = []
@@ -172,7 +147,9 @@ def bulk(port: int) -> float:
 
 def proxied(figures: Figures, programs: Path, options: argparse.Namespace) -> None:
     """A connection through two agents beside a direct one and beside a held stream of stock py-libp2p."""
-    with fleet(programs, 2) as made, program() as port, stock() as address:
+    stock = str(HERE / "stock_libp2p.py")
+    with fleet(programs, 2) as made, running("-c", PROGRAM) as said, running(stock, "server") as address:
+        port = int(said)
         _import(made, "echo")
         with Client(str(made.nodes[1].socket)) as client:
             client.register({"name": "echo", "port": port})
@@ -182,7 +159,7 @@ def proxied(figures: Figures, programs: Path, options: argparse.Namespace) -> No
         ratios, rates, shares = [], [], []
         through_ms, direct_ms, stream_ms, bulk_stream, bulk_direct = [], [], [], [], []
         for _ in range(5):
-            words = [sys.executable, str(HERE / "stock_libp2p.py"), "client", address, str(COUNT), str(MIB)]
+            words = [sys.executable, stock, "client", address, str(COUNT), str(MIB)]
             found = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
             stream_ms.append(statistics.median(found["rtt_ms"]))
             bulk_stream.append(found["mb_per_s"])
