@@ -129,7 +129,6 @@ class Vitality:
         self._persisting = False
         self._nursery: trio.Nursery | None = None
         self._replied_from: dict[bytes, tuple[str, int]] = {}
-        self.nonsense = 0
         stored = store.meta(INCARNATION_META)
         incarnation = int.from_bytes(stored, "big") if stored else 0
         now = trio.current_time()
@@ -163,7 +162,6 @@ class Vitality:
         try:
             probe = vitals.decode_probe(payload)
         except PeerError:
-            self.nonsense += 1
             return
         if self._replied_from.get(aid) != address and len(self._replied_from) < QUEUE_MAX:
             self._replied_from[aid] = address
@@ -190,7 +188,6 @@ class Vitality:
                 try:
                     self._record(change)
                 except PeerError as error:
-                    self.nonsense += 1
                     log.debug("nonsense at %s by %s: %s", change.path, change.aid.hex(), error.message)
 
     def _record(self, change: Change) -> None:

@@ -68,7 +68,6 @@ class Session:
         self.since = self.heard_at = now
         self.rtt_s: float | None = None
         self.bytes_in = self.bytes_out = 0
-        self.frames_in = self.frames_out = 0
         self.eof = False
         self._urgent: deque[Message] = deque(maxlen=URGENT_MAX)
         self._woken = trio.Event()
@@ -126,7 +125,6 @@ class Session:
         breathe_at = trio.current_time() + SLICE_S
         while True:
             for body in self._reader.feed(data):
-                self.frames_in += 1
                 await on_frame(body)
                 if trio.current_time() >= breathe_at:  # neither that nor `receive` need to wait under a flood
                     await trio.lowlevel.checkpoint()
@@ -155,7 +153,6 @@ class Session:
                 bodies += pull(whole)
                 if not bodies:
                     break
-                self.frames_out += len(bodies)
                 data = b"".join(map(frames.pack, bodies))
                 self.bytes_out += len(data)
                 await self.wire.send(data)

@@ -30,7 +30,6 @@ from enum import Enum
 
 import msgspec
 
-from mesh.core.clock import unix_ms_of
 from mesh.core.evidence import MEMBER, PREFIXES, Evidence, Notice, subject_of
 from mesh.core.judgement import (
     Judgement,
@@ -168,11 +167,6 @@ class Directory:
         if cert.is_admin:
             return Limits(until_ms=until_ms, admin=confirmed)
         return Limits(SLOTS_MAX, BYTES_MAX, until_ms=until_ms, admin=confirmed)
-
-    def may_store(self, aid: bytes, hlc: int) -> bool:
-        """Whether a record of this author and stamp is admitted, quota and removals apart."""
-        limits = self.limits(aid)
-        return not limits.removed and (limits.until_ms is None or unix_ms_of(hlc) <= limits.until_ms)
 
     def names(self) -> dict[str, list[bytes]]:
         """Members by name. More than one under a name: the name is claimed twice."""

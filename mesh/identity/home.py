@@ -94,12 +94,6 @@ class Home(msgspec.Struct):
         files.replace(self.path / AUTHORITY, chain)
         self.authority = authority
 
-    def replace_labels(self, labels: Mapping[str, str]) -> None:
-        """Keep other labels. Raises UsageError or StoreError."""
-        labels = check_labels(labels)
-        files.replace(self.path / MESH_FILE, _mesh_file(self.mesh, labels, self.seeds))
-        self.labels = labels
-
 
 def create_mesh(
     data_dir: str | os.PathLike[str],

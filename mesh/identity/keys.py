@@ -19,7 +19,6 @@ import msgspec
 from nacl.bindings import crypto_sign_seed_keypair
 
 from mesh.errors import Denied, StoreError, UsageError
-from mesh.identity.files import write_new
 
 SEED_BYTES = 32
 PUBLIC_BYTES = 32
@@ -128,15 +127,6 @@ def load_key(path: str | os.PathLike[str]) -> NodeKey:
         return NodeKey.from_seed(bytes.fromhex(seed))
     except ValueError:
         raise StoreError(f"{path} is not a key file", "restore it from a backup, or join again") from None
-
-
-def save_key(path: str | os.PathLike[str], key: NodeKey) -> None:
-    """Write a key file, mode 0600, whole or not at all, on disk when this returns.
-
-    Raises:
-        StoreError: a file is already there, or it cannot be written.
-    """
-    write_new(Path(path), encode_key(key))
 
 
 def encode_key(key: NodeKey) -> bytes:

@@ -34,10 +34,6 @@ class Notifier:
         """One line that `systemctl status` shows."""
         self._send(f"STATUS={_line(text)}")
 
-    def reloading(self, monotonic_us: int) -> None:
-        """A reload began (systemd wants its time); `ready` ends it."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={monotonic_us}")
-
     def stopping(self) -> None:
         """The agent is shutting down on purpose."""
         self._send("STOPPING=1")

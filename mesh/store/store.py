@@ -20,7 +20,6 @@ from mesh.config import Store as Settings
 from mesh.core import sync
 from mesh.core.log import AuthorState
 from mesh.core.record import LIVE, Record
-from mesh.core.sync import Outcome
 from mesh.errors import StoreError
 from mesh.store import addresses, backup, environment, identity, rows
 from mesh.store.addresses import Known
@@ -34,7 +33,6 @@ from mesh.store.tender import Tender
 from mesh.store.txn import Txn
 from mesh.store.watch import PATHS_MAX, USER_KEYS, Change, Cursor, Watch, new_rounds
 from mesh.store.writer import Writer
-from mesh.wire.messages import Delta
 
 __all__ = ["Change", "Cursor", "Damaged", "Known", "Opened", "Store", "Txn", "Watch"]
 
@@ -266,13 +264,6 @@ class Store:
         with self.live.together():
             for rec in records:
                 sync.write(self.live, rec)
-
-    def receive_live(
-        self, delta: Delta, records: Sequence[Record], now_ms: int, limits: sync.Limits
-    ) -> Outcome:
-        """Take a verified delta of the live scope."""
-        with self.live.together():
-            return sync.receive(self.live, delta, records, now_ms=now_ms, limits=limits)
 
     # -- what changed -----------------------------------------------------------------------------------
 

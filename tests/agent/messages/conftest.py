@@ -149,7 +149,10 @@ class Node:
             if record.aid != self.key.aid:
                 since = self.store.live.author(record.aid).head
                 delta = Delta(LIVE, record.aid, since, record.hlc, False, [(record.body, record.sig)])
-                self.store.receive_live(delta, [record], self.fleet.now_ms(), sync.Limits())
+                with self.store.live.together():
+                    sync.receive(
+                        self.store.live, delta, [record], now_ms=self.fleet.now_ms(), limits=sync.Limits()
+                    )
 
     @property
     def id(self) -> str:

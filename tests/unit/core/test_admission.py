@@ -455,7 +455,6 @@ def test_a_removed_author_is_stored_no_more_but_a_confirmed_admins_removals_are(
     )
     assert (directory.limits(other.aid).removed, directory.limits(other.aid).admin) == (True, True)
     assert (directory.limits(plain.aid).removed, directory.limits(plain.aid).admin) == (True, False)
-    assert not directory.may_store(plain.aid, hlc_of(FOUNDED_MS + 1))
 
 
 # -- certificates: newest, renewal, expiry ------------------------------------------------------------------
@@ -492,12 +491,10 @@ def test_the_newest_known_expiry_bounds_what_is_stored(scene):
     who = v.joiner(v.invite(founder))
     short = scene.directory(v.admit(founder, who, at=10), v.member(who))
     end_ms = certs.verify_chain(who.chain, v.mesh).exp_ms
-    assert short.may_store(who.aid, hlc_of(end_ms))
-    assert not short.may_store(who.aid, hlc_of(end_ms + 1))
+    assert short.limits(who.aid).until_ms == end_ms
     renewed = v.certify(founder, who.key.public, "joiner", at=60 * DAY_MS)
     assert short.feed([v.renew(founder, who, renewed, at=60 * DAY_MS)]) == [who.aid]
     assert short.limits(who.aid).until_ms == FOUNDED_MS + 150 * DAY_MS
-    assert short.may_store(who.aid, hlc_of(end_ms + 1))
 
 
 def test_a_certificate_published_by_anyone_counts_because_it_proves_itself(scene):

@@ -281,9 +281,7 @@ def test_a_renewed_certificate_and_an_authority_are_kept(first, tmp_path):
     )
     joined.replace_certificate(renewed)
     joined.replace_authority(authority)
-    joined.replace_labels({"room": "attic"})
     reopened = home.open_home(joined.path)
     assert reopened == joined
     assert reopened.cert_chain == renewed
     assert reopened.authority.data == authority
-    assert reopened.labels == {"room": "attic"}

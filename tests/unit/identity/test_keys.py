@@ -7,7 +7,8 @@ import os
 import pytest
 
 from mesh.errors import Denied, StoreError, UsageError
-from mesh.identity.keys import NodeKey, load_key, peer_id_of, public_of, save_key
+from mesh.identity.files import write_new
+from mesh.identity.keys import NodeKey, encode_key, load_key, peer_id_of, public_of
 
 KNOWN_SEED = bytes(range(32))
 KNOWN_PEER_ID = "12D3KooWA4Xop1JaT3MHxwYMkCepYsv4iPVopMXwCz5iHYdBfeSB"
@@ -60,6 +61,10 @@ def test_the_text_of_a_key_does_not_show_the_secret():
     for text in (str(key), repr(key), f"{key}"):
         assert key.seed.hex() not in text
         assert repr(key.seed) not in text
+
+
+def save_key(path, key):
+    write_new(path, encode_key(key))
 
 
 def test_a_saved_key_comes_back_with_mode_0600_whatever_the_umask(tmp_path):
