@@ -98,6 +98,7 @@ class Answer(Probe, frozen=True, tag=3):
 
 
 AnyProbe: TypeAlias = Ping | Pong | Ask | Answer
+_KINDS: codec.Kinds[AnyProbe] = codec.Kinds(AnyProbe)
 PROBE_BYTES_MAX = 64
 
 
@@ -114,7 +115,7 @@ def decode_probe(payload: bytes) -> AnyProbe:
     """
     raw: Any = codec.decode(payload, PROBE_BYTES_MAX)
     try:
-        probe: AnyProbe = msgspec.convert(raw, AnyProbe)
+        probe = _KINDS.convert(raw)
     except msgspec.ValidationError as error:
         raise PeerError(f"malformed probe: {str(error)[:100]}") from None
     if not 0 <= probe.nonce < 1 << 32:

@@ -72,6 +72,7 @@ class Ready(Message, frozen=True, tag=4):
 
 
 CallMessage: TypeAlias = Request | Answer | Failure | Part | Ready
+_KINDS: codec.Kinds[CallMessage] = codec.Kinds(CallMessage)
 
 
 def encode(message: CallMessage) -> bytes:
@@ -94,6 +95,6 @@ def decode(data: bytes) -> CallMessage:
     """
     raw = codec.decode(data, FRAME_BYTES_MAX)
     try:
-        return msgspec.convert(raw, CallMessage)  # type: ignore[no-any-return]
+        return _KINDS.convert(raw)
     except msgspec.ValidationError as error:
         raise PeerError(f"malformed call message: {str(error)[:200]}") from None

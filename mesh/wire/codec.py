@@ -10,7 +10,7 @@ looked at. Canonical encoding makes equal content hash equal.
 from __future__ import annotations
 
 import os
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar, get_args
 
 import cbor2
 import msgspec
@@ -30,6 +30,8 @@ _TAIL = b"\x48" + _NONCE
 # cbor2 also knows "undefined" and the simple values that nobody has given a meaning to, as objects that
 # nothing here can write. Writing what was read as something else, a tenth of the reading's work, finds them.
 _PLAIN = msgspec.msgpack.Encoder()
+
+T = TypeVar("T")
 
 
 def _refuse_tag(*_: Any) -> NoReturn:
@@ -79,6 +81,32 @@ def decode(data: bytes, size_max: int = FRAME_BYTES_MAX) -> Any:
     if pair[1] != _NONCE:
         raise PeerError("malformed CBOR: bytes left over")
     return pair[0]
+
+
+class Kinds(Generic[T]):
+    """Which of several Structs an array stands for: the one whose tag it begins with.
+
+    `msgspec.convert` with the union of them finds the same, but builds the union's tables anew at each call:
+    40 us for fifteen Structs, where one takes 0.2.
+    """
+
+    def __init__(self, union: Any) -> None:
+        self._of = {kind.__struct_config__.tag: kind for kind in get_args(union)}
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._of
+
+    def convert(self, raw: Any) -> T:
+        """The Struct in a decoded array.
+
+        Raises:
+            msgspec.ValidationError: no such array, no such tag, or fields of a wrong type.
+        """
+        number = raw[0] if isinstance(raw, list) and raw else None
+        kind = self._of.get(number) if isinstance(number, int) else None
+        if kind is None:
+            raise msgspec.ValidationError("not an array that begins with a known number")
+        return msgspec.convert(raw, kind)  # type: ignore[no-any-return]
 
 
 def check_user_value(value: Any, depth: int = 1) -> None:

@@ -55,6 +55,7 @@ class Refused(Failure, frozen=True, tag=2):
 
 
 HeadMessage: TypeAlias = Open | Opened | Refused
+_KINDS: codec.Kinds[HeadMessage] = codec.Kinds(HeadMessage)
 
 
 def pack(message: HeadMessage) -> bytes:
@@ -70,10 +71,9 @@ def decode(data: bytes) -> HeadMessage:
     """
     raw: Any = codec.decode(data, HEAD_BYTES_MAX)
     try:
-        message: HeadMessage = msgspec.convert(raw, HeadMessage)
+        return _KINDS.convert(raw)
     except msgspec.ValidationError as error:
         raise PeerError(f"malformed head of a connection: {str(error)[:200]}") from None
-    return message
 
 
 class HeadReader:

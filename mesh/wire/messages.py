@@ -188,7 +188,7 @@ AnyMessage: TypeAlias = (
     | Reply
     | Probe
 )
-_NUMBERS = frozenset(range(15))
+_KINDS: codec.Kinds[AnyMessage] = codec.Kinds(AnyMessage)
 
 
 def encode(message: Message) -> bytes:
@@ -205,9 +205,9 @@ def decode(body: bytes) -> AnyMessage | None:
     raw: Any = codec.decode(body)
     if not isinstance(raw, list) or not raw or not isinstance(raw[0], int):
         raise PeerError("a message is not an array that starts with its number")
-    if raw[0] not in _NUMBERS:
+    if raw[0] not in _KINDS:
         return None
     try:
-        return msgspec.convert(raw, AnyMessage)  # type: ignore[no-any-return]
+        return _KINDS.convert(raw)
     except msgspec.ValidationError as error:
         raise PeerError(f"malformed message {raw[0]}: {str(error)[:200]}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,3 +52,13 @@ def test_an_oversized_body_is_refused_at_home_and_from_a_peer() -> None:
 def test_random_bytes_never_raise_anything_else(data: bytes) -> None:
     with contextlib.suppress(PeerError):
         calls.decode(data)
+
+
+def test_each_kind_of_a_union_is_found_by_its_number_and_nothing_else_is() -> None:
+    kinds: codec.Kinds[Any] = codec.Kinds(calls.CallMessage)
+    for message in (Request("call/x", 5), Answer(1), Failure("timeout", "late")):
+        raw = msgspec.to_builtins(message)
+        assert kinds.convert(raw) == msgspec.convert(raw, calls.CallMessage) == message
+    for other in ([True, None], ["0"], [[0]], [{}], [9], [], None, (1,)):
+        with pytest.raises(msgspec.ValidationError):
+            kinds.convert(other)
