@@ -13,6 +13,7 @@ pieces, or is answered by a stream is h11's.
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -66,10 +67,16 @@ def status_of(error: MeshError) -> int:
 
 
 class HttpConnection:
-    """One connection, one request after the other."""
+    """One connection, one request after the other.
+
+    Attributes:
+        patience: the scope of the whole conversation, to be entered by whoever leads it. Its deadline ends
+            one that idles for IDLE_S; a scope for each request would cost a tenth of a small one's time.
+    """
 
     def __init__(self, sock: Socket) -> None:
         self._sock = sock
+        self.patience = trio.CancelScope()
         self._head_only = False
         self._ours: tuple[bytes, int] | None = None  # a request not told to h11, and where its body begins
         self._answered = False
@@ -86,26 +93,23 @@ class HttpConnection:
             if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
                 return None  # the connection is to close, or an unread body is in the way
             self._h11.start_next_cycle()
-        started = bool(self._h11.trailing_data[0])
-        if started:
+        if self._h11.trailing_data[0]:
             await trio.lowlevel.checkpoint()  # one client's pipeline must not keep all others waiting
-        with trio.CancelScope(deadline=trio.current_time() + (HEADER_S if started else IDLE_S)) as scope:
-            if not started:
-                data = await self._receive()
-                if not data:
-                    return None
-                if (request := self._read_ours(data)) is not None:
-                    return request
-                self._h11.receive_data(data)
-                started = True
-                scope.deadline = trio.current_time() + HEADER_S
+        else:
+            self.patience.deadline = trio.current_time() + IDLE_S
+            data = await self._receive()
+            self.patience.deadline = math.inf
+            if not data:
+                return None
+            if (request := self._read_ours(data)) is not None:
+                return request
+            self._h11.receive_data(data)
+        with trio.CancelScope(deadline=trio.current_time() + HEADER_S):
             event = await self._event()
             if not isinstance(event, h11.Request):
                 return None
             self._head_only = event.method == b"HEAD"
             return _request(event)
-        if not started:
-            return None
         raise HttpError(408, TimedOut(f"no complete request within {HEADER_S:g} s"))
 
     def _read_ours(self, data: bytes) -> Request | None:
@@ -211,7 +215,11 @@ class HttpConnection:
 
     async def piece(self, data: bytes) -> None:
         """Send a piece of the answer; waits while the client does not read."""
-        await self._sock.send(self._h11.send(h11.Data(data)) or b"")
+        if data and self._h11.their_http_version == b"1.1" and not self._head_only:
+            framed = b"%x\r\n%b\r\n" % (len(data), data)  # as h11 would: it costs a third of a small piece
+        else:
+            framed = self._h11.send(h11.Data(data)) or b""
+        await self._sock.send(framed)
 
     async def end(self) -> None:
         """End the answer as complete."""

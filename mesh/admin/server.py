@@ -132,7 +132,7 @@ class AdminServer:
     async def _converse(self, conn: HttpConnection, sock: socket.socket) -> None:
         try:
             await self._check_peer(conn, sock)
-            with trio.CancelScope() as scope:
+            with conn.patience as scope:
                 while request := await conn.next_request():
                     try:
                         await self._answer(conn, request, scope)
@@ -204,7 +204,7 @@ class AdminServer:
     async def _up(self) -> None:
         """Wait until the features' tasks run: the socket answers earlier than the agent takes part."""
         up = getattr(self._features, "up", None)
-        if up is not None:
+        if up is not None and not up.is_set():  # waiting for what has happened costs a turn of the loop
             await up.wait()
 
     def _feature(self, route: Route) -> Any:

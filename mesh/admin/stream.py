@@ -5,6 +5,9 @@ answer's head goes out with the first item, or after STREAM_START_S: by then the
 first wait, so whoever sees the head of a subscription is subscribed. Bytes wait for the first piece, because
 an error cannot be told in their midst: there the answer is cut off, and the client sees that its end is
 missing. A client that goes away cancels the iterator.
+
+A line that comes alone is written by the task that made it; lines that come together are handed to the task
+that passes on, which by its turn finds more of them for one write.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from mesh.errors import Failed, MeshError
 
 STREAM_START_S = 0.02
 LINES_AT_ONCE = 64
+ALONE_S = 0.001
 
 log = logging.getLogger("mesh.admin")
 
@@ -43,6 +47,9 @@ class Stream:
         self._give, self._take = trio.open_memory_channel[bytes](LINES_AT_ONCE)
         self._error: MeshError | None = None
         self._cut_off = False
+        self._begun = False
+        self._rests = False  # all lines are out, and who passes them on waits for more
+        self._alone_at = -math.inf
 
     async def send(self, items: AsyncIterator[Any]) -> None:
         """Send all items.
@@ -57,6 +64,7 @@ class Stream:
                 first = await self._first()
                 if first is not None or self._error is None:
                     await self._conn.begin(LINES_TYPE if self._lines else "application/octet-stream")
+                    self._begun = True
                     nursery.start_soon(self._watch_client, nursery.cancel_scope)
                     await self._pass_on(first)
                     self._error = None
@@ -76,9 +84,15 @@ class Stream:
 
     async def _next(self) -> bytes | None:
         try:
-            return await self._take.receive()
+            try:
+                return self._take.receive_nowait()
+            except trio.WouldBlock:
+                self._rests = self._begun and self._lines
+                return await self._take.receive()
         except trio.EndOfChannel:
             return None
+        finally:
+            self._rests = False
 
     async def _pass_on(self, data: bytes | None) -> None:
         while data is not None:
@@ -112,12 +126,26 @@ class Stream:
                 async with aclosing(items):  # type: ignore[type-var]
                     async for item in items:
                         data = dumps(item) + b"\n" if self._lines else item
-                        try:
-                            self._give.send_nowait(data)  # lines that are ready together cost one turn
-                        except trio.WouldBlock:
-                            await self._give.send(data)
+                        if not self._rests or not await self._written(data):
+                            self._rests = False
+                            try:
+                                self._give.send_nowait(data)  # lines that are ready together cost one turn
+                            except trio.WouldBlock:
+                                await self._give.send(data)
             except MeshError as error:
                 self._error = error
             except Exception as error:
                 log.exception("%s", self._name)
                 self._error = internal(error)
+
+    async def _written(self, data: bytes) -> bool:
+        """Write a line from here, if none came just before; else it is handed over."""
+        now = trio.current_time()
+        if now < self._alone_at:
+            return False
+        self._alone_at = now + ALONE_S
+        try:
+            await self._conn.piece(data)
+        except trio.BrokenResourceError:
+            self._cut_off = True  # and `_watch_client` sees it, too
+        return True

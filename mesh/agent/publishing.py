@@ -2,7 +2,8 @@
 
 A message is sent at once, or, under load, when nothing was sent for FLUSH_S: what comes in that time travels
 in one record per topic, signed, verified and stored once. Load is what we publish and what we hear others
-publish, `Pace`: up to 250 messages a second all leave at once, 500 are some 40 records.
+publish, `Pace`: up to 250 messages a second all leave at once, 500 are some 40 records. What leaves at once
+leaves from the call that publishes it; what waits for anything is the task's, and all behind it, in order.
 
 How long messages stay for late joiners is the publisher's word, as every record's ttl is, and with it the
 memory that the tail takes everywhere. All publishers that are active share TAIL_BYTES. What stays for long
@@ -20,6 +21,7 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import trio
@@ -175,6 +177,7 @@ class Publisher:
         self._woken = trio.Event()
         self._room = trio.Event()
         self._flushed_at = float("-inf")
+        self._flushing = False
         self._pace = Pace()
         self._unacknowledged: dict[int, Batch] = {}
         subscribers.on_ack = self._acknowledged
@@ -193,11 +196,15 @@ class Publisher:
         """
         size = _size_of(payload) + len(ident or "")
         batch: Batch | None = None
-        with trio.move_on_after(timeout_s):
+        number = 0
+        with trio.move_on_after(timeout_s) if qos or self._full(size) else nullcontext():
             await self._wait_for_room(size)
             self._number += 1
             number = self._number
+            waiting = self._flushing or self._woken.is_set()
             batch = self._queue(topic, TopicEvent(number, qos, ident, payload), size)
+            if waiting or not self._at_once():
+                self._woken.set()
             if qos:
                 await batch.sent.wait()
                 await batch.done.wait()
@@ -221,12 +228,16 @@ class Publisher:
                 await self._wait_for_room(size)
                 self._number += 1
                 self._queue(topic, TopicEvent(self._number, 0, None, payload), size)
+                self._woken.set()
                 taken += 1
         await trio.lowlevel.checkpoint()
         return taken
 
+    def _full(self, size: int) -> bool:
+        return bool(self._pending_bytes) and self._pending_bytes + size > OUTBOX_BYTES_MAX
+
     async def _wait_for_room(self, size: int) -> None:
-        while self._pending_bytes and self._pending_bytes + size > OUTBOX_BYTES_MAX:
+        while self._full(size):
             await self._room.wait()
 
     def _queue(self, topic: str, event: TopicEvent, size: int) -> Batch:
@@ -239,8 +250,22 @@ class Publisher:
         self._pending_bytes += size
         self._counters["topics.published"] += 1
         self._pace.note(1, trio.current_time())
-        self._woken.set()
         return batch
+
+    def _at_once(self) -> bool:
+        """Send what is queued from here, without a turn of our task, if nothing of it has to wait."""
+        now = trio.current_time()
+        if not self._pace.calm(now) or self._tail.wait_s(now) > 0 or self._line.full():
+            return False
+        self._flushed_at = now
+        for batch in self._taken():
+            self._send(batch, now)
+        return True
+
+    def _taken(self) -> list[Batch]:
+        """What is queued, in its order; it is queued no more."""
+        pending, self._pending = self._pending, {}
+        return [batch for batches in pending.values() for batch in batches]
 
     def heard(self, count: int) -> None:
         """Others published so many messages."""
@@ -257,21 +282,22 @@ class Publisher:
                 await trio.sleep(wait_s)
             self._woken = trio.Event()
             self._flushed_at = trio.current_time()
+            self._flushing = True
             await self._flush()
+            self._flushing = False
 
     async def _flush(self) -> None:
         """Send what is queued, as far as our links take it."""
-        pending, self._pending = self._pending, {}
-        for batch in (batch for batches in pending.values() for batch in batches):
+        for batch in self._taken():
             while self._line.full():
                 self._counters["topics.held_back"] += 1
                 await trio.sleep(LINE_PAUSE_S)
-            self._pending_bytes -= batch.bytes
             self._send(batch, trio.current_time())
-            room, self._room = self._room, trio.Event()
-            room.set()
 
     def _send(self, batch: Batch, now: float) -> None:
+        self._pending_bytes -= batch.bytes
+        room, self._room = self._room, trio.Event()
+        room.set()
         ttl_s = self._tail.ttl_s(now)
         ttl_ms = int(ttl_s * 1000)
         statement = Statement(topic_path(batch.topic), Kind.LOG, batch_value(batch.events), ttl=ttl_ms)

@@ -5,17 +5,23 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from mesh.core.clock import unix_ms_of
 
 
 def iso(unix_ms: int) -> str:
     """ISO 8601 in UTC with milliseconds; "" for a time no calendar has."""
+    second = _second(unix_ms // 1000)
+    return second and f"{second}.{unix_ms % 1000:03d}Z"
+
+
+@lru_cache(64)
+def _second(unix_s: int) -> str:
     try:
-        moment = datetime.fromtimestamp(unix_ms / 1000, UTC)
+        return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     except (OverflowError, OSError, ValueError):
         return ""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{unix_ms % 1000:03d}Z"
 
 
 def iso_of(hlc: int) -> str:

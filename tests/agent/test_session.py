@@ -106,3 +106,18 @@ async def test_what_somebody_waits_for_leaves_early_and_alone(autojump_clock: Mo
     assert at[2] == (0.007, 8 + head)  # what came while the former was written
     assert at[3] == (round(WRITE_S + FLUSH_S, 3), 8)
     assert len(at) == 4
+
+
+async def test_what_comes_after_quiet_leaves_in_the_next_turn_of_the_loop() -> None:
+    wire = Taking()
+    session = Session(wire, HELLO, frames.FrameReader(), dialled=False, now=trio.current_time())
+    ready = [b"first"]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.write, lambda whole: [ready.pop()] if ready else [])
+        await trio.testing.wait_all_tasks_blocked()
+        session.wake()
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        assert len(wire.sent) == 1
+        nursery.cancel_scope.cancel()

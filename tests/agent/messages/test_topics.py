@@ -82,7 +82,7 @@ async def test_of_messages_given_together_all_are_taken_or_it_is_said_how_many(
     assert box.payloads == ["y" * 1500]
 
 
-async def test_many_messages_travel_in_few_records(line: Any, inbox: Any) -> None:
+async def test_many_messages_travel_in_few_records(line: Any, inbox: Any, autojump_clock: MockClock) -> None:
     a, b = await line(2)
     box = inbox(b.messages.subscribe("t", replay=0))
     await settle()
@@ -102,6 +102,25 @@ async def test_a_message_leaves_at_once_when_nothing_was_sent_before(
     await pub(a, "t", 1)
     await box.until(1)
     assert trio.current_time() == begun
+
+
+async def test_what_leaves_at_once_never_passes_what_waits(
+    line: Any, inbox: Any, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "LINE_BYTES", 1000)
+    a, b = await line(2)
+    box = inbox(b.messages.subscribe("t", replay=0))
+    await trio.sleep(1)
+    a.taken = 0  # a link that has taken nothing yet
+    for number in range(20):
+        await pub(a, "t", [number, "x" * 200])
+    assert a.messages.topics.publisher._flushing
+    a.taken = None
+    for number in range(20, 40):
+        await pub(a, "t", [number, ""])  # few enough to leave at once, were nothing before them
+        await trio.sleep(0.001)
+    await box.until(40)
+    assert [payload[0] for payload in box.payloads] == list(range(40))
 
 
 @pytest.mark.parametrize("qos", [1, 2])
