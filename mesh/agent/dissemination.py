@@ -168,9 +168,9 @@ class Spread:
         urgent = delta.scope == LIVE and any(self._gate.urgent(rec) for rec in records)
         verified = tidings.DeltaVerified(session.aid, delta, records, body, urgent)
         self._handle_live(verified, delta.scope, records)
-        await self._drain(session)
+        await self._drain()
 
-    async def _drain(self, session: Session) -> None:
+    async def _drain(self) -> None:
         """Hand the jobs the machine decided on to the link's applier; waits when its queue is full."""
         while self._todo:
             link, job = self._todo.pop(0)

@@ -77,7 +77,7 @@ class Kv(Reader):
         durable: Durable,
     ) -> Json:
         """Make the visible value this one. `shapes.Written`."""
-        write = _putting(key, value, type, ttl_ms)
+        write = _putting(value, type, ttl_ms)
         return await self._write(key, type or "reg", write, scope, durable)
 
     async def cas(
@@ -93,7 +93,7 @@ class Kv(Reader):
     ) -> Json:
         """Put if the state here is as expected, judged inside the transaction. Conflict."""
         name = type or "reg"
-        write = _putting(key, value, name, ttl_ms)
+        write = _putting(value, name, ttl_ms)
 
         def compare_and_put(view: View) -> Sequence[Statement]:
             kv_write.compare(view, name, expect)
@@ -237,7 +237,7 @@ class Kv(Reader):
         return held
 
 
-def _putting(key: str, value: Any, type: str | None, ttl_ms: int | None) -> kv_write.Write:
+def _putting(value: Any, type: str | None, ttl_ms: int | None) -> kv_write.Write:
     """A put as a write.
 
     Raises:
@@ -260,4 +260,4 @@ def _writing(entry: Json) -> kv_write.Write:
     """An entry of a batch as a write."""
     if entry.get("delete"):
         return lambda view: kv_write.delete(view, entry.get("type"))
-    return _putting(entry["key"], entry["value"], entry.get("type"), entry.get("ttl_ms"))
+    return _putting(entry["value"], entry.get("type"), entry.get("ttl_ms"))

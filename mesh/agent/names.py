@@ -177,7 +177,7 @@ class Names:
             except Failed as error:
                 log.warning("%s.%s: %s", name, self._settings.domain, error.message)
                 continue
-            self._proxy.open_import(self._nursery, name, listener, name)
+            self._proxy.open_import(self._nursery, name, listener)
             self._made[name] = host, port
             log.info("%s.%s is %s:%d", name, self._settings.domain, host, port)
             return host, port

@@ -213,7 +213,7 @@ class Proxy:
                 listener = self._listen("proxy.listen", settings.listen)
                 nursery.start_soon(pipes.serve, listener, self.client, settings.connections_max)
             for name, text in sorted(settings.imports.items()):
-                self.open_import(nursery, name, self._listen(f"proxy.imports.{name}", text), name)
+                self.open_import(nursery, name, self._listen(f"proxy.imports.{name}", text))
             if settings.dns:
                 await self._serve_names(nursery)
             ready()
@@ -233,7 +233,7 @@ class Proxy:
         log.info("%s: %s:%d", what, *self.listening[what])
         return listener
 
-    def open_import(self, nursery: trio.Nursery, name: str, listener: socket.socket, what: str) -> None:
+    def open_import(self, nursery: trio.Nursery, name: str, listener: socket.socket) -> None:
         """Serve a service's own listener."""
         handle = partial(self.imported, name)
         nursery.start_soon(pipes.serve, listener, handle, self._settings.connections_max)

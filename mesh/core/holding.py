@@ -207,7 +207,7 @@ class Holding:
                 self._stage(seat, now, Stage.CLAIM)
                 self._launch(seat, spec, mine, now)
             return
-        why = self._why_leave(seat, spec, claim)
+        why = self._why_leave(seat, spec)
         if claim.st == Stage.DRAIN:
             if why or rivals:
                 self._leave(seat, claim, mine, rivals, now)
@@ -240,7 +240,7 @@ class Holding:
             return []
         return [held for held in self._table.holders(seat, now) if held.aid != self._me]
 
-    def _why_leave(self, seat: Seat, spec: Spec, claim: Claim) -> str:
+    def _why_leave(self, seat: Seat, spec: Spec) -> str:
         """Why this is no place for it any more, or ""."""
         pinned = spec.workload.mode == "pinned" and self._runs(seat)
         if pinned and not self._table.avoided(spec.workload, self._me):

@@ -273,7 +273,7 @@ class Picture:
         if self.plan.strategy == "canary":
             return self._canary(aid, now_ms)
         if self.plan.strategy == "gradual":
-            return self._gradual(aid, now_ms)
+            return self._gradual(aid)
         if self.plan.strategy == "regional":
             return self._regional(aid, now_ms)
         return self._in_turn(aid, self.alive, now_ms)
@@ -321,7 +321,7 @@ class Picture:
             return Gate(False, "the canary waits to be promoted")
         return self._in_turn(aid, rest, now_ms)
 
-    def _gradual(self, aid: bytes, now_ms: float) -> Gate:
+    def _gradual(self, aid: bytes) -> Gate:
         waves = self.plan.waves
         mine = _wave(waves, self._places[aid][0])
         earlier = [it for it in self.alive if _wave(waves, self._places[it.aid][0]) < mine]
