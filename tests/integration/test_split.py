@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from labour import apply, places, settled
 from sites import NEEDED, Sites, able, two_sites
 from yard import Agent, Yard, eventually
 
@@ -18,6 +20,21 @@ pytestmark = [
 def sites() -> Iterator[Sites]:
     with two_sites() as made:
         yield made
+
+
+RULES = {"kept": "keep_original", "longest": "longest_running", "moved": "keep_replacement"}
+
+
+def ran_twice(agent: Agent, name: str) -> list[dict[str, Any]]:
+    """What an agent says ran on two nodes at once."""
+    with agent.client() as client:
+        return list(client.workload(name)["duplicates"])
+
+
+def duplicates(agent: Agent) -> list[dict[str, Any]]:
+    """The events of those nodes that saw it."""
+    with agent.client() as client:
+        return list(client.events(type="workload_duplicate"))
 
 
 def callable_(agent: Agent) -> set[str]:
@@ -45,6 +62,11 @@ def test_a_split_mesh_serves_on_both_sides_and_is_whole_after_the_heal(yard: Yar
     for agent in yard.agents:
         eventually(lambda agent=agent: callable_(agent) == {near[1].name, far[1].name}, "both may be called")
 
+    before = {}
+    for name, rule in RULES.items():
+        apply(near[0], name=name, reconcile=rule, recovery_after_s=1)
+        before |= settled(yard, name, 1)
+
     sites.cut()
     for side, others in ((near, far), (far, near)):
         for agent in side:
@@ -58,6 +80,11 @@ def test_a_split_mesh_serves_on_both_sides_and_is_whole_after_the_heal(yard: Yar
                 lambda agent=agent, own=own: callable_(agent) == {own.name},
                 f"{agent.name} calls its own side",
             )
+            for name in RULES:
+                eventually(
+                    lambda agent=agent, name=name, lost=lost: set(places(agent, name).values()) - lost,
+                    f"{agent.name} has {name} on its own side",
+                )
     with near[0].client() as client:
         client.put("near", 1)
         client.put("both", "near")
@@ -81,3 +108,17 @@ def test_a_split_mesh_serves_on_both_sides_and_is_whole_after_the_heal(yard: Yar
             found = client.get("both")
             assert found["value"] == "far"
             assert "near" in {each["value"] for each in found["conflicts"]}
+    for name, rule in RULES.items():
+        after = settled(yard, name, 1)
+        if rule != "keep_replacement":
+            assert after == {instance: node for instance, node in before.items() if instance in after}
+        else:
+            assert not after.items() <= before.items()
+        for agent in yard.agents:
+            twice = eventually(
+                lambda agent=agent, name=name: ran_twice(agent, name),
+                f"{agent.name} says that {name} ran twice",
+            )
+            assert {each["instance"] for each in twice} == set(after)
+    told = [row["data"]["workload"] for agent in yard.agents for row in duplicates(agent)]
+    assert set(told) == set(RULES)

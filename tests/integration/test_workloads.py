@@ -11,106 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from leftovers import belonging_to, end_all
-from yard import TINY, Agent, Yard, eventually, fresh_yard, open_to_work
+from labour import SLEEPER, all_open, apply, busy, cut_power, places, settled, settled_each, sleepers, workers
+from yard import TINY, Agent, Yard, eventually
 
 pytestmark = pytest.mark.slow
-SLEEPER = {"command": ["/bin/sleep", "100000"], "resources": TINY}
 
 
 @pytest.fixture(scope="module")
 def yard() -> Iterator[Yard]:
-    with fresh_yard() as made:
-        starting(made.first(start=False))
-        token = made.invite(made.agents[0], uses=2)
-        for _ in range(2):
-            starting(made.join(token, start=False))
-        made.agree()
+    with workers(3) as made:
         yield made
-
-
-def starting(agent: Agent) -> None:
-    # Nodes fall here again and again, and are to be given work nevertheless.
-    agent.settings = {"MESHD_WORKLOADS__ALONE_S": "1", "MESHD_MEMBERSHIP__FLAP_WINDOW_S": "0"}
-    agent.start()
 
 
 @pytest.fixture
 def first(yard: Yard) -> Iterator[Agent]:
-    """The admin node, all nodes up; no workload is left afterwards."""
-    for agent in yard.agents:
-        if agent.process is None or agent.process.poll() is not None:
-            agent.start()
-    yard.agree()
-    for agent in yard.agents:
-        eventually(lambda agent=agent: open_to_work(agent) == 3, f"{agent.name} has heard three offers")
-    yield yard.agents[0]
-    with yard.agents[0].client() as client:
-        for name in sorted((row["name"] for row in client.workloads()), reverse=True):
-            client.delete_workload(name)  # "front" depends on "back"
-    for agent in yard.agents:
-        if agent.process is not None and agent.process.poll() is None:
-            eventually(lambda agent=agent: not sleepers(agent), f"nothing runs on {agent.name}")
+    with all_open(yard) as admin:
+        yield admin
 
 
-def sleepers(agent: Agent) -> list[int]:
-    """Processes of instances of an agent, without their shims."""
-    found = []
-    for pid in belonging_to(agent.data / "work"):
-        try:
-            words = Path("/proc", str(pid), "cmdline").read_bytes()
-        except OSError:
-            continue  # it ended just now
-        if words and b"shim" not in words:
-            found.append(pid)
-    return found
-
-
-def cut_power(agent: Agent) -> None:
-    """Everything of a device ends at once: the agent and what it runs."""
-    agent.kill()
-    end_all(agent.data)
-
-
-def places(agent: Agent, name: str) -> dict[str, str]:
-    """Node of each running instance, as an agent sees it."""
+def taken_over(agent: Agent, name: str) -> set[str]:
+    """Instances that a node took over from a dead one, by its own events."""
     with agent.client() as client:
-        rows = client.workload(name)["instances"]
-    return {row["instance"]: row["node_name"] for row in rows if row["state"] == "running"}
-
-
-def claimed(agent: Agent, name: str) -> int:
-    """How many claims there are, whatever their state."""
-    with agent.client() as client:
-        rows = client.workload(name)["instances"]
-    return sum(row["node"] is not None and row["state"] != "lost" for row in rows)
-
-
-def busy(yard: Yard, name: str) -> Agent:
-    """An agent that runs an instance, and is not the admin's."""
-    nodes = places(yard.agents[0], name).values()
-    return next(agent for agent in yard.agents[1:] if agent.name in nodes)
-
-
-def apply(agent: Agent, **spec: Any) -> None:
-    with agent.client() as client:
-        client.apply([{**SLEEPER, **spec}])
-
-
-def settled(yard: Yard, name: str, count: int) -> dict[str, str]:
-    """Where a workload runs once all agents that are there say the same."""
-
-    def same() -> dict[str, str] | None:
-        live = [agent for agent in yard.agents if agent.process is not None and agent.process.poll() is None]
-        found = [places(agent, name) for agent in live]
-        once = all(claimed(agent, name) == count for agent in live) and len(found[0]) == count
-        there = {agent.name for agent in live}
-        return (
-            found[0] if once and there >= set(found[0].values()) and found == found[:1] * len(found) else None
-        )
-
-    found: dict[str, str] = eventually(same, f"{count} instances of {name} run, and all agree where")
-    return found
+        rows = client.events(type="workload_failover")
+    return {row["data"]["instance"] for row in rows if row["data"]["workload"] == name}
 
 
 def test_instances_move_when_their_node_dies_and_stay_when_it_returns(
@@ -127,6 +50,8 @@ def test_instances_move_when_their_node_dies_and_stay_when_it_returns(
     assert victim.name not in after.values()
     kept = {instance for instance, node in before.items() if node != victim.name}
     assert all(after[instance] == before[instance] for instance in kept)
+    live = [agent for agent in yard.agents if agent is not victim]
+    assert set().union(*(taken_over(agent, "web") for agent in live)) == before.keys() - kept
     victim.start()
     yard.agree()
     assert settled(yard, "web", 3) == after
@@ -183,16 +108,6 @@ def test_drained_work_goes_elsewhere_and_cordoned_nodes_get_none(yard: Yard, fir
 def test_one_on_each_node_that_matches(yard: Yard, first: Agent) -> None:
     apply(first, name="app", replicas="each", selector="name!=n2")
     assert sorted(settled_each(yard, "app", 2)) == ["n1", "n3"]
-
-
-def settled_each(yard: Yard, name: str, count: int) -> list[str]:
-    def nodes() -> list[str]:
-        with yard.agents[0].client() as client:
-            rows = client.workload(name)["instances"]
-        return [row["node_name"] for row in rows if row["state"] == "running"]
-
-    eventually(lambda: len(nodes()) == count, f"{name} runs on {count} nodes")
-    return nodes()
 
 
 def test_the_service_of_a_workload_is_registered_by_itself(yard: Yard, first: Agent) -> None:
