@@ -26,7 +26,7 @@ from mesh.agent.dissemination import Gate, Spread
 from mesh.agent.forks import Forks
 from mesh.agent.insist import attempt, forgive, insist
 from mesh.agent.links import Links
-from mesh.agent.liveness import Vitality, liveness_of
+from mesh.agent.liveness import Vitality, liveness_of, slept_s
 from mesh.agent.query import Queries
 from mesh.agent.session import DENIED, Session, Wire
 from mesh.agent.sight import Sight
@@ -46,7 +46,7 @@ from mesh.core.policy import View, chosen
 from mesh.core.record import LIVE, MESH, SCOPES, ZONE, Kind, Record, SlotKey
 from mesh.core.rings import Place
 from mesh.errors import MeshError, PeerError, Unreachable
-from mesh.identity.certs import Certificate
+from mesh.identity.certs import SKEW_MS, Certificate
 from mesh.identity.home import Home
 from mesh.identity.keys import peer_id_of
 from mesh.net.address import parse
@@ -208,7 +208,7 @@ class Node:
         while True:
             now = trio.current_time()
             before_ms = self.clock.offset_ms
-            stepped = self.clock.adjust(self.wall_ms(), now)
+            stepped = self.clock.adjust(self.wall_ms(), now, slept_s())
             if stepped:
                 self._ask_the_time()
             if stepped or abs(self.clock.offset_ms - before_ms) > CLOCK_MOVED_MS:
@@ -549,8 +549,8 @@ class Node:
             Denied: it is not (or no longer) a member.
         """
         wall_ms, now = self.wall_ms(), trio.current_time()
-        known = self.clock.believable(wall_ms, now, self.home.cert.exp_ms)
-        agreed = self.clock.status(wall_ms, now) == "agreed"
+        mine, agreed = self.home.cert, self.clock.status(wall_ms, now) == "agreed"
+        known = self.clock.believable(wall_ms, now, mine.nbf_ms - SKEW_MS, mine.exp_ms)
         now_ms = self.now_ms() if known else None
         welcome = self.directory.welcome(hello.cert, wire.public, now_ms, agreed=agreed)
         if welcome.admit:

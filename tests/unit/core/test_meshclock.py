@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mesh.core.meshclock import BUILT_MS, MeshClock
 
 WALL = BUILT_MS + 1_000_000_000
@@ -105,11 +107,48 @@ def test_a_suspend_leaves_mesh_time_as_the_wall_clock_tells_it():
 def test_one_other_is_not_enough_to_believe_a_clock_by_which_we_have_run_out() -> None:
     ahead_ms = WALL + 10 * 365 * 86_400_000
     clock = MeshClock()
-    assert not clock.believable(ahead_ms, 0.0, WALL)
+    assert not clock.believable(ahead_ms, 0.0, 0, WALL)
     clock.sample(b"a", ahead_ms, WALL, ahead_ms + 1, 0.0)
     clock.adjust(ahead_ms, 0.0)
-    assert not clock.believable(ahead_ms, 0.0, WALL)
+    assert not clock.believable(ahead_ms, 0.0, 0, WALL)
     clock.sample(b"b", ahead_ms, WALL, ahead_ms + 1, 0.0)
     clock.adjust(ahead_ms, 0.0)
-    assert clock.believable(ahead_ms, 0.0, WALL)
+    assert clock.believable(ahead_ms, 0.0, 0, WALL)
     assert abs(clock.now_ms(ahead_ms) - WALL) < 10
+
+
+YEARS_MS = 10 * 366 * 86_400_000
+
+
+@pytest.mark.parametrize("first", [YEARS_MS, -YEARS_MS])
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_clock_that_is_set_from_one_wrong_time_to_another_and_right_leaves_mesh_time_alone(first, answered):
+    clock, at = MeshClock(), 0.0
+    for wrong_ms in (0, first, -first, first, 0):
+        right_ms = WALL + int(at * 1000)
+        wall_ms = right_ms + wrong_ms
+        clock.adjust(wall_ms, at)
+        assert abs(clock.now_ms(wall_ms) - right_ms) < 1000, f"after {at:g} s"
+        if answered or at == 0.0:
+            for aid in (A, B):
+                clock.sample(aid, wall_ms, right_ms, wall_ms + 1, at)
+            clock.adjust(wall_ms + 500, at + 0.5)
+        at += 5.0
+
+
+def test_a_suspend_is_no_step_of_the_clock_where_the_system_tells_of_it() -> None:
+    clock, asleep_ms = settled(0, 0), 8 * 3_600_000
+    assert not clock.adjust(WALL + asleep_ms + 1000, 1.0, asleep_ms / 1000)
+    assert clock.now_ms(WALL + asleep_ms + 1000) == WALL + asleep_ms + 1000
+
+
+def test_nobody_is_judged_by_mesh_time_at_which_our_own_certificate_is_not_valid() -> None:
+    """The wall clock may be right and mesh time wrong, before anybody has answered."""
+    begun_ms, until_ms = WALL - 86_400_000, WALL + 86_400_000
+    assert settled().believable(WALL, 0.0, begun_ms, until_ms)
+    for wrong_ms in (-2 * 86_400_000, 2 * 86_400_000, YEARS_MS):
+        clock = settled(wrong_ms, wrong_ms)
+        clock.forget(A)
+        clock.forget(B)
+        assert clock.status(WALL, 0.0) == "alone"
+        assert not clock.believable(WALL, 0.0, begun_ms, until_ms)
