@@ -51,6 +51,7 @@ class Verb(NamedTuple):
     examples: tuple[tuple[str, str], ...] = ()
 
 
+_NO_NUMBER = re.compile(r"argument (\S+): invalid (int|float) value: (.*)", re.DOTALL)
 _NUMBER = re.compile(r"-\d+$|-\d*\.\d+$").match
 Commands = dict[str, Verb | tuple[Verb, ...]]
 
@@ -163,6 +164,10 @@ class Parser(argparse.ArgumentParser):
         print(message, end="", file=file)
 
     def error(self, message: str) -> NoReturn:
+        found = _NO_NUMBER.fullmatch(message)
+        if found is not None:
+            kind = "a whole number" if found[2] == "int" else "a number"
+            message = f"{found[1]} {found[3][:80]} is not {kind}"
         raise UsageError(message, f"{self.prog} --help")
 
     def format_help(self) -> str:

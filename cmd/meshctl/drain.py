@@ -29,7 +29,7 @@ def drain(context: Context, args: Namespace) -> None:
     """Raises TimedOut when something that can move is still there."""
     if args.timeout is not None and not args.wait:
         raise UsageError("--timeout says how long --wait waits", "add --wait")
-    wait_s = parse.seconds(args.timeout or PATIENCE, "--timeout") or 0.0
+    wait_s = parse.seconds(PATIENCE if args.timeout is None else args.timeout, "--timeout") or 0.0
     before = _moving(context.client.node_work(args.node)) if args.wait else []
     member = context.client.drain(args.node)
     if not args.wait:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import argparse
 
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_DURATION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(ms|s|m|h|d|w)?", re.ASCII)
+_LONGEST_MS = 36_500 * _UNITS_MS["d"]
 
 NODE = arg("node", metavar="NODE", help="a name, an id, or a unique end of an id")
 KEY = arg("key", metavar="KEY", help="any text; parts are usually separated by slashes")
@@ -55,13 +58,12 @@ OPTIONAL_VALUE: tuple[Arg, ...] = (
 
 def duration_ms(text: str, option: str) -> int:
     """Milliseconds of 500ms, 90s, 15m, 24h, 7d, 2w; a bare number is seconds."""
-    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
-    try:
-        found = round(float(number) * _UNITS_MS[text[len(number) :] or "s"])
-    except (ValueError, KeyError, OverflowError):
-        found = 0
+    parts = _DURATION.fullmatch(text)
+    found = round(float(parts[1]) * _UNITS_MS[parts[2] or "s"]) if parts is not None else 0
     if found <= 0:
-        raise UsageError(f"{option} {text!r} is no time", "write it like 500ms, 90s, 15m, 24h or 7d")
+        raise UsageError(f"{option} {text!r:.80} is no time", "write it like 500ms, 90s, 15m, 24h or 7d")
+    if found > _LONGEST_MS:
+        raise UsageError(f"{option} {text!r:.80} is too long a time", "at most 36500d")
     return found
 
 

@@ -96,8 +96,8 @@ def events(context: Context, args: Namespace) -> None:
 
 
 def metrics(context: Context, args: Namespace) -> None:
+    last_s = parse.duration_ms(args.last, "--last") / 1000
     if args.metric:
-        last_s = parse.duration_ms(args.last, "--last") / 1000
         context.out.rows(context.client.metric_history(args.metric, last_s=last_s), _POINTS, "value")
         return
     sample = context.client.metrics()

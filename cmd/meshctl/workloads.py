@@ -153,11 +153,12 @@ def scale(context: Context, args: Namespace) -> None:
 
 def remove(context: Context, args: Namespace) -> int:
     """Exit status 7 when a node still has it at the end of the wait."""
+    wait_s = parse.seconds(args.wait, "--wait") or 0.0
     found = context.client.remove_workload(args.name, args.nodes, back=args.back)
     if args.back:
         context.out.done(found, f"{', '.join(args.nodes)} may run {args.name} again")
         return 0
-    end = time.monotonic() + (parse.seconds(args.wait, "--wait") or 0.0)
+    end = time.monotonic() + wait_s
     while (rows := _left(found, args.nodes)) and any(row["instances"] for row in rows):
         if time.monotonic() >= end:
             break

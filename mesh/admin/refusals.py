@@ -14,31 +14,12 @@ from typing import Any
 
 import msgspec
 
+from mesh.core.wanted import wanted
 from mesh.errors import UsageError
 
 SHOWN_CHARS = 60
 _ERROR = re.compile(r"(?P<what>.*?)(?: - at `(?P<key>key in )?\$(?P<path>[^`]*)`)?", re.DOTALL)
-_EXPECTED = re.compile(r"Expected `(?P<types>[^`]*)`(?P<bound>[^,]*?)(?:, got `[^`]*`)?")
 _FIELD = re.compile(r"Object (?P<how>missing required|contains unknown) field `(?P<name>.*)`", re.DOTALL)
-_KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "a text",
-    "bool": "true or false",
-    "object": "an object",
-    "array": "a list",
-    "bytes": "base64",
-    "null": "null",
-}
-_BOUNDS = (
-    (" of length >= 1", "a text that is not empty"),
-    (" of length >= ", "{kind} of at least {bound} characters"),
-    (" of length <= ", "{kind} of at most {bound} characters"),
-    (" >= ", "{kind} of at least {bound}"),
-    (" <= ", "{kind} of at most {bound}"),
-    (" > ", "{kind} above {bound}"),
-    (" < ", "{kind} below {bound}"),
-)
 
 
 def refusal(
@@ -61,27 +42,13 @@ def refusal(
         return UsageError(f"{name[:SHOWN_CHARS]!r} is not known here", _near(name, form) if not path else "")
     subject = path.replace("[...]", "") or "the request"
     if found["key"]:
-        return UsageError(f"{subject}: a name in it is not {_wanted(what)}")
+        return UsageError(f"{subject}: a name in it is not {wanted(what)}")
     try:
         value = _at(given(), path)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         value = _ELSEWHERE  # something after it is not even JSON
     shown = ("a value in it" if "..." in path else "its value") if value is _ELSEWHERE else _shown(value)
-    return UsageError(f"{subject}: {shown} is not {_wanted(what)}", "" if path else _fields(form))
-
-
-def _wanted(what: str) -> str:
-    expected = _EXPECTED.fullmatch(what)
-    if expected is None:
-        return "one of the values that are possible" if what.startswith("Invalid") else "possible"
-    types = [word for word in expected["types"].split(" | ") if word != "null"]
-    kind = " or ".join(_KINDS.get(word, word) for word in types) or "null"
-    for sign, words in _BOUNDS:
-        if expected["bound"].startswith(sign):
-            if words.endswith("empty") and expected["bound"] != sign:
-                continue
-            return words.format(kind=kind, bound=expected["bound"].removeprefix(sign).removesuffix(".0"))
-    return kind
+    return UsageError(f"{subject}: {shown} is not {wanted(what)}", "" if path else _fields(form))
 
 
 _ELSEWHERE = object()

@@ -346,7 +346,7 @@ class Rollouts:
         if found is not None and self._seen.picture(*found).state in ("running", "switched", "paused"):
             raise Conflict(f"a rollout of {subject} is under way", "abort it first, or wait")
         spec = generations.all_of(self._value(subject))[0].spec
-        plan = msgspec.convert({**msgspec.to_builtins(provider.plan(spec)), **changes}, Plan)
+        plan = rollout.changed_plan(provider.plan(spec), changes)
         rollout.check_plan(subject, plan)
         return await self.change(subject, spec, plan)
 
@@ -374,8 +374,15 @@ class Rollouts:
         await self._node.author.say(MESH, lambda slots: self.stage(slots, subject, spec, plan))
         found = self._seen.newest(subject)
         if found is None:
-            return {"subject": subject, "state": "done"}
+            return self._at_once(subject, plan)
         return await self.show(subject)
+
+    def _at_once(self, subject: str, plan: Plan) -> Json:
+        """`shapes.RolloutDetail` of what had nobody to go to node by node: it is in force already."""
+        now_ms = self._node.now_ms()
+        gens = [it.gen for it in generations.all_of(self._value(subject))[:2]]
+        order = Order(1, subject, gens[-1] if len(gens) > 1 else 0, gens[0], now_ms, plan)
+        return {**self._row("", order), "state": "done", "targets": 0, "nodes": []}
 
 
 def _sound(value: Any) -> Json | None:

@@ -27,6 +27,7 @@ from mesh.net.base import Refused
 from mesh.wire import codec
 
 T = TypeVar("T")
+AMOUNT_MAX = 1e18
 Json = dict[str, Any]
 Rows = list[Json]
 Carry = Callable[[socket.socket, bytes], Awaitable[None]]
@@ -55,11 +56,12 @@ def _amounts(text: str) -> tuple[tuple[str, float], ...]:
     for word in _words(text):
         name, _, amount = word.partition("=")
         try:
-            found.append((name, float(amount)))
+            value = float(amount)
         except ValueError:
-            raise UsageError(
-                f"need: {word[:80]!r} cannot be read", "NAME=AMOUNT, such as memory=1e9"
-            ) from None
+            value = -1.0
+        if not (0 <= value <= AMOUNT_MAX and name):
+            raise UsageError(f"need: {word[:80]!r} cannot be read", "NAME=AMOUNT, such as memory=1e9")
+        found.append((name, value))
     return tuple(found)
 
 

@@ -30,7 +30,7 @@ from mesh.core import generations, shadow
 from mesh.core.folds import everyone, register
 from mesh.core.mover import Running
 from mesh.core.record import MESH, Kind, Op
-from mesh.core.rollout import Plan
+from mesh.core.rollout import Plan, changed_plan
 from mesh.core.shadow import Report, Spec
 from mesh.errors import MeshError, NotFound, PeerError, UsageError
 from mesh.store.store import Change
@@ -287,7 +287,7 @@ class Shadows:
         if held is None and len(self._values) >= DOCUMENTS_MAX:
             raise UsageError(f"there are {DOCUMENTS_MAX} documents already", "use a label that many share")
         spec = Spec(rollout=PLAN) if held is None else shadow.parse(generations.all_of(held)[0].spec)
-        wanted = None if plan is None else _plan(spec.rollout, plan)
+        wanted = None if plan is None else changed_plan(spec.rollout, plan)
         new = shadow.changed(
             spec,
             settings={} if app else {settings.knob_named(name): value for name, value in values.items()},
@@ -309,13 +309,6 @@ class Shadows:
         said = [*self._rollouts.end(f"{KIND}/{scope}"), gone]
         await self._node.author.say(MESH, lambda _: said)
         return row
-
-
-def _plan(present: Plan, changes: Json) -> Plan:
-    try:
-        return msgspec.convert({**msgspec.to_builtins(present), **changes}, Plan)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"rollout: {str(error)[:200]}") from None
 
 
 def _replace(path: Path, text: str) -> None:

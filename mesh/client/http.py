@@ -66,7 +66,8 @@ def to_json(value: Any) -> bytes:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_default)
         return text.encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"the value has no JSON form: {error}") from None
+        why = "a number in it is infinite, or none" if "JSON compliant" in str(error) else error
+        raise UsageError(f"the value has no JSON form: {why}") from None
 
 
 def _default(value: Any) -> Any:

@@ -22,6 +22,7 @@ import msgspec
 from mesh.core.claims import Offer
 from mesh.core.registry import name_ok
 from mesh.core.selector import parse_selector
+from mesh.core.wanted import fault
 from mesh.core.words import refuse_nameless, refuse_unknown
 from mesh.core.workload import Workload
 from mesh.errors import UsageError
@@ -62,9 +63,9 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
     dirs: Words | None = None
     networks: Words | None = None
     modes: Words | None = None
-    replicas_max: Annotated[int, msgspec.Meta(ge=0)] = 0
-    cpu_max: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    memory_max: Annotated[int, msgspec.Meta(ge=0)] = 0
+    replicas_max: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    cpu_max: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    memory_max: Annotated[int, msgspec.Meta(ge=0, le=1 << 60)] = 0
 
     def is_for(self, workload: Workload, labels: Mapping[str, str]) -> bool:
         """Whether the rule has a say about this workload on a node with these labels."""
@@ -75,8 +76,8 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def objection(self, workload: Workload) -> str:
         """Why the rule does not allow this workload, or ""."""
-        for fault in self._faults(workload):
-            return f"admission rule {self.name}: {fault}"
+        for found in self._faults(workload):
+            return f"admission rule {self.name}: {found}"
         return ""
 
     def _faults(self, it: Workload) -> Iterable[str]:
@@ -129,8 +130,7 @@ def parse(raw: Any) -> Rule:
     try:
         rule = msgspec.convert(raw, Rule)
     except msgspec.ValidationError as error:
-        message, _, field = str(error).partition(" - at `$")
-        raise UsageError(f"{where}: {field.strip('.`')}: {message}") from None
+        raise UsageError(fault(where, error, raw)) from None
     parse_selector(rule.selector)
     parse_selector(rule.workloads)
     return rule

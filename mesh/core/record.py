@@ -162,12 +162,29 @@ def sign(
     if sees is not None:
         fields.append(sees)
     body = codec.encode(fields)
+    _check_readable(path, val, body)
     if len(body) > codec.RECORD_BYTES_MAX:
         raise UsageError(
             f"the record at {path!r} would be {len(body)} bytes, at most {codec.RECORD_BYTES_MAX} are allowed"
         )
     sig = crypto_sign(signed_bytes(mesh_id, tag, aid, body), secret)[:SIGNATURE_BYTES]
     return Record(aid, path, int(kind), hlc, int(op), ttl, val, asof, sees, sig, body)
+
+
+def _check_readable(path: str, val: Any, body: bytes) -> None:
+    """Refuse to sign what nobody could read: a number beyond 64 bits, say, is written as a tag and refused.
+
+    Such a record would count as damage on our own disk, and close the link to everybody who is sent it.
+    """
+    if val is None or isinstance(val, str | bytes):
+        return
+    try:
+        codec.decode(body, codec.RECORD_BYTES_MAX * 2)
+    except PeerError as error:
+        raise UsageError(
+            f"the value at {path!r} cannot be read again: {error.message}",
+            f"whole numbers below 2^64, and at most {codec.DEPTH_MAX} levels",
+        ) from None
 
 
 def verify(public: bytes, mesh_id: bytes, tag: bytes, body: bytes, sig: bytes) -> bool:

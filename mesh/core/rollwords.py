@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from mesh.core.wanted import fault
 from mesh.core.workload_parts import Rollout
 from mesh.errors import PeerError, UsageError
 
@@ -118,6 +119,15 @@ def check_plan(where: str, plan: Plan) -> None:
         raise UsageError(
             f"{where}: rollout.strategy regional needs `regions`", 'regions = ["north", "south"]'
         )
+
+
+def changed_plan(present: Plan, changes: dict[str, Any]) -> Plan:
+    """A plan with some of its fields changed. UsageError names the one that is wrong."""
+    raw = {**msgspec.to_builtins(present), **changes}
+    try:
+        return msgspec.convert(raw, Plan)
+    except msgspec.ValidationError as error:
+        raise UsageError(fault("rollout", error, raw)) from None
 
 
 def order_path(ident: str) -> str:

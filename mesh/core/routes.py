@@ -35,6 +35,7 @@ import msgspec
 from mesh.core import registry
 from mesh.core.balancing import ALGORITHMS, Algorithm
 from mesh.core.selector import Selector, parse_selector
+from mesh.core.wanted import fault
 from mesh.errors import UsageError
 
 PREFIX = "route/"
@@ -151,7 +152,7 @@ def parse(value: Any) -> Route:
     try:
         route = msgspec.convert(value, Route)
     except msgspec.ValidationError as error:
-        raise UsageError(f"this route does not count: {str(error)[:200]}", _allowed(str(error))) from None
+        raise UsageError(fault("this route does not count", error, value), _allowed(str(error))) from None
     _check_numbers(route)
     _check_words(route)
     _check_groups(route)

@@ -22,6 +22,7 @@ import msgspec
 
 from mesh.core.record import user_key, user_path
 from mesh.core.selector import parse_selector
+from mesh.core.wanted import fault
 from mesh.core.workload_parts import Rollout
 from mesh.errors import PeerError, UsageError
 
@@ -94,7 +95,7 @@ def parse(value: Any) -> Spec:
     try:
         spec = msgspec.convert(value, Spec)
     except msgspec.ValidationError as error:
-        raise UsageError(f"the document cannot be read: {str(error)[:200]}") from None
+        raise UsageError(fault("the document cannot be read", error, value)) from None
     for app, variables in spec.apps.items():
         if not _APP.fullmatch(app):
             raise UsageError(f"app {app!r:.80} is not a name", "small letters, digits, - _ and .")

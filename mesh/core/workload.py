@@ -32,6 +32,7 @@ from mesh.core.registry import ENDPOINTS_MAX, name_ok
 from mesh.core.registry import Spec as ServiceSpec
 from mesh.core.registry import parse as parse_service
 from mesh.core.selector import parse_selector
+from mesh.core.wanted import fault
 from mesh.core.words import refuse_nameless, refuse_twice, refuse_unknown, text_of
 from mesh.core.workload_parts import (
     REPLICAS_MAX,
@@ -249,7 +250,7 @@ def parse(raw: Any) -> Workload:
     try:
         workload = msgspec.convert(_plain(where, raw), Workload)
     except msgspec.ValidationError as error:
-        raise UsageError(_fault(where, raw, str(error)), _hint(str(error))) from None
+        raise UsageError(fault(where, error, raw), _hint(str(error))) from None
     _check_running(where, workload)
     _check_placing(where, workload)
     _check_parts(where, workload)
@@ -278,21 +279,6 @@ def _amounts(where: str, raw: Mapping[str, Any]) -> dict[str, Any]:
         field: readers[field](f"{where}.{field}", value) if field in readers else value
         for field, value in raw.items()
     }
-
-
-def _fault(where: str, raw: Mapping[str, Any], text: str) -> str:
-    """msgspec's message, with the field and the value in front."""
-    message, _, place = text.partition(" - at `$")
-    field = place.rstrip("`").lstrip(".").replace("[...]", "")
-    value: Any = raw
-    for part in re.findall(r"[^.\[\]]+", place.rstrip("`")) if field else ():
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list | tuple) and part.isdigit() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return f"{where}: {field}: {message[:200]}"
-    return f"{where}: {field}: {value!r:.80}: {message[:200]}" if field else f"{where}: {message[:200]}"
 
 
 def _hint(text: str) -> str:

@@ -158,6 +158,18 @@ def test_a_job_that_ended_is_done_and_not_started_again(yard: Yard, first: Agent
     assert mark.read_text() == "x\n"
 
 
+def test_a_rollout_of_what_runs_nowhere_is_done_at_once_and_its_numbers_are_checked(
+    yard: Yard, first: Agent
+) -> None:
+    apply(first, name="nowhere", selector="name=nobody")
+    done = first.ctl("-o", "json", "rollout", "start", "nowhere", "--pause", "1s")
+    assert (done.returncode, json.loads(done.stdout)["state"]) == (0, "done"), done.stderr
+    assert first.ctl("rollout", "undo", "nowhere").returncode == 0
+    done = first.ctl("rollout", "start", "nowhere", "--max-unavailable", "0")
+    assert done.returncode == 2
+    assert "rollout: max_unavailable: 0 is not a whole number of at least 1" in done.stderr
+
+
 def test_a_dependency_is_waited_for(yard: Yard, first: Agent) -> None:
     apply(first, name="front", depends=["back"])
 

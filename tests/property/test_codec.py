@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 
 import cbor2
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from mesh.core import record
 from mesh.core.record import Kind, Record
-from mesh.errors import PeerError
+from mesh.errors import PeerError, UsageError
+from mesh.identity.keys import NodeKey
 from mesh.sim.model.wire import aid_of
 from mesh.wire import codec, messages
 from mesh.wire.messages import Delta, Heads, Listing, Pull, Want
@@ -54,6 +56,30 @@ MESSAGES = st.one_of(
 @given(VALUES)
 def test_what_is_encoded_decodes_to_the_same(value: object) -> None:
     assert codec.decode(codec.encode(value)) == value
+
+
+def signed(value: object) -> Record | None:
+    """A record of ours with this value, None if nobody signs that."""
+    secret = NodeKey.from_seed(b"s" * 32).secret
+    try:
+        return record.sign(secret, bytes(16), TAG, path="kv/x", kind=Kind.REG, hlc=5, val=value)
+    except UsageError:
+        return None
+
+
+@given(st.recursive(PLAIN | st.integers(), lambda v: st.lists(v, max_size=3), max_leaves=20))
+def test_a_record_is_signed_only_if_it_can_be_read_again(value: object) -> None:
+    made = signed(value)
+    assert made is None or record.parse(made.aid, made.body, made.sig).val == value
+
+
+DEEP = json.loads("[" * 20 + "1" + "]" * 20)
+
+
+@pytest.mark.parametrize("value", [1 << 64, -(1 << 63) - 1, {"a": [10**30]}, DEEP])
+def test_numbers_beyond_64_bits_and_deep_values_are_signed_by_nobody(value: object) -> None:
+    assert signed(value) is None
+    assert signed({"a": [1 << 63]}) is not None
 
 
 @given(st.dictionaries(st.text(max_size=6), st.integers(), min_size=2, max_size=6))

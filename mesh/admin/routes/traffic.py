@@ -13,7 +13,7 @@ from mesh.admin.router import Call, Route
 from mesh.admin.talk import carrying
 from mesh.admin.values import with_bytes
 
-Amount = Annotated[float, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0, le=1e18)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
 

@@ -53,6 +53,22 @@ def test_a_rule_takes_away_what_it_names_and_nothing_else(rule: Any, fields: Any
     assert (why in found and found.startswith("admission rule r: ")) if why else found == ""
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("replicas_max", 10**20, "is not a whole number of at most 1000000"),
+        ("cpu_max", float("nan"), "nan is not a number of at least 0"),
+        ("memory_max", -1, "-1 is not a whole number of at least 0"),
+        ("root", "no", "'no' is not true or false"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_in_plain_words(field: str, value: object, why: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse({"name": "r", field: value})
+    assert refused.value.message.startswith(f"admission rule r: {field}: ")
+    assert why in refused.value.message
+
+
 def test_every_rule_must_be_kept_and_the_first_by_name_is_told() -> None:
     rules = [parse({"name": "b", "root": False}), parse({"name": "a", "modes": ["pinned"]})]
     assert objection(rules, workload(), EDGE).startswith("admission rule a")

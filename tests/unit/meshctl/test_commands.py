@@ -74,6 +74,11 @@ def test_the_socket_may_stand_anywhere_and_wins(meshctl: Run, socket_path: str) 
         (["kv", "put", "k", "NaN", "--json"], 2),
         (["kv", "put", "k", "v", "--ttl", "soon"], 2),
         (["kv", "put", "k", "v", "--ttl", "-5s"], 2),
+        (["kv", "put", "k", "v", "--ttl", "1_0"], 2),
+        (["kv", "put", "k", "v", "--ttl", "99999999999s"], 2),
+        (["request", "alpha", "load", "--timeout", "1e300d"], 2),
+        (["workload", "remove", "seen", "alpha", "--wait", "nan"], 2),
+        (["metrics", "--last", "inf"], 2),
         (["kv", "put", "k", "v", "--durable", "0"], 2),
         (["kv", "put", "k", "v", "--scope", "galaxy"], 2),
         (["kv", "put", "k", "x" * 70_000], 2),
@@ -112,6 +117,12 @@ def test_exit_codes_and_errors_of_three_lines(meshctl: Run, words: list[str], co
         assert why.startswith("  why: ")
         assert hint.startswith("  try: ")
         assert len(hint) > len("  try: ")
+
+
+def test_what_is_no_number_is_told_in_plain_words(meshctl: Run) -> None:
+    assert "error: --count/-c 'nan' is not a whole number" in meshctl("ping", "alpha", "-c", "nan").err
+    assert "error: --size '' is not a number" in meshctl("service", "resolve", "x", "--size", "").err
+    assert "is too long a time" in meshctl("events", "--last", "99999999999s").err
 
 
 def test_what_needs_a_yes_says_so_and_does_nothing_without(meshctl: Run, features: Features) -> None:
