@@ -80,6 +80,8 @@ async def resolve(host: str, port: int) -> tuple[int, tuple[object, ...]]:
         found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise _Untried(f"{host} is not known: {error.strerror or error}") from None
+    except UnicodeError:  # from the codec for names: of a label that is empty or too long
+        raise _Untried(f"{host[:80]} cannot be a name") from None
     for family, _, _, _, address in found:
         if not forbidden(ipaddress.ip_address(str(address[0]).partition("%")[0])):
             return family, address

@@ -151,7 +151,7 @@ def _stamps(folder: Path) -> dict[str, Stamp]:
         except OSError:
             continue  # it went just now
         if stat.S_ISREG(info.st_mode):
-            found[str(path)] = (info.st_ino, info.st_size, info.st_mtime_ns)
+            found[str(path)] = (info.st_ino, info.st_size, info.st_ctime_ns)  # moves with the mode too
     return found
 
 

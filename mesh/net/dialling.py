@@ -32,6 +32,10 @@ async def connect(to: Address) -> socket.socket:
             host = str(found[0][4][0])
         stream = await trio.open_tcp_stream(host, to.port)  # tries what the name has, IPv6 and IPv4
         return socket.socket(fileno=stream.socket.detach())
+    except UnicodeError:  # from the codec for names: of a label that is empty or too long
+        raise Unreachable(
+            f"{to.host}:{to.port} cannot be reached: {to.host[:80]!r} cannot be a name"
+        ) from None
     except OSError as error:
         raise _unreachable(to, error) from None
 

@@ -699,7 +699,7 @@ class Reading:
         self.stream = stream
 
     async def next(self):
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             return await anext(self.stream)
 
     async def some(self, count):

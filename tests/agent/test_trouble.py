@@ -88,7 +88,7 @@ async def test_a_stamp_below_zero_costs_the_link_that_it_came_by(
     head = one.spread.machine.heads[MESH][one.me].head
     other.links.sessions[one.me].send_nowait(messages.Pull(MESH, one.me, [-1], head))
     await until(lambda: one.links.sessions.get(other.me) not in (None, held))
-    assert Village.all_see([one, other], [one, other], State.ALIVE)
+    await until(lambda: Village.all_see([one, other], [one, other], State.ALIVE))
 
 
 async def test_what_nobody_foresaw_costs_the_link_that_it_came_by(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from namespaces import missing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,10 +75,7 @@ def test_a_few_rows_on_loopback_keep_their_promises(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.root
-@pytest.mark.skipif(
-    os.geteuid() != 0 or not all(map(shutil.which, ("ip", "iptables"))),
-    reason="needs root and the programs ip and iptables",
-)
+@pytest.mark.skipif(bool(missing()), reason=missing())
 def test_a_split_between_namespaces_loses_nothing(tmp_path: Path) -> None:
     found = judged(tmp_path / "out", "split", "--nodes", 2, "--seconds", 1)
     assert "acknowledged writes lost" in found["split"]

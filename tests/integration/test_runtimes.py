@@ -77,13 +77,17 @@ def test_a_container_outlives_its_agent_and_what_cannot_be_pulled_says_so(yard: 
         eventually(lambda: shown("web")["state"] == "running", "the container runs")
         words = eventually(lambda: shown("none")["why"], "the image is missed")
         assert "localhost:1/none:1 cannot be pulled" in words
-        since = agent.ctl("logs", "web/0", "-n", "1000").stdout.splitlines()
-        assert since[0] == "up web/0 hunter-two"
+
+        def said() -> list[str]:
+            return agent.ctl("logs", "web/0", "-n", "10000").stdout.splitlines()
+
+        eventually(lambda: said()[:1] == ["up web/0 hunter-two"], "it has its secret")
 
         agent.kill()
         agent.start()
         eventually(lambda: shown("web")["state"] == "running", "the container is adopted")
-        again = agent.ctl("logs", "web/0", "-n", "1000").stdout.splitlines()
+        before = len(eventually(said, "its log is there"))
+        again = eventually(lambda: len(found := said()) > before and found, "it goes on")
         assert again.count("up web/0 hunter-two") == 1
         with agent.client() as client:
             client.leave()
@@ -96,10 +100,8 @@ def test_an_instance_outlives_its_agent_and_its_log_is_read_from_anywhere(
     agent, pid = holder(pair, "web.0")
     other = next(each for each in pair if each is not agent)
 
-    done = eventually(
-        lambda: (done := other.ctl("logs", "web", "-n", "1000")).returncode == 0 and done, "its log is read"
-    )
-    assert f"[web/0 {agent.name}] up web/0" in done.stdout.splitlines()
+    up = f"[web/0 {agent.name}] up web/0"
+    eventually(lambda: up in other.ctl("logs", "web", "-n", "10000").stdout.splitlines(), "its log is read")
     assert other.ctl("logs", "web/7").returncode == 4
     with other.client() as client, client.logs("web/0", tail=0, follow=True) as lines:
         assert next(lines)["line"] == "tick"

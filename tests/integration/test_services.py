@@ -80,6 +80,14 @@ def health(agent: Agent, name: str) -> Any:
         return sorted((row["state"], row["health"]) for row in client.services(name, all=True))
 
 
+def put_file(path: Path, text: str, mode: int = 0o644) -> None:
+    """At once whole and with its mode, whenever somebody looks."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.chmod(mode)
+    new.rename(path)
+
+
 def test_a_service_registered_on_one_is_found_on_all_and_only_its_owner_can_change_it(town: Yard) -> None:
     a, b, c = town.agents
     with a.client() as one, b.client() as two, c.client() as three:
@@ -140,11 +148,13 @@ def test_a_check_that_falls_is_seen_by_all_and_so_is_its_rise(town: Yard, web: W
 def test_a_program_reports_itself_and_its_silence_is_noticed(town: Yard) -> None:
     a, b, _ = town.agents
     with a.client() as one, b.client() as two:
-        two.register({"name": "worker", "port": 1, "ttl_s": 2, "checks": [{"kind": "ttl"}]})
+        report = {"name": "worker", "port": 1, "checks": [{"kind": "ttl"}]}
+        two.register({**report, "ttl_s": 600})
         assert b.ctl("service", "pass", "worker").returncode == 0
         eventually(lambda: health(a, "worker") == [("live", "healthy")], "it reported")
         assert b.ctl("service", "warn", "worker", "queue is long").returncode == 0
         eventually(lambda: health(a, "worker") == [("live", "degraded")], "it warned")
+        two.register({**report, "ttl_s": 2}, replace=True)
         eventually(lambda: health(a, "worker") == [("live", "unhealthy")], "it fell silent")
         assert one.service("worker")["why"] == "no report for 2 s"
         eventually(lambda: one.events(type="service_health"), "it is told")
@@ -158,11 +168,12 @@ def test_files_are_read_as_they_change_and_may_define_commands(town: Yard, tmp_p
     folder = Path(b.settings["MESHD_SERVICES__DIR"])
     file, flag = folder / "db.toml", tmp_path / "well"
     flag.touch()
-    file.write_text(
+    put_file(
+        file,
         '[[service]]\nname = "db"\nport = 5432\n'
         f'[[service.checks]]\nkind = "command"\nargv = ["/usr/bin/test", "-e", "{flag}"]\n'
         "interval_s = 1\nfall = 1\n"
-        '[[service]]\nname = "cache"\nport = 6379\n'
+        '[[service]]\nname = "cache"\nport = 6379\n',
     )
     eventually(lambda: health(a, "db") == [("live", "healthy")], "the file is read")
     flag.unlink()
@@ -171,17 +182,19 @@ def test_files_are_read_as_they_change_and_may_define_commands(town: Yard, tmp_p
         with pytest.raises(Conflict, match="file"):
             two.deregister("db")
         assert two.service("db")["source"] == f"file {file}"
-        file.write_text('name = "db"\nport = "none"\n')
+        put_file(file, 'name = "db"\nport = "none"\n')
         alarm = eventually(
             lambda: [e for e in two.events(type="alarm.services-files") if "none" in e["message"]],
             "it is told",
         )
         assert "db.toml" in alarm[0]["message"]
         assert health(b, "cache") == [("live", "healthy")]
-        file.write_text('name = "cache"\nport = 6380\n')
+        put_file(file, 'name = "cache"\nport = 6380\n')
         b.signal(signal.SIGHUP)
         eventually(lambda: health(a, "db") == [], "what is in no file any more is withdrawn")
-        assert two.service("cache")["endpoints"] == ["tcp://127.0.0.1:6380"]
+        eventually(
+            lambda: two.service("cache")["endpoints"] == ["tcp://127.0.0.1:6380"], "the other is changed"
+        )
         file.unlink()
         eventually(lambda: health(a, "cache") == [], "the last file is gone")
 
@@ -189,15 +202,17 @@ def test_files_are_read_as_they_change_and_may_define_commands(town: Yard, tmp_p
 def test_files_that_others_can_write_are_not_believed(town: Yard) -> None:
     b = town.agents[1]
     file = Path(b.settings["MESHD_SERVICES__DIR"]) / "evil.toml"
-    file.write_text('name = "evil"\nport = 1\n')
-    file.chmod(0o666)
+    put_file(file, 'name = "evil"\nport = 1\n', mode=0o666)
     with b.client() as two:
         eventually(
             lambda: [e for e in two.events(type="alarm.services-files") if "evil.toml" in e["message"]],
             "it is told",
         )
         assert two.services("evil", all=True) == []
-    file.unlink()
+        file.chmod(0o644)
+        eventually(lambda: two.services("evil"), "what was advised is enough")
+        file.unlink()
+        eventually(lambda: not two.services("evil", all=True), "it is gone with its file")
 
 
 def test_services_of_a_killed_agent_are_gone_at_once_expire_and_come_back(town: Yard) -> None:
@@ -283,12 +298,15 @@ def test_meshctl_lists_and_explains(town: Yard) -> None:
 
 
 def test_every_agent_gives_the_same_owner_of_a_key(town: Yard) -> None:
-    found = [
-        json.loads(each.ctl("shard", "lookup", "customer/17", "--replicas", "2", "-o", "json").stdout)
-        for each in town.agents
-    ]
-    assert found[0] == found[1] == found[2]
-    assert len({node["id"] for node in found[0]["nodes"]}) == 2
+    town.agree()
+    words = ("shard", "lookup", "customer/17", "--replicas", "2", "-o", "json")
+
+    def owners() -> Any:
+        found = [json.loads(each.ctl(*words).stdout) for each in town.agents]
+        return found[0] if found[0] == found[1] == found[2] else None
+
+    found = eventually(owners, "all say the same")
+    assert len({node["id"] for node in found["nodes"]}) == 2
 
 
 def test_registrations_beyond_the_bound_are_refused(yard: Yard) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from place import NEEDED, Place, able, free_port
+from place import NEEDED, Place, able
 from yard import Agent, Yard, eventually, fresh_yard
 
 from mesh.errors import Denied, Failed, MeshError, NoInstances
@@ -153,7 +153,7 @@ def test_a_program_calls_and_connects_by_name(place: Place) -> None:
     thread.start()
     assert serving.wait(60)
     with place.far[0].client() as client:
-        client.register({"name": "adder", "port": free_port()})
+        client.register({"name": "adder", "port": 9})
     with place.near.client() as client:
         eventually(lambda: client.services("adder"), "adder is known")
         assert client.call("adder", 41)["payload"] == 42
@@ -180,20 +180,29 @@ class Serving:
     """A program on a node that handles a name until its agent goes, beside a service of this name."""
 
     def __init__(self, place: Place, agent: Agent, name: str, function: Any) -> None:
-        self.agent, self.name, self.function = agent, name, function
-        with agent.client() as client:
-            client.register({"name": name, "port": free_port()})
+        self.place, self.agent, self.name, self.function = place, agent, name, function
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
         place.threads.append(self.thread)
+        with agent.client() as client:
+            eventually(lambda: client.request(agent.name, name, 0), "the program serves")
+            client.register({"name": name, "port": 9})
 
     def _run(self) -> None:
         with suppress(MeshError), self.agent.client() as client:
             client.handle(self.name, self.function, parts=True)
 
     def end(self) -> None:
+        """Take it out, and wait until none that is called by other tests thinks that it is there."""
         with self.agent.client() as client:
+            me = client.status()["name"]
             client.deregister(self.name)
+        for agent in (self.place.near, *self.place.far):
+            with agent.client() as client:
+                eventually(
+                    lambda client=client: me not in {row["owner_name"] for row in client.services(self.name)},
+                    "it is gone",
+                )
 
 
 def test_a_program_talks_with_a_service_in_parts_both_ways(place: Place) -> None:
@@ -259,7 +268,15 @@ def test_who_may_call_is_decided_by_the_called_side(place: Place) -> None:
                     with pytest.raises(Denied, match="may not call 'cache'"):
                         refused("cache")
         finally:
-            client.reset_policy()
+            defaults(place, client)
+
+
+def defaults(place: Place, client: Any) -> None:
+    """What every member may by default counts again, everywhere."""
+    client.reset_policy()
+    for agent in place.yard.agents:
+        with agent.client() as each:
+            eventually(lambda each=each: not each.policy()["roles"], f"{agent.name} has the defaults")
 
 
 def test_a_port_that_is_taken_is_told_and_taken_up_once_it_is_free(yard: Yard) -> None:
@@ -307,7 +324,8 @@ def test_a_service_of_another_zone_is_called_through_its_gateway_and_told_who_ca
                     with served:
                         heard = b""
                         while not heard.endswith(b"hello"):
-                            heard += served.recv(4096)
+                            heard += (more := served.recv(4096))
+                            assert more, "it was closed"
                         assert me.encode() in heard
                         served.sendall(b"bye")
                     assert sock.recv(10) == b"bye"
@@ -326,6 +344,7 @@ def test_a_service_of_another_zone_is_called_through_its_gateway_and_told_who_ca
             there_calls = there.call("sums", 7)
             assert there_calls["payload"] == 7
         with place.yard.agents[1].client() as other:
+            eventually(lambda: len(other.services("sums")) == 2, "the zone's summary arrived there too")
             assert other.call("sums", 3)["node_name"] in ("a1", "a2")
         client.set_policy({"member": {**client.policy()["defaults"]["member"], "call": ["web"]}})
         try:
@@ -337,7 +356,7 @@ def test_a_service_of_another_zone_is_called_through_its_gateway_and_told_who_ca
                     with pytest.raises(Denied, match="n2 may not call 'sums'"):
                         refused("sums", 1)
         finally:
-            client.reset_policy()
+            defaults(place, client)
     for each in serving:
         each.end()
 

@@ -51,8 +51,14 @@ def test_instances_move_when_their_node_dies_and_stay_when_it_returns(
     kept = {instance for instance, node in before.items() if node != victim.name}
     assert all(after[instance] == before[instance] for instance in kept)
     live = [agent for agent in yard.agents if agent is not victim]
-    assert set().union(*(taken_over(agent, "web") for agent in live)) == before.keys() - kept
+    eventually(
+        lambda: set().union(*(taken_over(agent, "web") for agent in live)) == before.keys() - kept,
+        "who took over tells it",
+    )
+    # It is not alone, however long it takes to meet the others.
+    victim.settings["MESHD_WORKLOADS__ALONE_S"] = "600"
     victim.start()
+    victim.settings["MESHD_WORKLOADS__ALONE_S"] = "1"
     yard.agree()
     assert settled(yard, "web", 3) == after
     assert not sleepers(victim)
@@ -251,7 +257,8 @@ def test_a_rule_says_what_it_would_stop_and_scaling_beyond_one_is_refused(
 
 
 def test_after_a_power_cut_a_node_alone_starts_what_it_last_owned(yard: Yard, first: Agent) -> None:
-    apply(first, name="app", replicas=3)
+    # That nobody takes over what the others own, however long it takes to start them all.
+    apply(first, name="app", replicas=3, failover_after_s=600)
     before = settled(yard, "app", 3)
     for agent in yard.agents:  # at one moment, so that nobody takes over before it is cut off itself
         agent.signal(signal.SIGSTOP)

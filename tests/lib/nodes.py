@@ -27,7 +27,7 @@ CONFIG = Config(
 )
 
 
-async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
     """Wait for a condition; the bound only keeps a failed test from hanging."""
     with trio.fail_after(seconds):
         while not condition():

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from namespaces import NEEDED, missing
 from yard import Agent
 
-NEEDED = ("ip", "iptables")
-able = os.geteuid() == 0 and all(shutil.which(name) for name in NEEDED)
+__all__ = ["NEEDED", "Sites", "able", "two_sites"]
+able = not missing()
 
 
 def run(*words: str) -> None:

@@ -240,7 +240,7 @@ class Inbox:
                 self._more.set()
 
     async def until(self, count: int) -> list[Any]:
-        with trio.fail_after(30):
+        with trio.fail_after(120):
             while len(self.all) < count and not self.ended.is_set():
                 self._more = trio.Event()
                 await self._more.wait()

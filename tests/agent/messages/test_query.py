@@ -198,7 +198,9 @@ async def test_a_question_of_an_unknown_asker_does_not_make_the_link_wait(line: 
     assert b.counters["queries.unknown_asker"] == 1
 
 
-async def test_a_flood_of_questions_on_one_link_breaks_the_protocol(line: Any) -> None:
+async def test_a_flood_of_questions_on_one_link_breaks_the_protocol(
+    line: Any, autojump_clock: MockClock
+) -> None:
     a, b = await line(2)
     ask = Ask(b"u" * 16, asked(a, 0).body, b"", 1000, 0)
 

@@ -182,7 +182,7 @@ async def test_a_caller_that_goes_ends_the_handler(line: Any, local: bool) -> No
     talk = await talk_with(a, node, "sys/listens")
     await talk.send(1)
     await wait_all_tasks_blocked()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         if local:
             await talk.close()
         else:
@@ -238,7 +238,7 @@ async def test_a_caller_that_goes_is_noticed_though_nobody_reads_its_parts(
         await talk.send(number)
     await wait_all_tasks_blocked()
     await talk.close()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         await ended.wait()
     await wait_all_tasks_blocked()
     assert not b.messages.calls._serving
@@ -299,7 +299,7 @@ async def test_a_program_hears_what_its_caller_sends_besides(line: Any, inbox: A
     for number in (2, 3):
         await talk.send(number)
     await talk.end()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         await heard.ended.wait()
     assert heard.payloads == [2, 3]
     await b.messages.answer(call["call"], 6, more=False, error=None)
@@ -315,10 +315,10 @@ async def test_parts_end_with_their_call(line: Any, inbox: Any, nursery: trio.Nu
     (call,) = await calls.until(1)
     heard = inbox(b.messages.parts(call["call"]))
     await talk.close()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         await heard.ended.wait()
     assert heard.error is None
     late = inbox(b.messages.parts(call["call"]))
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         await late.ended.wait()
     assert "no open call" in str(late.error)

@@ -269,8 +269,9 @@ async def test_what_an_earlier_agent_left_without_a_lease_is_not_started_before_
     root: Path,
 ) -> None:
     async with supervising(root) as supervisor:
-        supervisor.want([shell("exec sleep 1000", exclusive=True, deadline_s=boottime_s() + 0.5)])
+        supervisor.want([shell("exec sleep 1000", exclusive=True, deadline_s=boottime_s() + 60)])
         await until(supervisor, "running")
+        supervisor.renew("app/0", boottime_s() + 0.5)
     async with supervising(root) as supervisor:
         supervisor.want([shell("exec sleep 1000", exclusive=True)])
         left = await until(supervisor, "backoff")
@@ -295,6 +296,11 @@ class Host:
         self.process.stdin.write(f"{epoch}\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
+
+    def said(self) -> str:
+        """The next line of its child."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -337,13 +343,14 @@ async def test_a_watchdog_ends_an_exclusive_instance_when_its_agent_hangs(root: 
     try:
         pid = host.supervise(-1)
         folder = Folder(root, "app/0")
-        with trio.fail_after(60):
-            while folder.state().phase != "running":
-                await trio.sleep(0.01)
-            os.kill(pid, signal.SIGSTOP)
-            while folder.state().phase != "over":
-                await trio.sleep(0.01)
+        assert host.said() == "renewed\n"
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with trio.fail_after(60):
+                while folder.state().phase != "over":
+                    await trio.sleep(0.01)
+        finally:
+            os.kill(pid, signal.SIGKILL)
         assert folder.state().why == "its lease was not renewed in time"
-        os.kill(pid, signal.SIGKILL)
     finally:
         host.close()

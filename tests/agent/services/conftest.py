@@ -6,8 +6,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
+import trio.testing
 from front import Front
 from town import Town, running
+
+
+@pytest.fixture
+def autojump_clock() -> trio.testing.MockClock:
+    """Here bytes go through the kernel, which on a busy machine hands them on a moment later."""
+    return trio.testing.MockClock(autojump_threshold=0.05)
 
 
 @pytest.fixture

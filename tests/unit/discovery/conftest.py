@@ -88,7 +88,7 @@ class Finds:
         self._more.set()
 
     async def until(self, condition: Callable[[list[Found]], bool]) -> None:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not condition(self.all):
                 self._more = trio.Event()
                 await self._more.wait()

@@ -12,7 +12,7 @@ from mesh.net.base import Admission, HostLimits
 from mesh.net.hostbase import HostBase
 from mesh.net.memory import MemoryHost, Switchboard
 
-PATIENCE_S = 20.0  # how long a test waits for what must happen; never how long it may take
+PATIENCE_S = 60.0  # how long a test waits for what must happen; never how long it may take
 
 
 class World:

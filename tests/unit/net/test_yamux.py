@@ -68,13 +68,13 @@ class RawPeer:
             self.raw = self.raw[size:]
 
     async def until_closed(self) -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while await self.frame() is not None:
                 pass
 
 
 async def send_until_cut_off(send) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         try:
             while True:
                 await send()
@@ -217,7 +217,7 @@ async def test_a_stream_opened_and_left_silent_is_reset(sockets, until):
     host = await sockets.start(limits=HostLimits(negotiate_s=0.05))
     peer = await RawPeer.dial(host)
     await peer.send(WINDOW, SYN, 1, 0)
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while True:
             kind, flags, number, _, _ = await peer.frame()
             if flags & RST:
@@ -239,7 +239,7 @@ async def test_streams_whose_handler_is_done_give_way_when_the_peer_never_closes
     peer = await RawPeer.dial(host)
     for number in (1, 3, 5, 7):
         await peer.data(number, proposal("/done"), SYN)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while True:
                 _, flags, answered, _, _ = await peer.frame()
                 if flags & FIN and answered == number:
@@ -288,10 +288,10 @@ async def test_a_peer_that_stops_reading_gets_every_packet_whole_when_it_goes_on
         await stream.send(whole)
 
     async with trio.open_nursery() as nursery:
-        streams = [await connection.open("/x", deadline_s=1) for _ in range(60)]
+        streams = [await connection.open("/x", deadline_s=60) for _ in range(60)]
         for stream in streams:
             nursery.start_soon(push, stream)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not connection.mux.channel.backlog_bytes:
                 await trio.sleep(0.005)
         await trio.testing.wait_all_tasks_blocked(0.05)
@@ -299,7 +299,7 @@ async def test_a_peer_that_stops_reading_gets_every_packet_whole_when_it_goes_on
     got: dict[int, bytes] = {}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.send, PING, SYN, 0, 1)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while True:
                 kind, _, number, _, data = await peer.frame()
                 got[number] = got.get(number, b"") + data

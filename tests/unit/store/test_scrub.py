@@ -177,7 +177,7 @@ async def test_scrubbing_goes_on_by_itself(open_store, pen, putting, nursery):
     await nursery.start(store.run)
     await store.write(putting(*(pen.say(f"kv/{n}", n, op=Op.PUT) for n in range(50))))
     await damage(store, "rec")
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while store.stats()["mended"] == 0:
             await trio.sleep(0.01)
 

@@ -13,7 +13,7 @@ from mesh.store.watch import RING_PATHS_MAX, Cursor, Rounds
 
 
 async def next_of(watch):
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         return await anext(watch)
 
 
