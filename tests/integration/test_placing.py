@@ -45,8 +45,9 @@ def test_a_taint_keeps_away_what_does_not_tolerate_it(yard: Yard, first: Agent) 
     apply(first, name="frugal", replicas="each", tolerations=["power=battery"])
     assert sorted(settled_each(yard, "frugal", 3)) == ["n1", "n2", "n3"]
     assert sorted(settled_each(yard, "app", 2)) == ["n1", "n3"]
+    why = "taint power=battery is not tolerated"
     for agent in yard.agents:
-        assert verdicts(agent, "app")["n2"]["why"] == "taint power=battery is not tolerated"
+        eventually(lambda agent=agent: verdicts(agent, "app")["n2"]["why"] == why, f"{agent.name} says why")
     label(first, "n2", taint_power=None)
     assert sorted(settled_each(yard, "app", 3)) == ["n1", "n2", "n3"]
 
@@ -136,13 +137,17 @@ def test_a_persistent_directory_waits_for_its_node_and_is_found_again(yard: Yard
     )
     ((_, node),) = settled(yard, "keeper", 1).items()
     agent = next(each for each in yard.agents if each.name == node)
-    (file,) = Path(agent.data).rglob("starts")
+    (file,) = eventually(lambda: list(Path(agent.data).rglob("starts")), "it has begun")
+    eventually(lambda: file.read_text() == "keeper/0\n", "it has written")
     cut_power(agent)
     eventually(lambda: first.states()[node] == "dead", f"{node} is found dead")
-    with first.client() as client:
-        (row,) = client.workload("keeper")["instances"]
-    assert (row["node_name"], row["state"]) == (node, "lost")
+
+    def where() -> list[tuple[str, str]]:
+        with first.client() as client:
+            return [(row["node_name"], row["state"]) for row in client.workload("keeper")["instances"]]
+
+    eventually(lambda: where() == [(node, "lost")], "it waits for its node")
     agent.start()
     yard.agree()
     assert settled(yard, "keeper", 1) == {"keeper/0": node}
-    assert file.read_text() == "keeper/0\n" * 2
+    eventually(lambda: file.read_text() == "keeper/0\n" * 2, "it was started once more")
