@@ -187,7 +187,11 @@ class Vitality:
         probe = None
         if isinstance(message, messages.Probe):
             probe = vitals.decode_probe(message.payload)
-        self.drive.handle(vitals.FrameHeard(session.aid, probe))
+        if probe is None and self.machine.frame(session.aid, trio.current_time()):
+            self.drive.counts["FrameHeard"] += 1
+            self.drive.nudge()
+        else:
+            self.drive.handle(vitals.FrameHeard(session.aid, probe))
 
     def link_up(self, session: Session) -> None:
         self.drive.handle(vitals.LinkUp(session.aid))

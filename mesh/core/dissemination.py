@@ -110,15 +110,21 @@ class Dissemination:
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event; returns what the shell is to do, in order."""
         out: list[Action] = []
+        if type(event) is DeltaVerified:  # nearly everything is one of these two
+            link = self.links.get(event.link)
+            if link is not None and event.delta.scope in link.scopes:
+                self._delta(event, link, now, out)
+        elif type(event) is Applied:
+            self._applied(event, now, out)
+        else:
+            self._seldom(event, now, out)
+        return out
+
+    def _seldom(self, event: Event, now: float, out: list[Action]) -> None:
         match event:
             case Received(link=link, message=message):
                 if link in self.links:
                     self._received(link, message, now, out)
-            case DeltaVerified():
-                if event.link in self.links and event.delta.scope in self.links[event.link].scopes:
-                    self._delta(event, now, out)
-            case Applied():
-                self._applied(event, now, out)
             case DeltaRefused(link=link, scope=scope, aid=aid):
                 self._refused(link, (scope, aid), now)
             case LinkUp():
@@ -131,7 +137,6 @@ class Dissemination:
                 self._soon(now)
             case AuthorGone(aid=aid):
                 self._forget(aid)
-        return out
 
     def _link_up(
         self, name: bytes, roots: dict[str, bytes], asks: bool, now: float, out: list[Action]
@@ -212,15 +217,14 @@ class Dissemination:
 
     # -- deltas ---------------------------------------------------------------------------------------
 
-    def _delta(self, event: DeltaVerified, now: float, out: list[Action]) -> None:
+    def _delta(self, event: DeltaVerified, link: Neighbour, now: float, out: list[Action]) -> None:
         delta, name = event.delta, event.link
         key = (delta.scope, delta.aid)
-        link = self.links[name]
         if delta.aid == self._me:
             self._own_delta(event, link, key, out)
             return
-        newest = max((rec.hlc for rec in event.records), default=0)
-        known = max(self._head(*key), self._accepted.get(key, 0))
+        newest = max([rec.hlc for rec in event.records], default=0)
+        known = max(self.heads[key[0]].get(key[1], NO_AUTHOR).head, self._accepted.get(key, 0))
         want = self._questions.wants.get(key)
         asked = want is not None and want.link == name
         if asked and want is not None:
@@ -268,11 +272,11 @@ class Dissemination:
                 self._wake(name, out)
 
     def _pass_on(self, event: DeltaVerified, key: Key, newest: int, out: list[Action]) -> None:
-        since = event.delta.since
+        since, source, scope, urgent = event.delta.since, event.link, key[0], event.urgent
         for name, link in self.links.items():
-            if name == event.link or key[0] not in link.scopes:
+            if key in link.quiet and not urgent:
                 continue
-            if key in link.quiet and not event.urgent:
+            if name == source or scope not in link.scopes:
                 continue
             held = link.sent.get(key, since)
             if held >= newest or held < since or key in link.dirty:
@@ -293,7 +297,7 @@ class Dissemination:
 
     def _applied(self, event: Applied, now: float, out: list[Action]) -> None:
         key = (event.scope, event.aid)
-        before = self._head(*key)
+        before = self.heads[event.scope].get(event.aid, NO_AUTHOR).head
         self._set_head(event.scope, event.aid, event.state)
         head = event.state.head
         # Links apply side by side: a delta that comes to the disk before what it builds on finds a hole.
@@ -322,7 +326,7 @@ class Dissemination:
         self, name: bytes, link: Neighbour, key: Key, before: int, event: Applied, out: list[Action]
     ) -> None:
         head = event.state.head
-        if link.tell.get(key, head + 1) <= head:
+        if link.tell and link.tell.get(key, head + 1) <= head:
             del link.tell[key]
             self._control(link, Heads(key[0], [self._entry(key)]))
         elif name == event.link:
@@ -330,11 +334,12 @@ class Dissemination:
         elif key in link.quiet and not event.urgent:
             bucket = bucket_of(key)
             link.lazy[bucket].add(key)
-            self._soon(link.lazy_at[bucket])
+            if link.lazy_at[bucket] < self._due:
+                self._due = link.lazy_at[bucket]
             return
         elif link.sent.setdefault(key, before) < head:
             link.dirty.setdefault(key, None)
-        if link.pending:
+        if link.control or link.passing or link.dirty:
             out.append(Wakeup(name))
 
     # -- comparing ------------------------------------------------------------------------------------
@@ -496,16 +501,19 @@ class Dissemination:
 
     def _announce(self, name: bytes, link: Neighbour, now: float, out: list[Action]) -> None:
         for bucket, every in ((LIVE, self.config.announce_live_s), ("", self.config.announce_s)):
-            if not link.lazy[bucket] or link.lazy_at[bucket] > now:
+            if link.lazy_at[bucket] > now or not link.lazy[bucket]:
                 continue
             keys = sorted(link.lazy[bucket])
             link.lazy_at[bucket] = now + every
             link.lazy[bucket].clear()
-            for scope in self.scopes:  # a link that told us of the same live head needs no word of it
-                told = link.sent if scope == LIVE else {}
-                due = [key for key in keys if key[0] == scope and told.get(key, 0) < self._head(*key)]
+            for scope in (LIVE,) if bucket == LIVE else self.scopes:
+                heads, told = self.heads[scope], link.sent if scope == LIVE else {}
+                due = []
+                for key in keys:  # a link that told us of the same live head needs no word of it
+                    if key[0] == scope and told.get(key, 0) < heads.get(key[1], NO_AUTHOR).head:
+                        due.append(self._entry(key))
                 if due:
-                    self._control(link, Heads(scope, [self._entry(key) for key in due]))
+                    self._control(link, Heads(scope, due))
             out.append(Wakeup(name))
 
     def deadline(self) -> float:

@@ -24,7 +24,11 @@ class Question(NamedTuple):
 
 
 class Favours:
-    """Open questions of others, at most ASKED_MAX; the oldest is dropped (the asker has asked a second)."""
+    """Questions of others.
+
+    Attributes:
+        open: by (asker, subject), at most ASKED_MAX; the oldest is dropped (the asker has asked a second).
+    """
 
     def __init__(
         self,
@@ -34,17 +38,17 @@ class Favours:
         next_nonce: Callable[[], int],
     ) -> None:
         self._config, self._board, self._links, self._next_nonce = config, board, links, next_nonce
-        self._open: dict[tuple[bytes, bytes], Question] = {}
+        self.open: dict[tuple[bytes, bytes], Question] = {}
 
     def asked(self, asker: bytes, ask: Ask, t: float, out: list[Action]) -> None:
         """A member asks about another."""
         subject = ask.subject
         member = self._board.members.get(subject)
-        if member is None or subject == self._board.me or (asker, subject) in self._open:
+        if member is None or subject == self._board.me or (asker, subject) in self.open:
             return
-        self._open[asker, subject] = Question(ask.nonce, t + self._config.miss_s)
-        if len(self._open) > ASKED_MAX:
-            del self._open[next(iter(self._open))]
+        self.open[asker, subject] = Question(ask.nonce, t + self._config.miss_s)
+        if len(self.open) > ASKED_MAX:
+            del self.open[next(iter(self.open))]
         if t - member.heard <= self._config.interval_s:
             self._answer(asker, subject, True, out)
             return
@@ -54,22 +58,22 @@ class Favours:
 
     def heard(self, subject: bytes, out: list[Action]) -> None:
         """Something came from a member: yes to all who asked about it."""
-        for asker, about in [key for key in self._open if key[1] == subject]:
+        for asker, about in [key for key in self.open if key[1] == subject]:
             self._answer(asker, about, True, out)
 
     def tick(self, t: float, out: list[Action]) -> None:
         """Say no where the time is up."""
-        for key in [key for key, question in self._open.items() if question.deadline <= t]:
+        for key in [key for key, question in self.open.items() if question.deadline <= t]:
             self._answer(*key, False, out)
 
     def due(self) -> float:
         """When the next question is answered with no."""
-        if not self._open:
+        if not self.open:
             return FOREVER
-        return min(question.deadline for question in self._open.values())
+        return min(question.deadline for question in self.open.values())
 
     def _answer(self, asker: bytes, subject: bytes, heard: bool, out: list[Action]) -> None:
-        answer = Answer(self._open.pop((asker, subject)).nonce, subject, heard)
+        answer = Answer(self.open.pop((asker, subject)).nonce, subject, heard)
         out.append(SendDatagram(asker, answer))
         self._send_frame(asker, answer, out)
 

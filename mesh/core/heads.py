@@ -34,6 +34,7 @@ class Digest:
         self._with_fp = with_fp
         self._sums = [0] * BUCKETS
         self._shares: dict[int, dict[bytes, int]] = {}
+        self._moved: dict[bytes, tuple[int, int]] = {}
         self._root: bytes | None = None
 
     def update(self, aid: bytes, head: int, fp: int) -> None:
@@ -41,20 +42,30 @@ class Digest:
 
         Records beyond a hole count though the head is still 0: their author may have nobody else to tell.
         """
-        if head == 0 and (fp == 0 or not self._with_fp):
-            self.remove(aid)
-            return
-        share = _share(aid, head, fp if self._with_fp else 0)
-        bucket = aid[0]
-        shares = self._shares.setdefault(bucket, {})
-        old = shares.get(aid, 0)
-        if share != old:
-            shares[aid] = share
-            self._sums[bucket] = (self._sums[bucket] - old + share) & _MASK
-            self._root = None
+        self._moved[aid] = (head, fp)
+
+    def _settle(self) -> None:
+        """Count in what has moved since somebody last asked: an author may have moved many times."""
+        moved, self._moved = self._moved, {}
+        for aid, (head, fp) in moved.items():
+            if head == 0 and (fp == 0 or not self._with_fp):
+                self._leave_out(aid)
+                continue
+            share = _share(aid, head, fp if self._with_fp else 0)
+            bucket = aid[0]
+            shares = self._shares.setdefault(bucket, {})
+            old = shares.get(aid, 0)
+            if share != old:
+                shares[aid] = share
+                self._sums[bucket] = (self._sums[bucket] - old + share) & _MASK
+                self._root = None
 
     def remove(self, aid: bytes) -> None:
         """Leave an author out."""
+        self._moved.pop(aid, None)
+        self._leave_out(aid)
+
+    def _leave_out(self, aid: bytes) -> None:
         old = self._shares.get(aid[0], {}).pop(aid, None)
         if old is not None:
             self._sums[aid[0]] = (self._sums[aid[0]] - old) & _MASK
@@ -62,18 +73,21 @@ class Digest:
 
     def buckets(self) -> bytes:
         """A bitmap of 256 bits, bucket 0 the highest, then each sum that is not 0 in 8 bytes, big-endian."""
+        self._settle()
         bits = sum(1 << (BUCKETS - 1 - index) for index, value in enumerate(self._sums) if value)
         used = [value for value in self._sums if value]
         return bits.to_bytes(BUCKETS // 8, "big") + struct.pack(f">{len(used)}Q", *used)
 
     def root(self) -> bytes:
         """16 bytes: equal roots mean equal heads (and fingerprints) of all authors."""
+        self._settle()
         if self._root is None:
             self._root = hashlib.blake2b(_SUMS.pack(*self._sums), digest_size=16).digest()
         return self._root
 
     def differing(self, buckets: bytes) -> list[int]:
         """Indexes of the buckets in which a peer's sums differ; all of them when its word is malformed."""
+        self._settle()
         theirs = _sums_in(buckets)
         if theirs is None:
             return list(range(BUCKETS))
@@ -81,6 +95,7 @@ class Digest:
 
     def authors_in(self, buckets: Iterable[int]) -> list[bytes]:
         """Authors in these buckets, ascending."""
+        self._settle()
         return sorted(aid for bucket in buckets for aid in self._shares.get(bucket, ()))
 
 

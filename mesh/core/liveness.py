@@ -125,6 +125,7 @@ class Liveness:
         self._until_ms: int | None = None
         self.missed_s = 0.0
         self._due = now
+        self._parts_due = NEVER  # of board, prober and lease, on the machine's own clock
         self._late: deque[tuple[float, float]] = deque(maxlen=64)
         self._unsteady_until = NEVER
         self._said_steady = True
@@ -150,6 +151,21 @@ class Liveness:
         t = self._enter(now)
         self._handle(event, t, now, out)
         return self._leave(t, now, out)
+
+    def frame(self, aid: bytes, now: float) -> bool:
+        """A frame without a probe came from a member.
+
+        Returns:
+            Whether that was all: no doubt was open about it and nothing is due, the usual case by far. If
+            not, it is to be given to `handle`.
+        """
+        if now > self._due or self._late or self._refute_above is not None or not self._said_steady:
+            return False
+        t = now - self.missed_s
+        if self.board.moved or t >= self._parts_due or not self.prober.calmly_heard(aid, t):
+            return False
+        self._due = max(min(self._parts_due, t + HEARTBEAT_S) + self.missed_s + 1e-6, now)
+        return True
 
     def tick(self, now: float) -> list[Action]:
         """Let time pass."""
@@ -204,16 +220,21 @@ class Liveness:
             self.board.moved = False
             self.prober.retarget(t, out)
             self.board.settle(t, out)
-        self._speak(t, now, out)
-        dues = [self.board.due(), self.prober.due(), self._lease_at, t + HEARTBEAT_S]
+        if t >= self._lease_at or self._refute_above is not None or not self._said_steady:
+            self._speak(t, now, out)
+        self._due = self._next_due(t, now)
+        return out
+
+    def _next_due(self, t: float, now: float) -> float:
+        self._parts_due = min(self.board.due(), self.prober.due(), self._lease_at)
+        due = min(self._parts_due, t + HEARTBEAT_S)
         if self._refute_above is not None:
-            dues.append(self._refuted_at + self.config.miss_s)
+            due = min(due, self._refuted_at + self.config.miss_s)
         # The microsecond keeps rounding from waking us just before what is due.
-        due = min(dues) + self.missed_s + 1e-6
+        due = due + self.missed_s + 1e-6
         if not self._said_steady:
             due = min(due, self._unsteady_until)
-        self._due = max(due, now)
-        return out
+        return max(due, now)
 
     # --- own voice ---
 
@@ -245,14 +266,17 @@ class Liveness:
     # --- events ---
 
     def _handle(self, event: Event, t: float, now: float, out: list[Action]) -> None:
+        if type(event) is LeaseArrived:
+            self._take_record(event, t, out)
+        elif type(event) is DatagramHeard or type(event) is FrameHeard:
+            if self._other(event.aid):
+                self.prober.heard(event.aid, event.probe, type(event) is FrameHeard, t, out)
+        else:
+            self._handle_rarer(event, t, now, out)
+
+    def _handle_rarer(self, event: Event, t: float, now: float, out: list[Action]) -> None:
         match event:
-            case FrameHeard(aid, probe):
-                if self._other(aid):
-                    self.prober.heard(aid, probe, True, t, out)
-            case DatagramHeard(aid, probe):
-                if self._other(aid):
-                    self.prober.heard(aid, probe, False, t, out)
-            case LeaseArrived() | AccusationArrived() | AccusationWithdrawn():
+            case AccusationArrived() | AccusationWithdrawn():
                 self._take_record(event, t, out)
             case LinkUp(aid):
                 if self._other(aid):

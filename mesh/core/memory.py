@@ -9,16 +9,21 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 
+from mesh.core.clock import unix_ms_of
 from mesh.core.log import NO_AUTHOR, AuthorState
-from mesh.core.record import Record, SlotKey, fingerprint
+from mesh.core.record import SIGNATURE_BYTES, Record, SlotKey, fingerprint
 
 _FP_MASK = (1 << 128) - 1
 
 
 class _Author:
-    """State and hlc order of one author: `hlcs` ascending, and the record of each."""
+    """State and hlc order of one author: `hlcs` ascending, and the record of each.
 
-    __slots__ = ("count", "floor", "fp", "head", "hlcs", "records", "size")
+    Attributes:
+        state: the numbers as they were last asked for, until one of them changes.
+    """
+
+    __slots__ = ("count", "floor", "fp", "head", "hlcs", "records", "size", "state")
 
     def __init__(self) -> None:
         self.head = 0
@@ -28,6 +33,7 @@ class _Author:
         self.size = 0
         self.hlcs: list[int] = []
         self.records: dict[int, Record] = {}
+        self.state: AuthorState | None = None
 
 
 class MemoryLog:
@@ -54,7 +60,11 @@ class MemoryLog:
         author = self._authors.get(aid)
         if author is None:
             return NO_AUTHOR
-        return AuthorState(author.head, author.floor, author.count, author.fp, author.size)
+        state = author.state
+        if state is None:
+            state = AuthorState(author.head, author.floor, author.count, author.fp, author.size)
+            author.state = state
+        return state
 
     def authors(self) -> Iterator[tuple[bytes, AuthorState]]:
         """All authors, ascending by aid."""
@@ -66,6 +76,7 @@ class MemoryLog:
         author = self._author(aid)
         author.head = head
         author.floor = floor
+        author.state = None
 
     def drop_author(self, aid: bytes) -> None:
         """Remove every slot and the state of an author."""
@@ -95,21 +106,27 @@ class MemoryLog:
     def put(self, record: Record) -> None:
         """Store a record in its slot, replacing what was there."""
         slot = record.slot
-        author = self._author(record.aid)
-        old = self._slots.get(slot)
+        self._replace(slot, self._slots.get(slot), record)
+
+    def _replace(self, slot: SlotKey, old: Record | None, record: Record) -> None:
+        author, hlc = self._author(record.aid), record.hlc
         if old is None:
             insort(self._order, slot)
         else:
             self._unlink(author, old)
         self._slots[slot] = record
-        if record.hlc not in author.records:
-            insort(author.hlcs, record.hlc)
-        author.records[record.hlc] = record
-        expiry_ms = record.expiry_ms
-        if expiry_ms is not None:
-            insort(self._expiry, (expiry_ms, record.aid, record.hlc))
-        author.size += record.size
+        if hlc not in author.records:
+            hlcs = author.hlcs
+            if not hlcs or hlcs[-1] < hlc:
+                hlcs.append(hlc)
+            else:
+                insort(hlcs, hlc)
+        author.records[hlc] = record
+        if record.ttl is not None:
+            insort(self._expiry, (unix_ms_of(hlc) + record.ttl, record.aid, hlc))
+        author.size += len(record.body) + SIGNATURE_BYTES
         author.count += 1
+        author.state = None
         if self._fingerprints:
             author.fp = (author.fp + fingerprint(record.sig)) & _FP_MASK
 
@@ -121,13 +138,14 @@ class MemoryLog:
             self._unlink(self._authors[record.aid], record)
 
     def _unlink(self, author: _Author, record: Record) -> None:
-        del author.records[record.hlc]
-        del author.hlcs[bisect_left(author.hlcs, record.hlc)]
-        expiry_ms = record.expiry_ms
-        if expiry_ms is not None:
-            del self._expiry[bisect_left(self._expiry, (expiry_ms, record.aid, record.hlc))]
-        author.size -= record.size
+        hlc, hlcs = record.hlc, author.hlcs
+        del author.records[hlc]
+        del hlcs[-1 if hlcs[-1] == hlc else bisect_left(hlcs, hlc)]
+        if record.ttl is not None:
+            del self._expiry[bisect_left(self._expiry, (unix_ms_of(hlc) + record.ttl, record.aid, hlc))]
+        author.size -= len(record.body) + SIGNATURE_BYTES
         author.count -= 1
+        author.state = None
         if self._fingerprints:
             author.fp = (author.fp - fingerprint(record.sig)) & _FP_MASK
 

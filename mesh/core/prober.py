@@ -141,13 +141,23 @@ class Prober:
         else:
             del self.links[aid]
 
+    def calmly_heard(self, aid: bytes, t: float) -> bool:
+        """Note a frame without a probe, unless anything else hangs on it; whether that was all."""
+        link, member = self.links.get(aid), self._board.members.get(aid)
+        if link is None or member is None or not link.calm or self._favours.open:
+            return False
+        self._heard = member.heard = link.heard = link.framed = t
+        link.stream_pinged = None
+        return True
+
     def heard(self, aid: bytes, probe: AnyProbe | None, frame: bool, t: float, out: list[Action]) -> None:
         """Something came from a member: by datagram or as a frame on its stream."""
         self._heard = t
         self._board.heard(aid, t)
         if probe is not None:
             self._hear_probe(aid, probe, frame, t, out)
-        self._favours.heard(aid, out)
+        if self._favours.open:
+            self._favours.heard(aid, out)
         link = self.links.get(aid)
         if link is None:
             if not frame and aid in self._board.members and self._state(aid) == State.DEAD:
@@ -277,8 +287,12 @@ class Prober:
 
     def missing(self) -> tuple[int, int]:
         """(wanted links that miss, wanted links)."""
-        wanted = [link for link in self.links.values() if link.wanted]
-        return sum(link.misses > 0 for link in wanted), len(wanted)
+        missing = wanted = 0
+        for link in self.links.values():
+            if link.wanted:
+                wanted += 1
+                missing += link.misses > 0
+        return missing, wanted
 
     def alone(self, t: float) -> bool:
         """Whether it is us who are cut off: of more than two links over half miss, and nothing is heard."""
@@ -318,8 +332,9 @@ class Prober:
 
     def tick(self, t: float, out: list[Action]) -> None:
         """Send what is due."""
-        self._favours.tick(t, out)
-        for aid in sorted(aid for aid, link in self.links.items() if link.wake <= t):
+        if self._favours.open:
+            self._favours.tick(t, out)
+        for aid in sorted([aid for aid, link in self.links.items() if link.wake <= t]):
             link = self.links.get(aid)
             if link is not None:
                 self._step(link, t, out)
@@ -328,7 +343,7 @@ class Prober:
 
     def due(self) -> float:
         """When `tick` next has something to do (perhaps)."""
-        return min(self._due, self._favours.due())
+        return min(self._due, self._favours.due()) if self._favours.open else self._due
 
     def _rewake(self, link: Link, t: float) -> None:
         link.wake = link.next_due(self.config, self._board.members[link.aid], t)

@@ -33,6 +33,11 @@ class Limits(msgspec.Struct, frozen=True):
     removed: bool = False
     admin: bool = False
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a quota."""
+        return self.slots_max is not None or self.bytes_max is not None
+
 
 UNLIMITED = Limits()
 
@@ -50,7 +55,6 @@ class Room:
     author is judged differently by two of them; deletes and voids pass up to twice that."""
 
     def __init__(self, limits: Limits, state: AuthorState, extra: float) -> None:
-        self.bounded = limits.slots_max is not None or limits.bytes_max is not None
         slack = QUOTA_SLACK + extra
         self._slots_max = (HLC_MAX if limits.slots_max is None else limits.slots_max) * slack
         self._bytes_max = (HLC_MAX if limits.bytes_max is None else limits.bytes_max) * slack

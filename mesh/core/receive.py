@@ -157,15 +157,18 @@ class Receiver:
         self._before = log.author(delta.aid)
         self._upto = delta.upto
         self._out = Outcome(self._before, [], [])
-        self._records = self._admit(records)
+        self._records, newest = self._admit(records)
         self._newest = log.newest(delta.aid)
-        gcs = [rec for rec in self._records if is_gc(rec)]
-        self._gc = max(gcs, key=gc_order) if gcs else None
-        held = log.get(gc_slot(delta.aid)) if gcs else None
-        if held is not None and gc_floor(self._gc) < gc_floor(held):
-            self._out.outdone = held
-        shown = [rec.hlc for rec in self._records if not is_gc(rec) or judge.gc_wins(rec, held)]
-        self._verified = max(self._newest, max(shown, default=0))
+        self._gc: Record | None = None
+        gcs = [rec for rec in self._records if rec.path == GC_PATH and is_gc(rec)]
+        if gcs:
+            self._gc = max(gcs, key=gc_order)
+            held = log.get(gc_slot(delta.aid))
+            if held is not None and gc_floor(self._gc) < gc_floor(held):
+                self._out.outdone = held
+            shown = [rec.hlc for rec in self._records if not is_gc(rec) or judge.gc_wins(rec, held)]
+            newest = max(shown, default=0)
+        self._verified = max(self._newest, newest)
 
     def run(self) -> Outcome:
         """Judge and store."""
@@ -190,24 +193,25 @@ class Receiver:
         out.mark_dirty = not out.forward and (head > before.head or (delta.pull and bool(out.stored)))
         return self._finish(head)
 
-    def _admit(self, records: Sequence[Record]) -> Sequence[Record]:
-        """What lies within the clock's bound and the certificate; the rest is cut off."""
+    def _admit(self, records: Sequence[Record]) -> tuple[Sequence[Record], int]:
+        """What lies within the clock's bound and the certificate, and its newest stamp; the rest is cut off."""
         top = admitted_hlc_max(self._now_ms, self._limits)
-        if max([rec.hlc for rec in records], default=0) <= top:
-            return records
+        newest = max([rec.hlc for rec in records], default=0)
+        if newest <= top:
+            return records, newest
         ahead = top == hlc_of(self._now_ms + FUTURE_MS_MAX + 1) - 1
         self._out.refused = "future" if ahead else "certificate"
         self._upto = min(self._upto, top)
-        return [rec for rec in records if rec.hlc <= top]
+        admitted = [rec for rec in records if rec.hlc <= top]
+        return admitted, max([rec.hlc for rec in admitted], default=0)
 
     # -- storing ----------------------------------------------------------------------------------------
 
     def _store(self, extra: float) -> bool:
         """Store what wins its slot; returns whether the quota let all of it pass."""
         log, judge, delta = self._log, self._judge, self._delta
-        state = log.author(delta.aid)
-        floor, head = state.floor, state.head
-        room = Room(self._limits, state, extra)
+        floor, head = self._before.floor, self._before.head
+        room = Room(self._limits, self._before, extra) if self._limits.bounded else None
         top = self._newest
         for rec in self._records:
             hlc = rec.hlc
@@ -227,7 +231,7 @@ class Receiver:
                     continue
             elif hlc <= top and not self._alone(rec):
                 continue
-            if room.bounded and not (
+            if room is not None and not (
                 room.take(log, rec, slot, held is not None)
                 or (room.credit(log, self._gc, head) and room.take(log, rec, slot, held is not None))
             ):

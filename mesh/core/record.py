@@ -56,6 +56,11 @@ class Op(IntEnum):
     VOID = 2
 
 
+# What every record passes on its way is asked for without the detours of enums and named tuples.
+_LOG = int(Kind.LOG)
+_new_key = tuple.__new__
+
+
 class SlotKey(NamedTuple):
     """Where a record lives inside its scope. `hlc` is 0 for every kind but LOG."""
 
@@ -82,7 +87,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def slot(self) -> SlotKey:
-        return SlotKey(self.path, self.kind, self.aid, self.hlc if self.kind == Kind.LOG else 0)
+        kind = self.kind
+        return _new_key(SlotKey, (self.path, kind, self.aid, self.hlc if kind == _LOG else 0))
 
     @property
     def stamp(self) -> int:

@@ -168,13 +168,12 @@ class Board:
         if hlc <= member.hlc or self.remote(member) or aid == self.me:
             return
         member.hlc, member.fresh, member.lease = hlc, t, lease
-        self._due = None
         if lease.inc > member.inc:
             member.inc = lease.inc
             member.charges = {a: c for a, c in member.charges.items() if c.inc >= lease.inc}
             member.held = None
         if aid in self._open:
-            self._stirred[aid] = None
+            self._stirred[aid] = self._due = None
         member.asleep_until = NEVER
         if lease.st == Status.SLEEP and lease.until_ms is not None:
             member.asleep_until = t + min(max(lease.until_ms - unix_ms_of(hlc), 0), SLEEP_MS_MAX) / 1000

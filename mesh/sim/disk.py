@@ -42,9 +42,9 @@ class CheckedLog(MemoryLog):
         self.owner = owner
         self.taking_back = False
 
-    def put(self, record: Record) -> None:
-        self._checks.stored(self._number, self.get(record.slot), record)
-        super().put(record)
+    def _replace(self, slot: SlotKey, old: Record | None, record: Record) -> None:
+        self._checks.stored(self._number, old, record)
+        super()._replace(slot, old, record)
 
     def drop(self, slot: SlotKey) -> None:
         held = self.get(slot)
@@ -62,7 +62,7 @@ class CheckedLog(MemoryLog):
         MemoryLog.__init__(twin, fingerprints=self._fingerprints)
         for aid, state in self.authors():
             for rec in self.since(aid, 0):
-                MemoryLog.put(twin, rec)
+                MemoryLog._replace(twin, rec.slot, None, rec)
             MemoryLog.set_marks(twin, aid, head=state.head, floor=state.floor)
         return twin
 

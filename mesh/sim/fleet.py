@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from mesh.core.lease import path_of
 from mesh.core.liveness import Liveness
 from mesh.core.record import MESH, SCOPES, scope_tag
 from mesh.core.rings import Place
@@ -98,6 +99,7 @@ class Fleet:
         self.lines: Callable[[float, str, int, str], None] | None = None
         self.nodes: list[Node] = []
         self.number: dict[bytes, int] = {}
+        self.lease_paths: dict[bytes, str] = {}
         self.zone_nodes: dict[str, list[Node]] = {}
         self.shared = shared
         self.words: dict[str, dict[str, Any]] = {}
@@ -115,6 +117,7 @@ class Fleet:
             aid = self.rng.randbytes(16)
             node = Node(self, aid, places[index] if places else Place("default"), seed)
             self.number[aid] = node.number
+            self.lease_paths[aid] = path_of(aid)
             self.nodes.append(node)
             self.zone_nodes.setdefault(node.place.zone, []).append(node)
         self._able = [node for node in self.nodes if node.place.gateway]

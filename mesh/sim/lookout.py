@@ -16,7 +16,7 @@ import msgspec
 from mesh.core.floors import gc_floor, is_gc
 from mesh.core.neighbour import Neighbour
 from mesh.core.record import LIVE
-from mesh.sim.network import BACKLOG_S, Pipe
+from mesh.sim.network import BACKLOG_S, Flow
 from mesh.wire.messages import Delta, Heads, Listing
 
 if TYPE_CHECKING:
@@ -131,13 +131,13 @@ class Lookout:
         self._bounded("dirty authors", len(link.dirty), authors)
         self._bounded("authors to be announced", sum(map(len, link.lazy.values())), authors)
 
-    def sent(self, pipe: Pipe) -> None:
+    def sent(self, flow: Flow) -> None:
         """The stream took what it would take."""
-        frames, wait_s = pipe.backlog(self._number)
+        frames, wait_s = len(flow.queue), flow.free_at - flow.net.world.now
         if frames <= FEW and wait_s <= BACKLOG_S:
             return
         self._bounded("frames in the stream", frames, STREAM_MAX)
-        rate = pipe.flows[self._number].line.bytes_per_s
+        rate = flow.line.bytes_per_s
         batch_s = 2 * self._replica.machine.config.frame_bytes / rate if rate else 0.0
         self._bounded("seconds in the stream", wait_s, BACKLOG_S + batch_s + STREAM_S)
 

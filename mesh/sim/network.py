@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -108,11 +109,12 @@ class Flow:
 
     def send(self, word: str, payload: Any, size: int) -> None:
         """Queue something; `word` is hello, frames, end or bye."""
-        net = self.net
-        net.bytes_sent[self.source] += size + FRAME_OVERHEAD
-        net.bytes_sent[self.target] += ACK_BYTES
-        if self.line.bytes_per_s:
-            self.free_at = max(self.free_at, net.world.now) + (size + FRAME_OVERHEAD) / self.line.bytes_per_s
+        sent = self.net.bytes_sent
+        sent[self.source] += size + FRAME_OVERHEAD
+        sent[self.target] += ACK_BYTES
+        rate = self.line.bytes_per_s
+        if rate:
+            self.free_at = max(self.free_at, self.net.world.now) + (size + FRAME_OVERHEAD) / rate
         self.queue.append((word, payload))
         if not self.stalled:
             self._attempt()
@@ -124,9 +126,11 @@ class Flow:
         if net.passes(self.source, self.target):
             batch, self.queue = self.queue, []
             begin = max(net.world.now, self.free_at)
-            self.arrival = max(self.arrival, begin + net.latency(self.line))
+            arrival = begin + net.latency(self.line)
+            if arrival > self.arrival:
+                self.arrival = arrival
             if batch:
-                net.world.at(self.arrival, lambda: self._arrive(batch))
+                net.world.at(self.arrival, partial(self._arrive, batch))
             backing_off = self.rto_s > RTO_FIRST_S
             if not (backing_off and not net.passes(self.target, self.source)):
                 self.stalled, self.rto_s = False, RTO_FIRST_S
@@ -165,15 +169,6 @@ class Pipe:
     def other(self, end: int) -> int:
         """The far end."""
         return self.listener if end == self.dialler else self.dialler
-
-    def ready(self, source: int) -> bool:
-        """Whether an end may send more now."""
-        return self.flows[source].ready()
-
-    def backlog(self, source: int) -> tuple[int, float]:
-        """What an end has given to the stream and is not on its way yet: frames, and seconds of sending."""
-        flow = self.flows[source]
-        return len(flow.queue), flow.free_at - flow.net.world.now
 
     def send(self, source: int, payloads: list[Any], size: int) -> None:
         """Send frames of so many bytes together."""
@@ -251,7 +246,9 @@ class Network:
         """Whether one packet gets through."""
         if self.cut and (source, target) in self.cut:
             return False
-        loss = max(self.loss, self.line(source, target).loss) if self.uneven else self.loss
+        loss = self.loss
+        if self.uneven:
+            loss = max(loss, self.line(source, target).loss)
         if self.lossy:
             loss = max(loss, self.lossy.get(source, 0.0), self.lossy.get(target, 0.0))
         return not loss or self._random() >= loss
@@ -265,7 +262,7 @@ class Network:
         delay_s = self.latency(line)
         if line.reorder and self._random() < line.reorder:
             delay_s += line.latency_s * LATE_LATENCIES * self._random()
-        self.world.after(delay_s, lambda: host.on_datagram(source, payload))
+        self.world.after(delay_s, partial(host.on_datagram, source, payload))
         if line.duplicate and self._random() < line.duplicate:
             self.world.after(delay_s + self.latency(line), lambda: host.on_datagram(source, payload))
 

@@ -172,7 +172,15 @@ class Node:
     def later(self, delay_s: float, call: Callable[[], None]) -> None:
         """Run a call after a while, in this life of the process only, and not while it is frozen."""
         life = self._lives
-        self.fleet.world.after(delay_s, lambda: self._when_awake(call) if life == self._lives else None)
+
+        def due() -> None:
+            if life == self._lives:
+                if self.frozen:
+                    self._inbox.append(call)
+                else:
+                    call()
+
+        self.fleet.world.after(delay_s, due)
 
     # --- what the network brings ---
 
@@ -185,8 +193,11 @@ class Node:
             self._inbox_datagrams += 1
             if self._inbox_datagrams > INBOX_DATAGRAMS_MAX:
                 return
-        aid = self.fleet.nodes[source].aid
-        self._when_awake(lambda: self.feed(DatagramHeard(aid, payload)))
+        heard = DatagramHeard(self.fleet.nodes[source].aid, payload)
+        if self.frozen:
+            self._inbox.append(lambda: self.feed(heard))
+        else:
+            self.feed(heard)
 
     def on_frames(self, pipe: Pipe, payloads: list[Any]) -> None:
         if self.frozen:
@@ -198,11 +209,16 @@ class Node:
         peer = pipe.other(self.number)
         aid = self.fleet.nodes[peer].aid
         if isinstance(payloads[0], FRAMES) or any(isinstance(payload, FRAMES) for payload in payloads):
-            self.feed(FrameHeard(aid))
+            assert self.machine is not None
+            if self.machine.frame(aid, self.fleet.world.now):
+                self.witness.idles()
+                self._arm()
+            else:
+                self.feed(FrameHeard(aid))
         for payload in payloads:
             if not pipe.open or peer not in self.pipes or self.replica is None:
                 return
-            if isinstance(payload, bytes):
+            if type(payload) is bytes:
                 self.replica.frame(aid, payload)
             elif isinstance(payload, Ping):
                 self.time.asked(peer, payload)
@@ -252,10 +268,8 @@ class Node:
 
     def is_urgent(self, rec: Record) -> bool:
         """Whether a live record is flooded: an accusation, or a lease that refutes one."""
-        if not rec.path.startswith(words.PATH_PREFIX):
-            return False
-        if rec.path != words.path_of(rec.aid):
-            return True
+        if rec.path != self.fleet.lease_paths.get(rec.aid):
+            return rec.path.startswith(words.PATH_PREFIX)
         member = self.machine.board.members.get(rec.aid) if self.machine is not None else None
         inc = rec.val.get("inc") if isinstance(rec.val, dict) else None
         return member is not None and isinstance(inc, int) and inc > member.inc
@@ -274,7 +288,8 @@ class Node:
             self._arm()
 
     def _vital(self, rec: Record) -> None:
-        subject = words.subject_of(rec.path)
+        own = rec.path == self.fleet.lease_paths.get(rec.aid)
+        subject = rec.aid if own else words.subject_of(rec.path)
         if rec.op != Op.PUT:
             self.feed(AccusationWithdrawn(subject, rec.aid))
         elif subject == rec.aid:
@@ -318,16 +333,21 @@ class Node:
             return
         due = self.machine.deadline()
         for organ in self.organs:
-            due = min(due, organ.deadline())
+            wanted = organ.deadline()
+            if wanted < due:
+                due = wanted
         if due < self._wake_at:
             self._wake_at = due
             self.fleet.world.at(due, self._wake)
 
     def _perform(self, actions: list[Action]) -> None:
-        self.witness.acts(actions)
-        for action in actions:
-            if self.machine is not None:
-                self._do(action)
+        if actions:
+            self.witness.acts(actions)
+            for action in actions:
+                if self.machine is not None:
+                    self._do(action)
+        else:
+            self.witness.idles()
         self._arm()
 
     def _do(self, action: Action) -> None:

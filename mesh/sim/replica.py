@@ -51,9 +51,10 @@ class Greeting(msgspec.Struct, frozen=True):
 
 
 class _Link(msgspec.Struct):
-    """One neighbour: when frames last left, and whether they are about to."""
+    """One neighbour: for how long what leaves is gathered, when frames last left, whether they are about to."""
 
     number: int
+    flush_s: float
     flushed_at: float = -1.0
     flushing: bool = False
 
@@ -109,7 +110,8 @@ class Replica:
     def link_up(self, peer: bytes, number: int, hello: Greeting, *, first: bool = True) -> None:
         """A stream stands. `first`: the other end will know it later."""
         self.link_down(peer)
-        self._links[peer] = _Link(number)
+        line = self.fleet.net.line(self.node.number, number)
+        self._links[peer] = _Link(number, tidings.flush_s(2 * line.latency_s))
         shared = SCOPES if hello.zone == self.node.place.zone else (MESH,)
         self.handle(tidings.LinkUp(peer, {scope: hello.roots[scope] for scope in shared}, asks=first))
 
@@ -126,7 +128,7 @@ class Replica:
         if peer not in self._links:
             return
         message = self.fleet.post.decode(body)
-        if isinstance(message, Delta):
+        if type(message) is Delta:
             self._delta(peer, message, body)
         elif message is not None:
             self.handle(tidings.Received(peer, message))
@@ -147,19 +149,25 @@ class Replica:
 
     def pump(self, peer: bytes) -> None:
         """Send what the machine has for a neighbour, if the stream takes it."""
-        link, queued = self._links.get(peer), self.machine.links.get(peer)
-        if link is None or link.flushing or queued is None or not queued.pending:
+        link = self._links.get(peer)
+        if link is None or link.flushing:
+            return
+        queued = self.machine.links.get(peer)
+        if queued is None or not (queued.control or queued.passing or queued.dirty):
             return
         pipe, now = self.node.pipes.get(link.number), self.fleet.world.now
         if pipe is None:
             return
         self.lookout.waits(queued)
-        due = link.flushed_at + tidings.flush_s(2 * pipe.flows[self.node.number].line.latency_s)
+        due = link.flushed_at + link.flush_s
         if now < due:
             link.flushing = True
             self.node.later(due - now, lambda: self._flush(peer, link))
             return
-        while queued.pending and (pipe.ready(self.node.number) or not self._parts.heeds_streams):
+        flow = pipe.flows[self.node.number]
+        while (queued.control or queued.passing or queued.dirty) and (
+            flow.ready() or not self._parts.heeds_streams
+        ):
             passed_on = list(queued.passing)
             bodies = self.machine.pull(peer)
             if not bodies:
@@ -171,8 +179,8 @@ class Replica:
             spoil = self.node.spoil
             if spoil is not None:
                 bodies = [spoil(body) for body in bodies]
-            pipe.send(self.node.number, bodies, sum(map(len, bodies)) + FRAME_HEAD * len(bodies))
-            self.lookout.sent(pipe)
+            flow.send("frames", bodies, sum(map(len, bodies)) + FRAME_HEAD * len(bodies))
+            self.lookout.sent(flow)
 
     def _flush(self, peer: bytes, link: _Link) -> None:
         link.flushing = False
@@ -190,10 +198,10 @@ class Replica:
         awake: dict[bytes, None] = {}
         for action in actions:
             kind = type(action)
-            if kind is tidings.Apply:
-                self._apply(action)  # type: ignore[arg-type]
-            elif kind is tidings.Wakeup:
+            if kind is tidings.Wakeup:
                 awake[action.link] = None  # type: ignore[union-attr]
+            elif kind is tidings.Apply:
+                self._apply(action)  # type: ignore[arg-type]
             elif kind is tidings.Remembered and not self.disk.fences[action.scope].checked:  # type: ignore[union-attr]
                 self.writer.submit(lambda scope=action.scope: self._confirm(scope), linger=True)  # type: ignore[misc,union-attr]
         for peer in awake:
@@ -250,7 +258,7 @@ class Replica:
             me=self.me,
             judge=self._parts.judge if delta.scope != LIVE else None,
         )
-        if not delta.more:
+        if self._resets and not delta.more:
             self._resets.pop(key, None)
         return outcome
 

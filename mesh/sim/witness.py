@@ -97,6 +97,19 @@ class Witness:
                 text = f"node {node.number} revives {node.fleet.number[action.aid]} at {member.inc}"
                 node.fleet.checks.fail("refutation", f"{text}, dead at {member.dead_inc}")
 
+    def idles(self) -> None:
+        """The machine was asked and has decided nothing."""
+        node = self._node
+        machine, now = node.machine, node.fleet.world.now
+        assert machine is not None
+        at, count = self._at_once
+        if now > self.answer_by or (at == now and count >= ACTIONS_AT_ONCE_MAX - 1):
+            self.acts([])
+            return
+        self._at_once = now, count + 1 if at == now else 0
+        assert now <= machine.deadline() <= now + 1.001, (machine.deadline(), now)
+        assert len(machine.prober.links) <= LINKS_MAX + len(node.pipes)
+
     def acts(self, actions: list[Action]) -> None:
         """The machine has decided something."""
         node = self._node

@@ -22,11 +22,13 @@ class World:
     def at(self, when: float, call: Callable[[], None]) -> None:
         """Run `call` at a time; one that is past means now."""
         self._count += 1
-        heappush(self._heap, (max(when, self.now), self._count, call))
+        now = self.now
+        heappush(self._heap, (when if when > now else now, self._count, call))
 
     def after(self, delay_s: float, call: Callable[[], None]) -> None:
         """Run `call` after a delay."""
-        self.at(self.now + delay_s, call)
+        self._count += 1
+        heappush(self._heap, (self.now + delay_s if delay_s > 0 else self.now, self._count, call))
 
     def run(self, until: float, stop: Callable[[], bool] | None = None) -> bool:
         """Let time pass up to `until`, or until `stop` holds after a call.
@@ -34,12 +36,12 @@ class World:
         Returns:
             Whether `stop` held.
         """
-        heap = self._heap
+        heap, asked = self._heap, stop is not None
         while heap and heap[0][0] <= until:
             self.now, _, call = heappop(heap)
             self.calls += 1
             call()
-            if stop is not None and stop():
+            if asked and stop():  # type: ignore[misc]
                 return True
         self.now = max(self.now, until)
         return False
