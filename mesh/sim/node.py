@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mesh.core import lease as words
@@ -151,7 +152,8 @@ class Node:
         inbox, self._inbox, self._inbox_datagrams = self._inbox, [], 0
         for call in inbox:
             call()
-        self._wake()
+        self._wake_at = float("inf")
+        self._tick()
 
     def wall_ms(self) -> int:
         """This node's own wall clock."""
@@ -315,8 +317,12 @@ class Node:
         if self.machine is not None:
             self._perform(self.machine.handle(event, self.fleet.world.now))
 
-    def _wake(self) -> None:
-        self._wake_at = float("inf")
+    def _wake(self, due: float) -> None:
+        if due == self._wake_at:  # else an earlier one has taken its place, and the chain goes on from there
+            self._wake_at = float("inf")
+            self._tick()
+
+    def _tick(self) -> None:
         if self.machine is None or self.frozen:
             return
         now = self.fleet.world.now
@@ -338,7 +344,7 @@ class Node:
                 due = wanted
         if due < self._wake_at:
             self._wake_at = due
-            self.fleet.world.at(due, self._wake)
+            self.fleet.world.at(due, partial(self._wake, due))
 
     def _perform(self, actions: list[Action]) -> None:
         if actions:
