@@ -100,7 +100,7 @@ class Summary:
             newest = self._newest(slots, path, zone)
         if newest is not None:
             for aid, state in _states(newest.val):
-                if self._of(aid, zone):
+                if self._of(aid, zone) and node.vitality.machine.board.is_news(aid, state):
                     node.vitality.drive.handle(vitals.RemoteReported(aid, state))
 
     def _newest(self, slots: Log, path: str, zone: str) -> Record | None:

@@ -78,9 +78,7 @@ class Dissemination:
     ) -> None:
         self.fences = dict(fences or {})
         self.config = config or Config()
-        self._me = me
-        self._read = read
-        self._rng = rng
+        self._me, self._read, self._rng = me, read, rng
         self.scopes = tuple(scope for scope in SCOPES if scope in set(scopes))
         self.heads: dict[str, dict[bytes, AuthorState]] = {scope: {} for scope in self.scopes}
         self.digests = {scope: Digest(with_fp=scope != LIVE) for scope in self.scopes}
@@ -110,7 +108,7 @@ class Dissemination:
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event; returns what the shell is to do, in order."""
         out: list[Action] = []
-        if type(event) is DeltaVerified:  # nearly everything is one of these two
+        if type(event) is DeltaVerified:
             link = self.links.get(event.link)
             if link is not None and event.delta.scope in link.scopes:
                 self._delta(event, link, now, out)
@@ -169,8 +167,7 @@ class Dissemination:
         self._wake_another(name, out)
         self._questions.link_gone(name)
         self._soon(self._questions.first())
-        for listed in [listed for listed in self._listed_at if listed[0] == name]:
-            del self._listed_at[listed]
+        self._listed_at = {listed: at for listed, at in self._listed_at.items() if listed[0] != name}
 
     def _wake_another(self, gone: bytes, out: list[Action]) -> None:
         """Authors that came by a link that is gone: one that we had silenced is to push them again."""
@@ -211,8 +208,6 @@ class Dissemination:
                 if self._head(scope, aid) == head:
                     with self._read(scope) as log:
                         self._control(link, sync.serve_pull(log, scope, aid, hlcs[:4096], head))
-            case _:
-                pass
         self._wake(name, out)
 
     # -- deltas ---------------------------------------------------------------------------------------
@@ -334,8 +329,7 @@ class Dissemination:
         elif key in link.quiet and not event.urgent:
             bucket = bucket_of(key)
             link.lazy[bucket].add(key)
-            if link.lazy_at[bucket] < self._due:
-                self._due = link.lazy_at[bucket]
+            self._soon(link.lazy_at[bucket])
             return
         elif link.sent.setdefault(key, before) < head:
             link.dirty.setdefault(key, None)
@@ -508,10 +502,11 @@ class Dissemination:
             link.lazy[bucket].clear()
             for scope in (LIVE,) if bucket == LIVE else self.scopes:
                 heads, told = self.heads[scope], link.sent if scope == LIVE else {}
-                due = []
-                for key in keys:  # a link that told us of the same live head needs no word of it
-                    if key[0] == scope and told.get(key, 0) < heads.get(key[1], NO_AUTHOR).head:
-                        due.append(self._entry(key))
+                due = [  # a link that told us of the same live head needs no word of it
+                    self._entry(key)
+                    for key in keys
+                    if key[0] == scope and told.get(key, 0) < heads.get(key[1], NO_AUTHOR).head
+                ]
                 if due:
                     self._control(link, Heads(scope, due))
             out.append(Wakeup(name))
@@ -565,8 +560,7 @@ class Dissemination:
             link.control.append(message)
 
     def _wake(self, name: bytes, out: list[Action]) -> None:
-        link = self.links.get(name)
-        if link is not None and link.pending:
+        if self.has_work(name):
             out.append(Wakeup(name))
 
     def _forget(self, aid: bytes) -> None:

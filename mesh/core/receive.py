@@ -194,7 +194,7 @@ class Receiver:
         return self._finish(head)
 
     def _admit(self, records: Sequence[Record]) -> tuple[Sequence[Record], int]:
-        """What lies within the clock's bound and the certificate, and its newest stamp; the rest is cut off."""
+        """What lies within the clock's bound and the certificate, with its newest stamp; the rest goes."""
         top = admitted_hlc_max(self._now_ms, self._limits)
         newest = max([rec.hlc for rec in records], default=0)
         if newest <= top:

@@ -229,13 +229,23 @@ class Board:
 
         One that has begun anew has not heard of all its members yet, and knows less of those than we do.
         """
-        member = self.members.get(aid)
-        if state == State.REGISTERING or member is None or not self.remote(member) or member.state == state:
+        if not self.is_news(aid, state):
             return
+        member = self.members[aid]
         if state in GONE_FOR_NOW:
             self._end(member, state, "summary", (), t, out)
         else:
             self._rise(member, "summary", t, out, state)
+
+    def is_news(self, aid: bytes, state: State) -> bool:
+        """Whether a report changes anything here; most of what a gateway says of its zone does not."""
+        member = self.members.get(aid)
+        return (
+            member is not None
+            and member.state != state
+            and state != State.REGISTERING
+            and self.remote(member)
+        )
 
     def rewound(self, top: int) -> None:
         """Our clock was ahead: leases above `top`, of others whose clocks were too, are not the newest."""

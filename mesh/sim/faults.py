@@ -267,7 +267,7 @@ class Hand:
         if node.machine is not None and not node.frozen:
             for aid in node.machine.board.monitors(node.aid):
                 inc = node.machine.board.members[aid].inc
-                node.write(Accuse(aid, inc, Evidence.SILENT, ttl_s=30.0))
+                node.deeds.do(Accuse(aid, inc, Evidence.SILENT, ttl_s=30.0))
         self.later(ACCUSED_EVERY_S, lambda: self._accuse(number, until))
 
     def _honest(self, numbers: Sequence[int]) -> None:

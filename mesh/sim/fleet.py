@@ -139,7 +139,7 @@ class Fleet:
     def remote(self, node: Node, reports: list[RemoteReported]) -> None:
         """A gateway's word about its zone reached a node."""
         for report in reports:
-            if report.aid != node.aid:
+            if node.machine is not None and node.machine.board.is_news(report.aid, report.state):
                 node.feed(report)
 
     def form(self, quiet_s: float = 20.0) -> Fleet:

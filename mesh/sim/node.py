@@ -8,23 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mesh.core import lease as words
-from mesh.core.collect import Statement
-from mesh.core.lease import Accusation, Lease
 from mesh.core.liveness import Liveness
-from mesh.core.record import LIVE, Kind, Op, Record
+from mesh.core.record import LIVE, Op, Record
 from mesh.core.rings import Place
 from mesh.core.vitals import (
     GONE_FOR_NOW,
     AccusationArrived,
     AccusationWithdrawn,
-    Accuse,
     Action,
-    Answer,
-    AnyProbe,
-    Ask,
-    CloseLink,
     DatagramHeard,
-    DialNow,
     DialResult,
     Event,
     FrameHeard,
@@ -32,16 +24,10 @@ from mesh.core.vitals import (
     LinkDown,
     LinkUp,
     MembersChanged,
-    PersistIncarnation,
-    PublishLease,
-    Redial,
     RedialFinished,
-    SendDatagram,
-    SendFrame,
     State,
-    StateChanged,
-    Withdraw,
 )
+from mesh.sim.deeds import Deeds
 from mesh.sim.network import Pipe
 from mesh.sim.parts import Organ
 from mesh.sim.replica import Greeting, Replica
@@ -52,15 +38,9 @@ from mesh.wire.messages import Ping, Pong
 if TYPE_CHECKING:
     from mesh.sim.fleet import Fleet
 
-DIAL_DEADLINE_S = 5.0
 WALL_BASE_MS = 1_800_000_000_000
 INBOX_DATAGRAMS_MAX = 200
-PROBE_BYTES, QUESTION_BYTES = 7, 25
 FRAMES = (bytes, Ping, Pong)
-
-
-def _size(probe: AnyProbe) -> int:
-    return QUESTION_BYTES if isinstance(probe, (Ask, Answer)) else PROBE_BYTES
 
 
 class Node:
@@ -70,7 +50,7 @@ class Node:
         machine: None while the process is dead; `replica` likewise.
         pipes: by peer number, the held stream we send on. Two that dial each other at once make two streams,
             and each end may prefer another, so we listen on all.
-        time, witness: of this life.
+        time, witness, deeds: of this life.
         spoil: what a dishonest relay does to the frames it sends, or None.
     """
 
@@ -83,6 +63,7 @@ class Node:
         self.replica: Replica | None = None
         self.time = Timekeeper(self)
         self.witness = Witness(self)
+        self.deeds = Deeds(self)
         self.organs: list[Organ] = []
         self.pipes: dict[int, Pipe] = {}
         self._pipes: list[Pipe] = []
@@ -95,7 +76,6 @@ class Node:
         self._inbox_datagrams = 0
         self._wake_at = float("inf")
         self._dialling: dict[int, None] = {}
-        self._published_inc = 0
 
     # --- life and death ---
 
@@ -108,13 +88,12 @@ class Node:
             self.disk.incarnation = 0
         self.fleet.checks.opens(self.number, self.aid, self.disk.incarnation)
         rng = random.Random(f"{self._seed}/{self.number}/{self._lives}")
-        self.time, self.witness = Timekeeper(self), Witness(self)
+        self.time, self.witness, self.deeds = Timekeeper(self), Witness(self), Deeds(self)
         self.machine = self.fleet.build(self, rng)
         self.replica = Replica(self, rng)
         self.organs = [build(self) for build in self.fleet.parts.organs]
         self.pipes, self._pipes, self._dialling = {}, [], {}
         self.frozen, self._inbox = False, []
-        self._published_inc = 0
         net = self.fleet.net
         net.listening[self.number], net.powered[self.number] = True, True
         net.frozen[self.number] = False
@@ -351,61 +330,13 @@ class Node:
             self.witness.acts(actions)
             for action in actions:
                 if self.machine is not None:
-                    self._do(action)
+                    self.deeds.do(action)
         else:
             self.witness.idles()
         self._arm()
 
-    def _do(self, action: Action) -> None:
-        match action:
-            case SendDatagram(aid, probe):
-                self.fleet.net.datagram(self.number, self.fleet.number[aid], probe, _size(probe))
-            case SendFrame(aid, probe):
-                pipe = self.pipes.get(self.fleet.number[aid])
-                if pipe is not None:
-                    pipe.send(self.number, [probe], _size(probe))
-            case Redial(aid, deadline_s):
-                self._dial(self.fleet.number[aid], deadline_s, aid, replace=True)
-            case DialNow(aid, replace):
-                self._dial(self.fleet.number[aid], DIAL_DEADLINE_S, None, replace=replace)
-            case CloseLink(aid, _):
-                self._close(self.fleet.number[aid])
-            case PersistIncarnation(inc):
-                self.fleet.checks.persists(self.number, self.disk.incarnation, inc)
-                self.disk.incarnation = inc
-            case StateChanged():
-                self.witness.changed(action)
-                self.fleet.note(self, action)
-                for organ in self.organs:
-                    organ.changed(action)
-            case _:
-                self.write(action)
-
-    def write(self, action: Action) -> None:
-        """Say a lease or an accusation, or take one back."""
-        match action:
-            case PublishLease(lease, _, ttl_s):
-                self._publish(lease, ttl_s)
-            case Accuse(subject, inc, evidence, ttl_s):
-                value = words.encode_accusation(Accusation(inc, evidence))
-                self._say(subject, Op.PUT, value, ttl_s, urgent=True)
-            case Withdraw(subject, ttl_s):
-                self._say(subject, Op.VOID, None, ttl_s, urgent=True)
-            case _:
-                raise AssertionError(action)
-
-    def _publish(self, lease: Lease, ttl_s: float) -> None:
-        self.witness.published(lease.inc)
-        urgent, self._published_inc = lease.inc != self._published_inc, lease.inc
-        value = words.encode_lease(lease)
-        self._say(self.aid, Op.PUT, value, ttl_s, urgent=urgent)
-
-    def _say(self, subject: bytes, op: Op, value: Any, ttl_s: float, *, urgent: bool) -> None:
-        assert self.replica is not None
-        ttl_ms = int(ttl_s * 1000)
-        self.replica.say_live(Statement(words.path_of(subject), Kind.ALL, value, op, ttl_ms), urgent=urgent)
-
-    def _dial(self, peer: int, deadline_s: float, report_to: bytes | None, *, replace: bool) -> None:
+    def dial(self, peer: int, deadline_s: float, report_to: bytes | None, *, replace: bool) -> None:
+        """Dial a peer; `report_to` is the member whose redial it is, or None."""
         if report_to is None:
             if peer in self._dialling:
                 return
@@ -428,7 +359,8 @@ class Node:
         if report_to is not None:
             self.feed(RedialFinished(report_to, DialResult(result)))
 
-    def _close(self, peer: int) -> None:
+    def close(self, peer: int) -> None:
+        """End the link with a peer."""
         pipe = self.pipes.get(peer)
         if pipe is not None:
             pipe.end(self.number, graceful=True)
@@ -437,7 +369,7 @@ class Node:
     def close_all(self) -> None:
         """End every link; those that are wanted are dialled again."""
         for peer in list(self.pipes):
-            self._close(peer)
+            self.close(peer)
 
     # --- questions ---
 

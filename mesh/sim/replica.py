@@ -51,7 +51,7 @@ class Greeting(msgspec.Struct, frozen=True):
 
 
 class _Link(msgspec.Struct):
-    """One neighbour: for how long what leaves is gathered, when frames last left, whether they are about to."""
+    """One neighbour: how long frames are gathered, when they last left, whether they are about to."""
 
     number: int
     flush_s: float
