@@ -43,7 +43,7 @@ from mesh.core.floors import (
 from mesh.core.log import Log
 from mesh.core.own import Own, own_live_offered, own_offered
 from mesh.core.quota import UNLIMITED, Limits
-from mesh.core.receive import Judge, LiveJudge, Outcome, Receiver, ResetParts
+from mesh.core.receive import Judge, LiveJudge, Outcome, Receiver, ResetParts, renewed
 from mesh.core.record import LIVE, Kind, Op, Record, SlotKey, signature_hash
 from mesh.wire.messages import Delta, Listing
 
@@ -114,6 +114,10 @@ def receive(
         own = offered(log, delta.aid, records, now_ms)
         return Outcome(log.author(delta.aid), [], [], own=own)
     if judge is None:
+        if delta.scope == LIVE and len(records) == 1:
+            outcome = renewed(log, delta, records[0], now_ms, limits)
+            if outcome is not None:
+                return outcome
         judge = _LIVE if delta.scope == LIVE else _DURABLE
     return Receiver(judge, log, delta, records, now_ms, limits, reset_part).run()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import msgspec
 import pytest
 from authors import (
     DAY_MS,
@@ -20,10 +23,10 @@ from authors import (
     take,
 )
 
-from mesh.core import folds, sync
+from mesh.core import folds, receive, sync
 from mesh.core.memory import MemoryLog
-from mesh.core.quota import Limits
-from mesh.core.record import MESH, Kind
+from mesh.core.quota import UNLIMITED, Limits
+from mesh.core.record import LIVE, MESH, Kind
 from mesh.sim.model.rules import Policy
 from mesh.sim.model.variants import VARIANTS
 from mesh.sim.model.wire import aid_of
@@ -254,3 +257,27 @@ def test_a_want_from_any_stamp_is_answered_in_full() -> None:
     log = MemoryLog()
     give_all(author, log, 0, 0)
     assert dump(log) == dump(author)
+
+
+def test_a_renewal_in_the_live_scope_by_the_short_way_ends_as_by_the_long_one() -> None:
+    dice = random.Random(1)
+    short = long = 0
+    for _ in range(60):
+        quick, slow = MemoryLog(fingerprints=False), MemoryLog(fingerprints=False)
+        for step in range(1, 9):
+            at, kind = dice.randrange(step, step + 3), dice.choice([Kind.REG, Kind.ALL, Kind.ALL, Kind.LOG])
+            ttl = dice.choice([60_000, 60_000, 5, None if kind != Kind.LOG else 5])
+            one = rec(0, dice.choice(["node/a", "node/a", "node/b", "~gc"]), at, kind=kind, ttl=ttl)
+            flags = {"reset": dice.random() < 0.05, "pull": dice.random() < 0.05}
+            since, upto = dice.choice([0, 0, 0, stamp(at - 1)]), stamp(dice.choice([at, at, at, 15, 2]))
+            message = msgspec.structs.replace(delta([one], since=since, upto=upto, **flags), scope=LIVE)
+            told = {
+                "now_ms": NOW_MS + dice.choice([0, 0, 100_000]),
+                "limits": dice.choice([UNLIMITED, UNLIMITED, Limits(slots_max=3), Limits(removed=True)]),
+            }
+            by_the_long = sync.receive(slow, message, [one], judge=receive.LiveJudge(), **told)
+            given = receive.renewed(quick, message, one, **told)
+            short, long = short + (given is not None), long + (given is None)
+            assert by_the_long == (given or sync.receive(quick, message, [one], **told))
+            assert dump(quick) == dump(slow)
+    assert min(short, long) > 40
