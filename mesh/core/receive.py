@@ -145,7 +145,7 @@ def renewed(log: Log, delta: Delta, rec: Record, now_ms: int, limits: Limits) ->
     head = max(head, min(delta.upto, hlc))
     if head != before.head:
         log.set_marks(delta.aid, head=head, floor=before.floor)
-    return Outcome(log.author(delta.aid), [rec], [], head != before.head, forward=True)
+    return Outcome(log.author(delta.aid), [rec], [], forward=True)
 
 
 class Receiver:
