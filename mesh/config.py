@@ -329,9 +329,11 @@ class Workloads(msgspec.Struct, frozen=True, kw_only=True):
     cpu_cores: Annotated[float, knob("set aside for workloads; 0: what the node card says", ge=0)] = 0.0
     memory_bytes: Annotated[int, knob("the same", ge=0)] = 0
     storage_bytes: Annotated[int, knob("the same", ge=0)] = 0
-    port_first: Annotated[int, knob("of the ports given to instances that leave theirs open", ge=1)] = 20_000
+    port_first: Annotated[
+        int, knob("of the ports given to instances that leave theirs open", ge=1, le=65_535)
+    ] = 20_000
     port_last: Annotated[
-        int, knob("below the ephemeral range, so that nothing else takes them", le=65_535)
+        int, knob("below the ephemeral range, so that nothing else takes them", ge=1, le=65_535)
     ] = 29_999
     alone_s: Annotated[
         float, knob("with no peer in reach, what was owned last is started after this", ge=0)

@@ -61,6 +61,10 @@ class Changes(NamedTuple):
     restart: list[str]
 
 
+# Where a knob has no limit of its own: seconds of many lives, bytes of any machine.
+_FLOAT_MAX, _INT_MAX = 1e12, 1 << 60
+
+
 @cache
 def knobs() -> dict[str, Knob]:
     """Every knob by its name `section.key`, in the order of the file."""
@@ -207,6 +211,9 @@ def _checked(knob: Knob, value: Any, origin: str) -> Any:
         raise ConfigError(
             f"{origin}: {knob.name} = {value!r}: expected {expected(knob)}", knob.reason
         ) from error
+    most = _FLOAT_MAX if isinstance(checked, float) else _INT_MAX
+    if isinstance(checked, int | float) and abs(checked) > most:
+        raise ConfigError(f"{origin}: {knob.name} = {value!r:.40}: at most {most:g} makes sense", knob.reason)
     for item in checked if knob.name in _ADDRESSES else ():
         if not _is_address(item, dialled=knob.name != "net.listen"):
             example = "/ip4/192.0.2.7/tcp/6374"

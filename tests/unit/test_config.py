@@ -71,6 +71,8 @@ def test_a_flag_beats_a_variable_beats_conf_d_beats_the_file(where: Places, tmp_
         ("[metrics]\ninterval_s = 'soon'", "metrics.interval_s = 'soon': expected a number, at least 1", ""),
         ("[metrics]\ninterval_s = 0.5", "expected a number, at least 1", ""),
         ("[metrics]\ninterval_s = nan", "expected a number", ""),
+        ("[membership]\nlease_s = 1e308", "at most 1e+12 makes sense", ""),
+        ("[node]\nmemory_bytes = 99999999999999999999", "at most 1.15292e+18 makes sense", ""),
         ("[metrics]\nring_samples = 1.5", "expected a whole number, at least 1, at most 100000", ""),
         ("[discovery]\nmdns = 'yes'", "expected true or false", ""),
         ("[net]\nseeds = 'a'", "expected a list of texts", ""),
