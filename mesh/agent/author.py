@@ -79,13 +79,22 @@ class Author:
         with self.store.read(scope) as log:
             return Fence.opened(log, self.aid, _unpack(stored), self._wall_ms(), secrets.randbits(16))
 
-    async def say(self, scope: str, build: Build, *, raw: bool = False, queued: bool = False) -> list[Record]:
+    async def say(
+        self,
+        scope: str,
+        build: Build,
+        *,
+        raw: bool = False,
+        queued: bool = False,
+        beside: Callable[[Txn], None] = lambda txn: None,
+    ) -> list[Record]:
         """Write durable statements; returns the records once they are on disk.
 
         Args:
             build: called with the scope's log inside the transaction; may raise a MeshError to refuse.
             raw: exempt from the author's quota (deletes and collection always are).
             queued: do not wait for the disk.
+            beside: what else is noted in the same commit: one of its own would be waited for first.
 
         Raises:
             StoreFull: the node's own quota or the disk is exhausted.
@@ -93,7 +102,9 @@ class Author:
         assert scope != LIVE
 
         def job(txn: Txn) -> list[Record]:
-            return self._build(txn, scope, build, None if raw else self.limits)
+            records = self._build(txn, scope, build, None if raw else self.limits)
+            beside(txn)
+            return records
 
         return await self.store.write(job, spare=raw, early=queued)
 

@@ -2,7 +2,8 @@
 
 The machine (`core/checking.py`) decides when; each run is a task of its own (`agent/probes.py` does it). What
 comes of them is one record, `health/<aid>` in scope live: said at once when a service's health changes, and
-again every RENEW_S.
+again every RENEW_S. It has no word on services that are plainly healthy, so one without checks adds nothing
+to it and costs none; only the first after the start is said anyway, against what a former life said.
 """
 
 from __future__ import annotations
@@ -65,18 +66,18 @@ class Checks:
         self._work = trio.Event()
         self._words: dict[str, Word] = {}
         self._checked: set[str] = set()
+        self._spoken = False
         self._turns: dict[str, int] = {}
         self._news = trio.Event()
         self.on_silent: list[Callable[[str], None]] = []
 
     def offer(self, id_: str, checks: tuple[Check, ...], ttl_s: float) -> None:
         """Check a service from now on; its health is on its way before the service itself is."""
-        before = len(self._checked)
         (self._checked.add if checks else self._checked.discard)(id_)
         self._drive.handle(Offered(id_, checks, ttl_s))
         if len(self._words) > AT_ONCE_MAX:
             self._news.set()
-        elif checks or before:
+        elif checks:
             self._publish()
 
     def withdraw(self, id_: str) -> None:
@@ -128,11 +129,11 @@ class Checks:
                 self._due.append(action)
                 self._work.set()
             case Changed(id=id_, health=health, why=why):
-                if health == Health.HEALTHY:
-                    self._words.pop(id_, None)
-                else:
+                had = self._words.pop(id_, None)
+                if health != Health.HEALTHY:
                     self._words[id_] = Word(health, self._now_ms(), why)
-                self._news.set()
+                if had is not None or id_ in self._words or not self._spoken:
+                    self._news.set()
             case Silent(id=id_):
                 for listener in self.on_silent:
                     listener(id_)
@@ -154,5 +155,6 @@ class Checks:
             await trio.sleep(GAP_S)
 
     def _publish(self) -> None:
+        self._spoken = True
         value = words_value(self._words)
         self._say([Statement(self._path, Kind.ALL, value, Op.PUT, TTL_MS)])

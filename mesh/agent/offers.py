@@ -31,6 +31,7 @@ from mesh.core.log import Log
 from mesh.core.record import ZONE, Kind, Op
 from mesh.core.registry import PREFIX, Service, Spec, parse, path_of, value_of
 from mesh.errors import Conflict, Denied, NotFound, PeerError, UsageError
+from mesh.store.store import Txn
 from mesh.wire import codec
 
 API, FILE, WORKLOAD = "api", "file", "workload"
@@ -145,15 +146,18 @@ class Offers:
 
     async def _write(self, offer: Offer) -> None:
         path, value = path_of(offer.service), value_of(offer.service)
-        if offer.origin == API:
-            await self._keep(offer.service.id, codec.encode(msgspec.to_builtins(offer.spec)))
+        packed = codec.encode(msgspec.to_builtins(offer.spec))
+
+        def note(txn: Txn) -> None:
+            if offer.origin == API:
+                txn.put_meta(META + offer.service.id, packed)
 
         def build(slots: Log) -> list[Statement]:
             mine = (rec for rec in slots.slots(path) if rec.aid == self._node.me)
             held = next((rec for rec in mine if rec.op == Op.PUT), None)
             return [] if held is not None and held.val == value else [Statement(path, Kind.ALL, value)]
 
-        await self._node.author.say(ZONE, build)
+        await self._node.author.say(ZONE, build, beside=note)
 
     async def deregister(self, id_: str, *, origin: str = API, source: str = "") -> Service:
         """Offer a service no more.
@@ -193,15 +197,13 @@ class Offers:
             held = {rec.path for path in paths for rec in slots.slots(path) if rec.aid == self._node.me}
             return [Statement(path, Kind.ALL, None, Op.DEL) for path in paths if path in held]
 
-        for id_ in ids:
-            if self._node.store.meta(META + id_) is not None:
-                await self._keep(id_, None)
-        await self._node.author.say(ZONE, build, raw=True)
+        noted = [id_ for id_ in ids if self._node.store.meta(META + id_) is not None]
 
-    async def _keep(self, id_: str, packed: bytes | None) -> None:
-        """Note the spec; it is on disk when what is written next is."""
-        spare = packed is None
-        await self._node.store.write(lambda txn: txn.put_meta(META + id_, packed), early=True, spare=spare)
+        def forget(txn: Txn) -> None:
+            for id_ in noted:
+                txn.put_meta(META + id_, None)
+
+        await self._node.author.say(ZONE, build, raw=True, beside=forget)
 
     def report(self, id_: str, status: str, output: str = "") -> Service:
         """The program of a service says how it is.

@@ -13,16 +13,16 @@ import trio
 
 from mesh.agent.author import Statement
 from mesh.agent.changes import Changes, Kind, moved_between
-from mesh.agent.checks import Checks
+from mesh.agent.checks import GAP_S, Checks
 from mesh.agent.node import Node
-from mesh.agent.offers import FILE, WORKLOAD, Offers
+from mesh.agent.offers import FILE, META, WORKLOAD, Offers
 from mesh.agent.owners import Owners
 from mesh.agent.registry import Registry
 from mesh.agent.serviceevents import ServiceEvents
 from mesh.agent.services import Services
 from mesh.config import Config, Discovery, Store
 from mesh.core.checks import Check
-from mesh.core.health import Health, Outcome, Result, Word, words_value
+from mesh.core.health import HEALTH_PREFIX, Health, Outcome, Result, Word, words_value
 from mesh.core.record import ZONE, Op
 from mesh.core.record import Kind as RecordKind
 from mesh.core.registry import OWNER_SERVICES_MAX, Instance, Service, parse, path_of, value_of
@@ -31,6 +31,7 @@ from mesh.errors import Conflict, Denied, NotFound, UsageError
 from mesh.identity import home
 from mesh.net.base import Admission
 from mesh.net.memory import MemoryDatagrams, MemoryHost, Switchboard
+from mesh.store.store import Change
 
 NOW_MS = 1_800_000_000_000
 CONFIG = Config(
@@ -392,3 +393,33 @@ def test_what_happens_in_another_zone_is_told_by_what_its_gateway_names() -> Non
     assert told([seen(1)], [seen(1, port=2)]) == [("updated", "1")]
     assert told([seen(1, alive=False)], []) == []
     assert told([seen(1)], [seen(1)]) == []
+
+
+async def test_a_registration_is_one_commit_and_what_nobody_checks_costs_no_word_on_its_health(
+    place: Place,
+) -> None:
+    words: list[int] = []
+    path = HEALTH_PREFIX + place.node.me.hex()
+
+    def note(changes: list[Change]) -> None:
+        words.extend(change.hlc for change in changes if change.path == path)
+
+    place.node.store.add_listener(note)
+    await place.offers.register({"name": "first", "port": 1})
+    await until(lambda: words)  # whatever a former life said of it, it is well
+    before = place.node.store.commit_number
+    second = await place.offers.register({"name": "second", "port": 2})
+    assert place.node.store.commit_number == before + 1
+    assert place.node.store.meta(META + second.id) is not None
+    await place.offers.deregister(second.id)
+    assert place.node.store.commit_number == before + 2
+    assert place.node.store.meta(META + second.id) is None
+    await place.offers.register({"name": "third", "port": 3, "checks": [{"kind": "ttl"}]})
+    await until(lambda: len(words) >= 2)  # one that is checked is unknown until a check says more
+    assert place.health("third") == Health.UNKNOWN
+    place.offers.report(place.offers.ids_of("third")[0], "pass")
+    await until(lambda: place.health("third") == Health.HEALTHY)
+    said = len(words)
+    await place.offers.register({"name": "fourth", "port": 4})
+    await trio.sleep(GAP_S * 2)
+    assert len(words) == said
