@@ -70,6 +70,7 @@ class Shadows:
         self._reports: dict[str, Report] = {}
         self._applied: dict[str, tuple[int, Spec]] = {}
         self._apps: dict[str, dict[str, str]] = {}
+        self._unwritten: dict[str, str] = {}
         self._linked = False
         self._woken = trio.Event()
         self._read()
@@ -163,6 +164,10 @@ class Shadows:
             if spec is not None:
                 specs[scope] = spec
         self._take(specs)
+        for scope, spec in specs.items():
+            why = next((self._unwritten[app] for app in sorted(spec.apps) if app in self._unwritten), "")
+            if why and reports[scope].state == "applied":
+                reports[scope] = Report(reports[scope].gen, "failed", why)
         if reports != self._reports:
             self._reports = reports
             await self._report()
@@ -188,25 +193,31 @@ class Shadows:
     def _take(self, specs: Mapping[str, Spec]) -> None:
         found, apps = shadow.merged(specs)
         self._apply(found)
-        if apps != self._apps:
-            for app in sorted(self._apps.keys() | apps.keys()):
-                if self._apps.get(app) != apps.get(app):
-                    self._write(app, apps.get(app))
-            self._apps = apps
+        for app in sorted(self._apps.keys() | apps.keys() | self._unwritten.keys()):
+            if app in self._unwritten or self._apps.get(app) != apps.get(app):
+                why = self._write(app, apps.get(app))
+                if why and why != self._unwritten.get(app):
+                    log.error("configuration not written: %s", why)
+                if why:
+                    self._unwritten[app] = why
+                else:
+                    self._unwritten.pop(app, None)
+        self._apps = apps
 
-    def _write(self, app: str, variables: Mapping[str, str] | None) -> None:
-        """An application's files, whole or not at all."""
+    def _write(self, app: str, variables: Mapping[str, str] | None) -> str:
+        """An application's files, each whole or as it was; why they could not be written, or ""."""
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             if variables is None:
                 for suffix in (".env", ".json"):
                     (self._folder / (app + suffix)).unlink(missing_ok=True)
-                return
+                return ""
             lines = [f"{name}={shlex.quote(text)}\n" for name, text in sorted(variables.items())]
             _replace(self._folder / f"{app}.env", "".join(lines))
             _replace(self._folder / f"{app}.json", json.dumps(dict(sorted(variables.items()))) + "\n")
         except OSError as error:
-            log.error("configuration of %s not written: %s", app, error.strerror)
+            return f"{self._folder / app}.env and .json: {error.strerror}"
+        return ""
 
     async def _report(self) -> None:
         value = {scope: list(report) for scope, report in sorted(self._reports.items())}

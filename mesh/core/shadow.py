@@ -45,7 +45,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 class Report(NamedTuple):
-    """What a node says of one document: applied, or refused and why."""
+    """What a node says of one document: applied, or refused (it makes no sense here) or failed, and why."""
 
     gen: int
     state: str

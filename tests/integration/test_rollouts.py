@@ -108,6 +108,20 @@ def test_a_pause_holds_and_an_abort_takes_everybody_back(agents: list[Agent]) ->
                 eventually(lambda client=client: client.app_config("tool")["variables"] == {}, "it is gone")
 
 
+def test_a_document_that_one_device_cannot_take_is_taken_back_on_all(agents: list[Agent]) -> None:
+    blocked = agents[2].data / "config" / "gauge.env"
+    blocked.mkdir(parents=True)
+    with agents[0].client() as admin:
+        admin.set_document("all", {"MODE": "new"}, app="gauge", plan={**FAST, "max_fail": 0.0})
+        assert over(agents[0], "config/all") == "rolled back"
+        row = next(row for row in admin.rollout("config/all")["nodes"] if row["node_name"] == "n3")
+        assert "gauge.env" in row["why"]
+    for agent in agents:
+        with agent.client() as client:
+            eventually(lambda client=client: client.app_config("gauge")["variables"] == {}, "it is gone")
+    blocked.rmdir()
+
+
 def test_what_cannot_be_is_refused_by_name(agents: list[Agent]) -> None:
     with agents[0].client() as admin, agents[1].client() as member:
         with pytest.raises(ConfigError, match=r"log\.level"):
@@ -230,3 +244,43 @@ def test_one_bad_instance_beside_a_good_one_fails_its_node(agents: list[Agent]) 
         assert over(agents[0], "workload/half") == "rolled back"
         running(agents[:1], "half", [1, 1])
         client.delete_workload("half")
+
+
+def test_waves_wait_for_somebody_to_go_on_and_regions_follow_one_another(agents: list[Agent]) -> None:
+    regions = {"n1": "coast", "n2": "coast", "n3": "hills"}
+    spec = {"name": "app", "replicas": "each", "resources": TINY}
+    with agents[0].client() as client:
+        for node, region in regions.items():
+            client.label(node, {"region": region})
+        client.apply([{**spec, "command": ["/bin/sleep", "100006"]}])
+        running(agents, "app", [1, 1, 1])
+
+        plan = {**FAST, "strategy": "canary", "waves": [0.3, 1.0], "manual": True}
+        client.apply([{**spec, "command": ["/bin/sleep", "100007"], "rollout": plan}])
+        eventually(lambda: client.rollout("workload/app")["counts"]["ok"] == 1, "the canary is well")
+        for agent in agents:
+            eventually(lambda agent=agent: generations(agent, "app") == [1, 1, 2], "the others wait")
+        assert agents[0].ctl("rollout", "pause", "app").returncode == 0
+        assert client.rollout("workload/app")["state"] == "paused"
+        assert agents[0].ctl("rollout", "resume", "app").returncode == 0
+        assert client.rollout("workload/app")["state"] == "running"
+        assert generations(agents[0], "app") == [1, 1, 2]
+        assert agents[0].ctl("rollout", "promote", "app").returncode == 0
+        assert over(agents[0], "workload/app") == "done"
+        running(agents, "app", [2, 2, 2])
+
+        plan = {**FAST, "strategy": "regional", "regions": ["hills", "coast"], "max_unavailable": 1}
+        client.apply([{**spec, "command": ["/bin/sleep", "100008"], "rollout": plan}])
+        with agents[2].client() as hills, hills.watch_rollout("workload/app") as lines:
+            for line in lines:
+                states = {row["node_name"]: row["state"] for row in line["nodes"]}
+                if {states["n1"], states["n2"]} & {"move", "trial", "ok"}:
+                    assert states["n3"] == "ok"
+        assert line["state"] == "done"
+        running(agents, "app", [3, 3, 3])
+
+        plan = {**FAST, "strategy": "gradual", "waves": [0.3, 0.6, 1.0]}
+        client.apply([{**spec, "command": ["/bin/sleep", "100009"], "rollout": plan}])
+        assert over(agents[1], "workload/app") == "done"
+        running(agents, "app", [4, 4, 4])
+        client.delete_workload("app")

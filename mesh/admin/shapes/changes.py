@@ -61,7 +61,7 @@ class Document(TypedDict):
 
 
 class Reported(TypedDict):
-    """What a node says of a document: applied, waits, refused (`why`), or unknown."""
+    """What a node says of a document: applied, waits, refused or failed (`why`), or unknown."""
 
     node: str
     node_name: str
