@@ -132,7 +132,7 @@ async def _grpc(check: Check) -> Outcome:
     try:
         from mesh.agent.grpccheck import ask
     except ImportError:
-        raise _Untried("grpc checks need the package h2: pip install 'mesh[grpc]'") from None
+        raise _Untried("grpc checks need the package h2 beside the agent: pip install h2") from None
     stream = await connect(check.host, check.port)
     try:
         return await ask(stream, check, BODY_BYTES_MAX)
