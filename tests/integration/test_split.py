@@ -120,5 +120,7 @@ def test_a_split_mesh_serves_on_both_sides_and_is_whole_after_the_heal(yard: Yar
                 f"{agent.name} says that {name} ran twice",
             )
             assert {each["instance"] for each in twice} == set(after)
-    told = [row["data"]["workload"] for agent in yard.agents for row in duplicates(agent)]
-    assert set(told) == set(RULES)
+    eventually(
+        lambda: {row["data"]["workload"] for agent in yard.agents for row in duplicates(agent)} == set(RULES),
+        "it is told of each, and of no other",
+    )
