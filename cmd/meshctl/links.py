@@ -53,7 +53,9 @@ _LINKS = (
     Column("IN", lambda row: words.size(row["bytes_in"]), right=True),
     Column("OUT", lambda row: words.size(row["bytes_out"]), right=True),
     Column("DIALLED", "dialled", wide=True),
-    Column("ADDRESS", "address"),
+    Column(
+        "ADDRESS", lambda row: f"through {row['relay']}" if row.get("relay") else words.text(row["address"])
+    ),
     Column("ERROR", lambda row: words.text(row["error"]) or "-"),
     Column("ID", lambda row: words.id_end(row["id"]), wide=True),
 )

@@ -412,6 +412,9 @@ class Calls:
         raise NotSent(f"no way to {self._named(public)} within {open_s:g} s")
 
     async def _keep(self, pipe: CallStream) -> None:
+        if pipe.passing:
+            await pipe.reset()
+            return
         kept = self._kept.setdefault(pipe.public, deque())
         pipe.idle_since = trio.current_time()
         kept.append(pipe)

@@ -100,6 +100,11 @@ class CallStream:
         """Whether the stream, or its connection, was ended by the other side or broke."""
         return getattr(self._stream, "error", None) is not None
 
+    @property
+    def passing(self) -> bool:
+        """Whether a third node carries it: the next call may find a better way."""
+        return getattr(self._stream, "relayed", False)
+
     async def send(self, data: bytes) -> None:
         await self._stream.send(data)
 

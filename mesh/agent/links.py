@@ -6,20 +6,22 @@ wanted member cannot be reached at its known addresses, what discovery found is 
 a new device meets its first member.
 
 A link that comes up twice (both ends dialled at once) is kept once: the one opened by the lower id. A
-second link opened by the same end replaces the first, whose process is gone.
+second link opened by the same end replaces the first, whose process is gone; so does one that goes through a
+relay where the first does not, or the reverse: the host has judged which connection counts (`ways.py`).
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 import trio
 
 from mesh.agent.session import DENIED, Hooks, Session, TurnedAway, Wire, read_hello, say_hello
 from mesh.agent.targets import Dial, Targets
+from mesh.agent.ways import DIAL_DEADLINE_S, Ways, race
 from mesh.core.vitals import DialResult
 from mesh.errors import Denied, MeshError, PeerError, TimedOut, Unreachable
 from mesh.identity.certs import OutOfDate
@@ -30,10 +32,8 @@ from mesh.wire import frames, messages, protocols
 
 log = logging.getLogger(__name__)
 
-DIAL_DEADLINE_S = 5.0
 DIALS_MAX = 32
-RELAY_DEADLINE_S = 3.0
-RELAYS_TRIED = 3
+RELAY_AFTER_S = 3.0
 UNWANTED_AFTER_S = 60.0
 LASTING_S = 5.0
 DROPPED_AGAIN_S = (0.0, 0.02, 0.04, 0.08)
@@ -48,6 +48,7 @@ class Links:
         me: our aid.
         addresses_of: known multiaddrs of a member, best first.
         public_of_member: public key of an aid, or None.
+        seen_by: who is linked with a member, as far as we were told.
 
     Attributes:
         failures: peer id or address dialled -> why its last dial failed.
@@ -61,6 +62,7 @@ class Links:
         hooks: Hooks,
         addresses_of: Callable[[bytes], Iterable[str]],
         public_of_member: Callable[[bytes], bytes | None],
+        seen_by: Callable[[bytes], Collection[bytes]],
         rng: random.Random,
     ) -> None:
         self._host: Host
@@ -68,8 +70,8 @@ class Links:
         self._hooks = hooks
         self._addresses_of = addresses_of
         self._public_of = public_of_member
-        self._rng = rng
         self.sessions: dict[bytes, Session] = {}
+        self.ways = Ways(addresses_of, self._carriers, seen_by, rng)
         self._targets = Targets(me, public_of_member, rng)
         self._unwanted_since: dict[bytes, float] = {}
         self._moved = trio.Event()
@@ -81,6 +83,7 @@ class Links:
     def use(self, host: Host) -> None:
         """The host is made after the links, because loading it takes most of a start."""
         self._host = host
+        self.ways.use(host)
 
     # -- what others say --------------------------------------------------------------------------------
 
@@ -223,11 +226,16 @@ class Links:
             Unreachable: no address answered.
             Denied: it answered, and refused us or was refused by us.
         """
-        aid = public[:16]
-        addresses = list(dict.fromkeys([*self._addresses_of(aid), *self._targets.found_at(public)]))
+        if anew:
+            await self._directly(public, anew=True)
+        else:
+            await race(lambda: self._directly(public), lambda: self._through_another(public), RELAY_AFTER_S)
+
+    async def _directly(self, public: bytes, *, anew: bool = False) -> None:
+        addresses = list(dict.fromkeys([*self._addresses_of(public[:16]), *self._targets.found_at(public)]))
         last: MeshError = Unreachable(f"no address of {peer_id_of(public)} is known")
         for address in addresses[:ADDRESSES_MAX]:
-            if aid in self.sessions and not anew:
+            if public[:16] in self.sessions and not anew:
                 return None
             try:
                 return await self._connect_at(public, address)
@@ -235,31 +243,29 @@ class Links:
                 raise
             except MeshError as error:
                 last = error
-        if anew or isinstance(last, Refused) or not await self.relayed(public):
-            raise last
-        await self._link(public, None)
-        return None
+        raise last
+
+    async def _through_another(self, public: bytes) -> bool:
+        """Its own addresses came first and failed: it cannot be dialled, or the way between us is broken."""
+        if not await self.ways.relayed(public):
+            return False
+        if public[:16] not in self.sessions:
+            await self._link(public, None)
+        return True
+
+    def _carriers(self) -> list[bytes]:
+        return [session.wire.public for session in self.sessions.values() if not session.relayed]
+
+    async def _returned(self, public: bytes, address: str) -> None:
+        """A direct way stands to somebody whom we reached through others: the link moves there."""
+        session = self.sessions.get(public[:16])
+        if session is not None and session.relayed:
+            await self._link(public, address)
 
     async def _connect_at(self, public: bytes, address: str) -> None:
         with self._judged(address):
             await self._host.dial(address, public, deadline_s=DIAL_DEADLINE_S)
             await self._link(public, address)
-
-    async def relayed(self, public: bytes) -> bool:
-        """Connect to a member through a neighbour of ours that is linked with it; says whether it worked.
-
-        Its own addresses came first and failed: it cannot be dialled, or the way between us is broken.
-        """
-        neighbours = sorted(self.sessions.keys() - {public[:16]})
-        for aid in self._rng.sample(neighbours, min(RELAYS_TRIED, len(neighbours))):
-            via = self.sessions[aid].wire.public if aid in self.sessions else None
-            try:
-                if via is not None:
-                    await self._host.dial_via(via, public, deadline_s=RELAY_DEADLINE_S)
-                    return True
-            except MeshError as error:
-                log.debug("%s is not reached through %s: %s", peer_id_of(public), aid.hex(), error.message)
-        return False
 
     async def redial(self, aid: bytes, deadline_s: float) -> DialResult:
         """Dial a member once more, to know whether its agent answers.
@@ -308,6 +314,7 @@ class Links:
         """Hold the links that we dial, and keep dialling. Until cancelled."""
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self.run)
+            self._nursery.start_soon(self.ways.keep_returning, self._returned)
             task_status.started()
 
     async def accept(self, wire: Wire) -> None:
@@ -354,7 +361,7 @@ class Links:
     def _yields(self, session: Session) -> bool:
         """Whether a new link must give way to the one that is up."""
         held = self.sessions.get(session.aid)
-        if held is None or held.eof or held.dialled == session.dialled:
+        if held is None or held.eof or held.dialled == session.dialled or held.relayed != session.relayed:
             return False
         opener = self._me if session.dialled else session.aid
         return opener != min(self._me, session.aid)

@@ -45,12 +45,12 @@ from mesh.core.own import Own
 from mesh.core.policy import View, chosen
 from mesh.core.record import LIVE, MESH, SCOPES, ZONE, Kind, Record, SlotKey
 from mesh.core.rings import Place
-from mesh.errors import MeshError, PeerError, Unreachable
+from mesh.errors import MeshError, PeerError
 from mesh.identity.certs import SKEW_MS, Certificate
 from mesh.identity.home import Home
 from mesh.identity.keys import peer_id_of
 from mesh.net.address import parse
-from mesh.net.base import Datagrams, Host, Refused, Stream
+from mesh.net.base import Datagrams, Host, Stream
 from mesh.observe.facts import node_facts
 from mesh.store.store import Change, Store
 from mesh.wire import messages, protocols
@@ -121,7 +121,9 @@ class Node:
                 for rec in slots.slots(path):
                     self._take_card(rec)
         self.forks = Forks(self.author, self.zone, self.directory.public_of, self.alarm, self.clear_alarm)
-        self.links = Links(self.me, self, self._addresses_of, self.directory.public_of, self.rng)
+        self.links = Links(
+            self.me, self, self._addresses_of, self.directory.public_of, self._seen_by, self.rng
+        )
         self.vitality = Vitality(
             liveness_of(config),
             self.me,
@@ -305,7 +307,7 @@ class Node:
             await trio.sleep(0.01)
 
     async def reach(self, public: bytes) -> str:
-        """One round trip with a member, over its link or else a connection made for it; says which.
+        """One round trip with a member, over its link (direct, or relayed) or else a call; says which.
 
         Raises:
             Unreachable: no address of it answers.
@@ -313,7 +315,7 @@ class Node:
         session = self.links.sessions.get(public[:16])
         if session is not None:
             await session.round_trip(self.wall_ms())
-            return "link"
+            return "relay" if session.relayed else "link"
         stream = await self.open(public, PING_PROTOCOL)
         try:
             await stream.send(bytes(32))
@@ -328,20 +330,7 @@ class Node:
         Raises:
             Unreachable, TimedOut: it cannot be reached.
         """
-        assert self.host is not None
-        try:
-            return await self.host.open(public, protocol, deadline_s=deadline_s)
-        except Unreachable as error:
-            last: MeshError = error
-        for address in self._addresses_of(public[:16]):
-            try:
-                await self.host.dial(address, public, deadline_s=deadline_s)
-                return await self.host.open(public, protocol, deadline_s=deadline_s)
-            except MeshError as error:
-                last = error
-        if not isinstance(last, Refused) and await self.links.relayed(public):
-            return await self.host.open(public, protocol, deadline_s=deadline_s)
-        raise last
+        return await self.links.ways.open(public, protocol, deadline_s)
 
     async def publish_card(self) -> None:
         """Say who and where we are, if that is not what our member record says already."""
@@ -385,6 +374,9 @@ class Node:
             yield from (
                 each for each in addresses[:ADDRESSES_MAX] if isinstance(each, str) and len(each) < 200
             )
+
+    def _seen_by(self, aid: bytes) -> set[bytes]:
+        return self.sight.linked_with(aid, self.now_ms())
 
     def _endpoint_of(self, aid: bytes) -> tuple[str, int] | None:
         for text in self._addresses_of(aid):

@@ -8,6 +8,7 @@ from typing import Any
 import trio
 
 from mesh.agent.node import Node
+from mesh.agent.session import Session
 from mesh.agent.words import rounded
 from mesh.core.judgement import Verdict
 from mesh.errors import NotFound, TimedOut
@@ -79,6 +80,7 @@ class Paths:
             "id": peer_id,
             "name": self.name_of(aid),
             "state": "connecting" if state == "unknown" and session is None else state,
+            "relay": self._relay_of(session) if session is not None and session.relayed else None,
             "address": node.links.worked.get(aid),
             "dialled": session.dialled if session is not None else None,
             "since_s": rounded(now - session.since, 1) if session is not None else None,
@@ -92,6 +94,10 @@ class Paths:
             "error": node.links.failures.get(peer_id, "") if session is None else "",
         }
 
+    def _relay_of(self, session: Session) -> str:
+        carrier = self._node.links.ways.carrier_of(session.wire.public)
+        return self.name_of(carrier[:16]) if carrier is not None else "?"
+
     async def ping(self, node: str, *, timeout_s: float) -> Json:
         aid = self._aid(node)
         if aid == self._node.me:
@@ -101,7 +107,7 @@ class Paths:
         with trio.move_on_after(timeout_s):
             started = trio.current_time()
             via = await self._node.reach(public)
-            if via == "call":
+            if via == "call":  # the first one also made the connection
                 started = trio.current_time()
                 await self._node.reach(public)
             rtt_ms = (trio.current_time() - started) * 1000

@@ -37,6 +37,9 @@ class Wire(Protocol):
 
     public: bytes
 
+    @property
+    def relayed(self) -> bool: ...
+
     async def send(self, data: bytes) -> None: ...
 
     async def receive(self, max_bytes: int = READ_BYTES) -> bytes: ...
@@ -76,6 +79,11 @@ class Session:
         self._nonce = 0
         self._answered = trio.Event()
         self._pinged: tuple[int, int, float] | None = None
+
+    @property
+    def relayed(self) -> bool:
+        """Whether a third node carries it."""
+        return self.wire.relayed
 
     def wake(self) -> None:
         """There is something to send."""

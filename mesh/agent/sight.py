@@ -81,6 +81,11 @@ class Sight:
                     for subject, rtt in _pairs(rec.val):
                         yield Sighting(rec.aid, subject, None if rtt < 0 else rtt / 1000, age_s)
 
+    def linked_with(self, aid: bytes, now_ms: int) -> set[bytes]:
+        """Who says that it is linked with a member, and of whom that member says so."""
+        ends = [(each.observer, each.subject) for each in self.all(now_ms) if each.rtt_ms is not None]
+        return {one for one, other in ends if other == aid} | {other for one, other in ends if one == aid}
+
     def estimate(
         self, a: bytes, b: bytes, now_ms: int
     ) -> tuple[float, float | None, str, float | None] | None:

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -180,7 +180,25 @@ class Status:
         if alive:
             text = f"{len(alive)} live neighbours are not connected"
             return _check("links", "warning", text, "a firewall? one port number, TCP and UDP, must pass")
+        trouble = [*self._mute(), *self._relayed()]
+        if trouble:
+            hint = "`meshctl links`; does its port, TCP and UDP, pass both ways between the two?"
+            return _check("links", "warning", "; ".join(trouble), hint)
         return _check("links", "ok", f"{len(node.links.sessions)} neighbours are connected")
+
+    def _mute(self) -> list[str]:
+        """Neighbours whose link stands and does not answer."""
+        node, patience = self._node, self._node.vitality.machine.config.misses
+        views = node.vitality.machine.links(trio.current_time())
+        mute = [view.aid for view in views if view.aid in node.links.sessions and view.misses >= patience]
+        return [f"nothing comes back from {self._names(mute)}"] if mute else []
+
+    def _relayed(self) -> list[str]:
+        relayed = [aid for aid, session in self._node.links.sessions.items() if session.relayed]
+        return [f"reached only through others: {self._names(relayed)}"] if relayed else []
+
+    def _names(self, aids: Iterable[bytes]) -> str:
+        return ", ".join(sorted(map(self._members.name_of, aids)))
 
     def _check_sync(self) -> Json:
         behind = sum(self._node.spread.machine.behind(scope) for scope in SCOPES)

@@ -37,6 +37,7 @@ class Link(msgspec.Struct):
         pings: we are the end that pings (the lower id); the other waits a little longer.
         heard, framed: when anything, and when a frame, last came.
         waiting: when the ping under way becomes a miss, or None.
+        vouched: when another member last told us that it hears it though we did not.
         misses: pings in a row that nothing was heard after.
         stream_pinged: since when a ping on the stream waits for any frame, or None.
         datagram_rounds: pings in a row answered by stream only; beyond the limit the stream carries all.
@@ -54,6 +55,7 @@ class Link(msgspec.Struct):
     heard: float = NEVER
     framed: float = NEVER
     datagram_heard: float = NEVER
+    vouched: float = NEVER
     pinged: float = NEVER
     waiting: float | None = None
     nonce: int = -1

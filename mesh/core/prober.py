@@ -234,6 +234,7 @@ class Prober:
             return
         if answer.heard:
             link.check = None
+            link.vouched = t
             link.ask_after = t + 5 * self.config.interval_s
         else:
             link.check.open.discard(helper)
@@ -409,6 +410,10 @@ class Prober:
             stalled_since, link.stream_pinged = link.stream_pinged, None
             if stalled_since is not None and link.datagram_heard > stalled_since:
                 out.append(DialNow(link.aid, replace=True))
+            elif stalled_since is not None and link.vouched > link.heard and link.heard < stalled_since:
+                # It lives, others hear it, and nothing passes here: without this stream it is sought anew,
+                # also through those others.
+                out.append(CloseLink(link.aid, "nothing comes this way, and others hear it"))
         if link.keepalive_at() <= t:
             self._ping_stream(link, t, out)
         if link.unwanted_since is not None and t >= link.unwanted_since + self.config.linger_s:

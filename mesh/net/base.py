@@ -93,6 +93,11 @@ class Stream(Protocol):
     peer_id: str
     protocol: str
 
+    @property
+    def relayed(self) -> bool:
+        """Whether a third node carries its connection."""
+        ...
+
     async def send(self, data: bytes, *, last: bool = False) -> None:
         """Write all of `data`; `last` closes our direction in the same frame.
 
@@ -179,6 +184,8 @@ class Host(Protocol):
     async def dial_via(self, via: bytes, public: bytes, *, deadline_s: float) -> Connection: ...
 
     async def open(self, public: bytes, protocol: str, *, deadline_s: float) -> Stream: ...
+
+    def connection(self, public: bytes) -> Connection | None: ...
 
     def connections(self) -> Sequence[Connection]: ...
 

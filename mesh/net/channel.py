@@ -68,6 +68,11 @@ class Channel:
         self._emptied = trio.Event()
 
     @property
+    def relayed(self) -> bool:
+        """Whether a third node carries it."""
+        return self._wire.relayed
+
+    @property
     def backlog_bytes(self) -> int:
         """Sealed bytes that the kernel has not taken yet."""
         return len(self._out)

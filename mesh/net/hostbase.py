@@ -40,6 +40,8 @@ from mesh.net.wire import Wire
 
 _logger = logging.getLogger("mesh.net")
 Callback = Callable[[Connection], None]
+DRAIN_S = 600.0
+DRAIN_LOOK_S = 0.5
 
 
 class HostBase(ABC):
@@ -299,8 +301,11 @@ class HostBase(ABC):
         self._peers[connection.public] = connection
         if held is not None:
             self.counts["replaced"] += 1
-            held.mux.say_goodbye()
-            held.mux.fail("replaced by a newer connection")
+            if held.relayed and not connection.relayed:
+                self._start(self._drain, held)
+            else:
+                held.mux.say_goodbye()
+                held.mux.fail("replaced by a newer connection")
         self.counts["outbound" if connection.outbound else "inbound"] += 1
         self._start(self._hold, connection)
         self._tell(self.on_connected, connection)
@@ -308,13 +313,25 @@ class HostBase(ABC):
 
     def _yields(self, new: MuxConnection, held: MuxConnection) -> bool:
         """Whether a new connection is the surplus one: relayed beside a direct one, or one of two that both
-        ends dialled at once."""
+        ends dialled at once.
+
+        Who comes through a relay long after the direct connection was made has given that one up: the way
+        is dead, though we may not have noticed yet.
+        """
         if new.relayed != held.relayed:
-            return new.relayed
+            fresh = new.opened_at - held.opened_at < self.limits.simultaneous_s
+            return new.relayed and (new.outbound or fresh)
         if new.outbound == held.outbound or new.opened_at - held.opened_at >= self.limits.simultaneous_s:
             return False
         opener = self.public if new.outbound else new.public
         return opener != min(self.public, new.public)
+
+    async def _drain(self, connection: MuxConnection) -> None:
+        """A direct connection has replaced a relayed one: what is open on that may come to its end."""
+        with trio.move_on_after(DRAIN_S):
+            while connection.mux.stream_count and not connection.closed:
+                await trio.sleep(DRAIN_LOOK_S)
+        await connection.close("replaced by a direct connection")
 
     def _admit(self, connection: MuxConnection, verdict: Admission) -> None:
         connection.admission = verdict

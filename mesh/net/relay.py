@@ -8,8 +8,9 @@
 From then on the relay passes bytes both ways, and the two ends make their handshake through it: it is
 sealed from end to end, and the key that answers is proved as on any connection. The relay can cut or
 delay, and see how much passes, nothing else. Both legs are plain streams, so their windows bound what
-the relay holds, and it carries few at once. A direct connection replaces a relayed one, never the other
-way round; relays are not chained.
+the relay holds, and it carries few at once. A direct connection replaces a relayed one, whose open streams
+may come to their end; a relayed one replaces a direct one only where its caller has given that up, and that
+is not of just now. Relays are not chained.
 
 (py-libp2p has circuit relay v2. It is built on its host, which is not used here, and a relay there must
 be asked for a reservation that runs out; in a mesh everybody holds connections anyway.)

@@ -58,6 +58,10 @@ class MuxStream:
         self.fin_sent = self.fin_received = False
         self.error: MeshError | None = None
 
+    @property
+    def relayed(self) -> bool:
+        return self._mux.channel.relayed
+
     async def __aenter__(self) -> MuxStream:
         return self
 

@@ -17,6 +17,9 @@ from mesh.net.address import text_of
 from mesh.net.base import Refused
 
 READ_BYTES = 64 << 10
+# The kernel gives a connection up whose other end acknowledges nothing for so long; else it tries for 15
+# minutes. A process that stands still does not count as that: its kernel goes on acknowledging.
+UNACKNOWLEDGED_S = 25
 # While reads come back full: several packets at once, of which few lie across two reads.
 READ_BYTES_BULK = 256 << 10
 _GONE = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.EBADF})
@@ -116,6 +119,8 @@ class TcpWire(Wire):
     def __init__(self, sock: socket.socket, *, initiator: bool) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_S * 1000)
         name = sock.getpeername()
         remote = str(name[0]), int(name[1])
         super().__init__(remote, text_of(*remote), initiator=initiator)

@@ -175,6 +175,7 @@ class MemoryMembers:
             "id": member["id"],
             "name": member["name"],
             "state": "connected" if up else "disconnected",
+            "relay": None,
             "address": member["addresses"][0],
             "dialled": True,
             "since_s": 7200.0 if up else None,

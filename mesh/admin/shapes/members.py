@@ -60,12 +60,14 @@ class Certificate(TypedDict):
 
 class Link(TypedDict):
     """A held stream to a neighbour, or one that is wanted. `state`: connected, connecting, error,
-    disconnected. `last_check_s`: since it last answered a probe or said anything; None if it never has.
+    disconnected. `relay`: the node that carries it, null for a direct link. `last_check_s`: since it last
+    answered a probe or said anything; None if it never has.
     """
 
     id: str
     name: str
     state: str
+    relay: str | None
     address: str | None
     dialled: bool | None
     since_s: float | None

@@ -533,6 +533,26 @@ def test_after_standing_still_a_dead_stream_is_not_trusted_until_the_keepalive(t
     assert DialNow(C, replace=True) in answering(stage, said, 5)
 
 
+def cut_off(stage: Stage, seconds: float, *, heard: bool) -> list[Action]:
+    """C says nothing to us; those whom we ask about it say whether they hear it."""
+    found: list[Action] = []
+    for _ in range(round(seconds / 0.25)):
+        said = silence(stage, C, 0.25, A, B)
+        found += said
+        for action in said:
+            if isinstance(action, SendDatagram) and isinstance(action.probe, Ask):
+                found += stage.tell(DatagramHeard(action.aid, Answer(action.probe.nonce, C, heard)))
+    return found
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["others hear it", "nobody hears it"])
+def test_a_link_on_which_nothing_comes_is_closed_once_others_hear_its_other_end(heard: bool) -> None:
+    stage = Stage(A, B, C)
+    closed = [action.aid for action in cut_off(stage, 12, heard=heard) if isinstance(action, CloseLink)]
+    assert (closed[:1] == [C]) is heard
+    assert set(closed) <= {C}
+
+
 def test_a_link_that_the_rings_do_not_want_closes_after_a_minute() -> None:
     members = [bytes([number]) * 16 for number in range(1, 40) if bytes([number]) * 16 != ME]
     stage = Stage(*members)

@@ -127,6 +127,43 @@ async def test_a_direct_connection_replaces_a_relayed_one_and_not_the_reverse(wo
     await until(lambda: middle.relay.carried == 0)
 
 
+async def test_who_comes_through_a_relay_has_given_the_old_direct_connection_up(world, until, echoing):
+    caller, callee = await world.start(), await world.start(limits=HostLimits(simultaneous_s=0.0))
+    middle = await world.start()
+    for each in (caller, callee):
+        await world.dial(each, middle)
+        each.handle("/echo", echoing)
+    direct = await world.dial(caller, callee)
+    await until(lambda: callee.connection(caller.public))
+    old = callee.connection(caller.public)
+    caller._peers.pop(callee.public)  # it thinks so; on the wire nothing was said
+    relayed = await caller.dial_via(middle.public, callee.public, deadline_s=5)
+    assert relayed.relayed
+    await until(lambda: old.closed)
+    assert await ask(callee, caller) == b"x" * 100
+    await direct.close()
+    assert caller.connection(callee.public) is relayed
+
+
+async def test_what_is_open_on_a_relayed_connection_may_end_after_a_direct_one_stands(world, until, echoing):
+    caller, callee, middle = await world.start(), await world.start(), await world.start()
+    for each in (caller, callee):
+        await world.dial(each, middle)
+        each.handle("/echo", echoing)
+    await until(lambda: len(middle.connections()) == 2)
+    relayed = await caller.dial_via(middle.public, callee.public, deadline_s=5)
+    async with await caller.open(callee.public, "/echo", deadline_s=5) as stream:
+        await stream.send(b"before")
+        assert await stream.receive() == b"before"
+        direct = await world.dial(caller, callee)
+        assert caller.connection(callee.public) is direct
+        await stream.send(b"after")
+        assert await stream.receive() == b"after"
+        assert not relayed.closed
+    await until(lambda: relayed.closed)
+    await until(lambda: middle.relay.carried == 0)
+
+
 async def test_relays_are_not_chained(three, world, until):
     caller, middle, callee = three
     await caller.dial_via(middle.public, callee.public, deadline_s=60)

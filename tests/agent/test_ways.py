@@ -1,0 +1,149 @@
+"""Ways between members on real nodes in one process: direct, through a third, and direct again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from nodes import Village, until
+
+from mesh.agent import ways
+from mesh.agent.members import Members
+from mesh.agent.node import Node
+from mesh.agent.ways import race
+from mesh.core.vitals import State
+from mesh.errors import MeshError, Unreachable
+from mesh.net.base import Refused, Stream
+
+ECHO = "/test/echo"
+
+
+@pytest.fixture
+async def village(tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ways, "LOOK_S", 0.2)
+    monkeypatch.setattr(ways, "RETURN_S", (0.5,))
+    made = Village(tmp_path, nursery)
+    yield made
+    for scope in made.scopes.values():
+        scope.cancel()
+
+
+async def echo(stream: Stream) -> None:
+    while data := await stream.receive():
+        await stream.send(data)
+
+
+async def ask(node: Node, other: Node, deadline_s: float = 5.0) -> bytes:
+    with trio.fail_after(deadline_s):
+        stream = await node.open(other.key.public, ECHO, deadline_s)
+        async with stream:
+            await stream.send(b"hello")
+            return await stream.receive()
+
+
+def relayed(node: Node, other: Node) -> bool | None:
+    session = node.links.sessions.get(other.me)
+    return None if session is None else session.relayed
+
+
+async def three(village: Village) -> list[Node]:
+    nodes = await village.settle(3)
+    for node in nodes:
+        node.host.handle(ECHO, echo)
+    return nodes
+
+
+async def test_a_pair_that_is_cut_apart_goes_by_the_third_and_directly_again_after_the_heal(
+    village: Village,
+) -> None:
+    middle, one, other = await three(village)
+    assert relayed(one, other) is False
+    village.board.cut(one.key.public, other.key.public)
+    await until(lambda: relayed(one, other) and relayed(other, one))
+    assert await ask(one, other) == b"hello"
+    assert await ask(other, one) == b"hello"
+    assert village.all_see(village.nodes, village.nodes, State.ALIVE)
+    links = await Members(one).links()
+    assert {row["name"]: row["relay"] for row in links} == {
+        middle.home.name: None,
+        other.home.name: middle.home.name,
+    }
+    assert await one.reach(other.key.public) == "relay"
+    assert await one.reach(middle.key.public) == "link"
+
+    async with await one.open(other.key.public, ECHO, 5.0) as under_way:
+        await under_way.send(b"before")
+        assert await under_way.receive() == b"before"
+        village.board.cut(one.key.public, other.key.public, cut=False)
+        await until(lambda: relayed(one, other) is False and relayed(other, one) is False)
+        await under_way.send(b"after")
+        assert await under_way.receive() == b"after"
+        async with await one.open(other.key.public, ECHO, 5.0) as anew:
+            assert not anew.relayed
+    await until(lambda: not middle.host.relay.carried)
+
+
+async def test_the_first_request_of_a_pair_without_a_direct_way_is_answered(village: Village) -> None:
+    _, one, other = await three(village)
+    village.board.cut(one.key.public, other.key.public)
+    for node, peer in ((one, other), (other, one)):
+        await node.links.close(peer.me, "as if they had never been linked")
+    assert await ask(one, other) == b"hello"
+
+
+async def test_a_member_that_nobody_reaches_is_not_reached_in_time(village: Village) -> None:
+    nodes = await three(village)
+    _, one, other = nodes
+    village.cut([other])
+    await one.links.close(other.me, "as after a minute")
+    with pytest.raises(MeshError):
+        await one.open(other.key.public, ECHO, 1.0)
+
+
+def tries(said: list[str], name: str, after_s: float, result: object) -> Callable[[], Awaitable[bool]]:
+    async def attempt() -> bool:
+        said.append(name)
+        await trio.sleep(after_s)
+        if isinstance(result, Exception):
+            raise result
+        said.append(f"{name} stands")
+        return bool(result)
+
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("direct_s", "direct", "relayed_s", "relay", "expected"),
+    [
+        (0.5, True, 0, True, ["direct", "direct stands"]),
+        (9, True, 0.5, True, ["direct", "relay", "relay stands"]),
+        (2, True, 9, True, ["direct", "relay", "direct stands"]),
+        (0.1, Unreachable("no"), 0.5, True, ["direct", "relay", "relay stands"]),
+    ],
+    ids=["the direct way is quick", "it is slow", "the relay is slower", "it fails"],
+)
+async def test_the_first_way_that_stands_is_taken(
+    autojump_clock: trio.testing.MockClock,
+    direct_s: float,
+    direct: object,
+    relayed_s: float,
+    relay: bool,
+    expected: list[str],
+) -> None:
+    said: list[str] = []
+    await race(tries(said, "direct", direct_s, direct), tries(said, "relay", relayed_s, relay), 1.0)
+    assert said == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"), [(Refused("nobody listens"), False), (Unreachable("no way"), True)]
+)
+async def test_no_relay_is_asked_for_an_agent_that_is_not_there(
+    autojump_clock: trio.testing.MockClock, error: MeshError, asked: bool
+) -> None:
+    said: list[str] = []
+    with pytest.raises(type(error)):
+        await race(tries(said, "direct", 0.1, error), tries(said, "relay", 0.1, False), 1.0)
+    assert ("relay" in said) is asked
