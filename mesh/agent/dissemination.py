@@ -418,8 +418,9 @@ class Spread:
         return len(holders)
 
     def holders(self, scope: str, aid: bytes, hlc: int) -> int:
-        """How many linked neighbours have announced to hold an author up to `hlc` on their disk."""
-        return sum(heads.get((scope, aid), 0) >= hlc for heads in self._announced.values())
+        """How many linked neighbours are known to hold an author up to `hlc` on their disk."""
+        told = {link for link, heads in self._announced.items() if heads.get((scope, aid), 0) >= hlc}
+        return len(told | self.machine.holders(scope, aid, hlc))
 
     def _acknowledged(self, link: bytes, scope: str, aid: bytes, head: int) -> None:
         announced = self._announced.get(link)

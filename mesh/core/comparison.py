@@ -58,6 +58,10 @@ class Comparison:
             self._leave(link, scope, now)
             self._send(link, Root(scope, self._digests[scope].root()))
 
+    def in_step(self, link: Neighbour, scope: str, now: float) -> None:
+        """A neighbour's digest is ours: it holds on its disk what we hold."""
+        link.in_step[scope] = now, self._entry((scope, self._me))[1]
+
     def ask(self, link: Neighbour, scope: str, now: float) -> None:
         """Ask a neighbour in what it differs."""
         link.asked_at[scope] = now
@@ -78,6 +82,7 @@ class Comparison:
         scope, patience_s = message.scope, self._config.want_timeout_s
         digest = self._digests[scope]
         if message.root == digest.root():
+            self.in_step(link, scope, now)
             link.left.pop(scope, None)
         elif message.buckets is None:
             if not (now - link.up_since < patience_s and link.open.get(scope)):

@@ -144,6 +144,7 @@ class Dissemination:
         self.links[name] = link = self.make_neighbour(shared, now, now + self.config.compare_s * jitter)
         for scope in shared:
             if roots[scope] == self.digests[scope].root():
+                self._comparison.in_step(link, scope, now)
                 if scope in self.fences:
                     out.append(Remembered(scope))
                 continue
@@ -543,6 +544,22 @@ class Dissemination:
             key[0] == scope and max(offers.values(), default=0) > self._head(*key)
             for key, offers in self._questions.offers.items()
         )
+
+    def holders(self, scope: str, aid: bytes, hlc: int) -> set[bytes]:
+        """Neighbours of whom we know without having asked that they hold an author up to `hlc` on their disk.
+
+        That is the author itself, and whoever has shown our digest since what we hold of the author last
+        changed; of ourselves we remember what we held when it did.
+        """
+        if self._head(scope, aid) < hlc:
+            return set()
+        changed_at = self._changed_at.get((scope, aid), -1e9)
+        held = {aid} & self.links.keys()
+        for name, link in self.links.items():
+            at, own = link.in_step.get(scope, (-1e9, -1))
+            if own >= hlc if aid == self._me else at > changed_at:
+                held.add(name)
+        return held
 
     def _head(self, scope: str, aid: bytes) -> int:
         return self.heads[scope].get(aid, NO_AUTHOR).head

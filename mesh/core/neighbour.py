@@ -41,6 +41,7 @@ class Neighbour:
         tell: heads it asked to be told of once they are on our disk.
         fenced: scopes in which it has not yet said what it knows of ourselves.
         asked_at: when it was last asked, per scope; open: the buckets for which it has not answered yet.
+        in_step: per scope, when its digest last was ours, and our own head then.
         left: scopes in which the next word of a comparison is its own, and until when.
     """
 
@@ -57,6 +58,7 @@ class Neighbour:
         self.tell: dict[Key, int] = {}
         self.fenced: set[str] = set()
         self.compare_at = compare_at
+        self.in_step: dict[str, tuple[float, int]] = {}
         self.asked_at: dict[str, float] = {}
         self.open: dict[str, set[int]] = {}
         self.left: dict[str, float] = {}

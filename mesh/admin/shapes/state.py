@@ -21,7 +21,8 @@ class Sibling(TypedDict):
 class Entry(TypedDict):
     """A key. author, hlc and time are those of the value shown (for collections of the newest change).
 
-    `types`: every type present at this key. `acknowledged`: neighbours known to have it on disk.
+    `types`: every type present at this key. `acknowledged`: linked neighbours known to have it on disk: its
+    author, who has said so, and whose digest was seen to be ours since (within 30 s where little is written).
     """
 
     key: str
@@ -40,7 +41,7 @@ class Entry(TypedDict):
 
 class Written(TypedDict):
     """A write that is done. `value` only where the write computes it (counter).
-    `acknowledged` as in Entry.
+    `acknowledged`: neighbours that said so in time, where the write asked for it.
     """
 
     key: str

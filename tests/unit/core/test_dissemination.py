@@ -157,6 +157,44 @@ def test_a_write_reaches_everyone() -> None:
     assert all(peer.log.author(bench.peers[3].aid).count == 1 for peer in bench.peers)
 
 
+def test_who_holds_a_write_shows_in_the_digests_that_neighbours_tell_anyway() -> None:
+    bench = Bench(3, ring(3, 1))
+    author, *others = bench.peers
+    bench.advance(31.0)
+    author.say("kv/a", 1)
+    written = author.log.author(author.aid).head
+    bench.exchange()
+    assert author.machine.holders(MESH, author.aid, written) == set()
+    assert all(author.aid in other.machine.holders(MESH, author.aid, written) for other in others)
+    bench.advance(31.0)
+    assert author.machine.holders(MESH, author.aid, written) == {other.aid for other in others}
+    for other in others:
+        everyone_else = {peer.aid for peer in bench.peers} - {other.aid}
+        assert other.machine.holders(MESH, author.aid, written) == everyone_else
+        assert other.machine.holders(MESH, author.aid, written + 1) == set()
+
+    author.say("kv/b", 1)
+    assert author.machine.holders(MESH, author.aid, written) == {other.aid for other in others}
+    newer = author.log.author(author.aid).head
+    assert author.machine.holders(MESH, author.aid, newer) == set()
+
+
+def test_who_was_cut_off_is_not_counted_among_those_who_hold_a_write() -> None:
+    bench = Bench(3, ring(3, 1))
+    author, near, far = bench.peers
+    bench.advance(31.0)
+    bench.cut(0, 2)
+    bench.cut(1, 2)
+    author.say("kv/a", 1)
+    bench.advance(31.0)
+    written = author.log.author(author.aid).head
+    assert author.machine.holders(MESH, author.aid, written) == {near.aid}
+    assert far.machine.holders(MESH, author.aid, written) == set()
+    bench.link(0, 2)
+    bench.advance(31.0)
+    assert author.machine.holders(MESH, author.aid, written) == {near.aid, far.aid}
+
+
 def test_trees_form_so_that_each_node_gets_one_copy() -> None:
     bench = Bench(8, ring(8))
     for number in range(5):
