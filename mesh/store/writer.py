@@ -225,7 +225,7 @@ class Writer:
         while (pending := self._next()) is not None:
             if not self._run_job(pending):
                 return
-            if time.perf_counter() > until and self._more_fits():
+            if time.perf_counter() > until and self._more_fits() and self._waiting:
                 return
         self._post_commit()
 

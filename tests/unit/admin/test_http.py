@@ -254,3 +254,15 @@ def test_no_bytes_at_all_harm_the_server(data: bytes, head: bytes, tmp_path_fact
             nursery.cancel_scope.cancel()
 
     trio.run(attack)
+
+
+async def test_a_connection_is_idle_from_its_last_answer_on(raw: Any, autojump_clock: object) -> None:
+    early, late = await raw(), await raw()
+    await trio.sleep(http.IDLE_S / 2)
+    await late.send("GET /v1/version HTTP/1.1\r\nHost: x\r\n\r\n")
+    await late.until("HTTP/1.1 200")
+    asked = trio.current_time()
+    assert await early.rest() == ""
+    assert trio.current_time() - asked == pytest.approx(http.IDLE_S / 2, abs=0.5)
+    await late.rest()
+    assert trio.current_time() - asked == pytest.approx(http.IDLE_S, abs=0.5)

@@ -307,3 +307,19 @@ def test_a_closed_store_says_so(open_store):
     store.close()
     with pytest.raises(StoreError, match="closed"), store.read("m"):
         pass
+
+
+async def test_a_slow_job_that_nobody_waits_behind_is_committed_without_another_turn(
+    store, pen, putting, monkeypatch
+):
+    monkeypatch.setattr(writer, "SLICE_S", -1.0)
+    fills = []
+    fill = writer.Writer._fill
+
+    def counted(self):
+        fills.append(1)
+        fill(self)
+
+    monkeypatch.setattr(writer.Writer, "_fill", counted)
+    assert await store.write(putting(pen.say("kv/slow", 1))) == 1
+    assert len(fills) == 1
