@@ -247,6 +247,12 @@ def test_one_bad_instance_beside_a_good_one_fails_its_node(agents: list[Agent]) 
         client.delete_workload("half")
 
 
+def arrived(agent: Agent, strategy: str) -> None:
+    """Else what it knows of is the rollout before, which is over."""
+    with agent.client() as client:
+        eventually(lambda: client.rollout("workload/app")["strategy"] == strategy, "the order arrives")
+
+
 def test_waves_wait_for_somebody_to_go_on_and_regions_follow_one_another(agents: list[Agent]) -> None:
     regions = {"n1": "coast", "n2": "coast", "n3": "hills"}
     spec = {"name": "app", "replicas": "each", "resources": TINY}
@@ -272,6 +278,7 @@ def test_waves_wait_for_somebody_to_go_on_and_regions_follow_one_another(agents:
 
         plan = {**FAST, "strategy": "regional", "regions": ["hills", "coast"], "max_unavailable": 1}
         client.apply([{**spec, "command": ["/bin/sleep", "100008"], "rollout": plan}])
+        arrived(agents[2], "regional")
         with agents[2].client() as hills, hills.watch_rollout("workload/app") as lines:
             for line in lines:
                 states = {row["node_name"]: row["state"] for row in line["nodes"]}
@@ -282,6 +289,7 @@ def test_waves_wait_for_somebody_to_go_on_and_regions_follow_one_another(agents:
 
         plan = {**FAST, "strategy": "gradual", "waves": [0.3, 0.6, 1.0]}
         client.apply([{**spec, "command": ["/bin/sleep", "100009"], "rollout": plan}])
+        arrived(agents[1], "gradual")
         assert over(agents[1], "workload/app") == "done"
         running(agents, "app", [4, 4, 4])
         client.delete_workload("app")
