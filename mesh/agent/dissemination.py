@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from mesh.agent.drive import Drive
+from mesh.agent.holders import Holders
 from mesh.agent.session import Session
 from mesh.agent.subscribers import is_awaited
 from mesh.core import dissemination as core
@@ -108,8 +109,7 @@ class Spread:
         self._resets: dict[tuple[bytes, str, bytes], sync.ResetParts] = {}
         self._frozen: set[bytes] = set()
         self._unknown: dict[tuple[str, bytes], bytes] = {}
-        self._announced: dict[bytes, dict[tuple[str, bytes], int]] = {}
-        self._waiting: dict[tuple[str, bytes], list[tuple[int, set[bytes], trio.Event, int]]] = {}
+        self._holders = Holders()
         self._todo: list[tuple[bytes, _Job]] = []
         self._pace = Pace()
         self._hurried = False
@@ -129,7 +129,7 @@ class Spread:
         assert self._nursery is not None
         send, receive = trio.open_memory_channel[_Job](APPLY_QUEUE)
         self._sessions[session.aid] = session
-        self._announced[session.aid] = {}
+        self._holders.link_up(session.aid)
         self._queues[session.aid] = send
         self._nursery.start_soon(self._apply_all, session.aid, receive)
         shared = self.machine.scopes if session.hello.zone == self._zone else (record.MESH,)
@@ -141,7 +141,7 @@ class Spread:
         if self._sessions.get(session.aid) is session:
             del self._sessions[session.aid]
             self._queues.pop(session.aid).close()
-            self._announced.pop(session.aid, None)
+            self._holders.link_down(session.aid)
             for key in [key for key in self._resets if key[0] == session.aid]:
                 del self._resets[key]
             for own in [own for own in self._own_parts if own[0] == session.aid]:
@@ -171,12 +171,23 @@ class Spread:
         await self._drain()
 
     async def _drain(self) -> None:
-        """Hand the jobs the machine decided on to the link's applier; waits when its queue is full."""
+        """Hand the jobs the machine decided on to the link's applier; waits when its queue is full.
+
+        One that cannot be handed over, because its link ended or we did, is refused: the machine counts it as
+        accepted, and would look for it nowhere else.
+        """
         while self._todo:
             link, job = self._todo.pop(0)
-            queue = self._queues.get(link)
-            if queue is not None:
-                await queue.send(job)
+            queue, handed = self._queues.get(link), False
+            try:
+                if queue is not None:
+                    await queue.send(job)
+                    handed = True
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                pass  # the link ended while its queue was full
+            finally:
+                if not handed:
+                    self._refuse(link, [job])
 
     # -- verifying --------------------------------------------------------------------------------------
 
@@ -264,7 +275,7 @@ class Spread:
                 else:
                     self._todo.append((link, _Job(delta, records)))
             case tidings.Acknowledged(link=link, scope=scope, aid=aid, head=head):
-                self._acknowledged(link, scope, aid, head)
+                self._holders.heard(link, (scope, aid), head)
             case tidings.Remembered(scope=scope):
                 self._remembered(scope)
 
@@ -400,37 +411,19 @@ class Spread:
 
     async def held_by(self, scope: str, hlc: int, count: int, timeout_s: float) -> int:
         """Wait until `count` neighbours hold our records up to `hlc` on disk; returns how many do in time."""
-        key = (scope, self._me)
-        done, holders = trio.Event(), set[bytes]()
-        entry = (hlc, holders, done, count)
-        self._waiting.setdefault(key, []).append(entry)
-        try:
+
+        def ask() -> bool:
             out: list[tidings.Action] = []
-            if self.machine.ask_heads(scope, self._me, hlc, out) > 0:
-                for action in out:
-                    self._perform(action)
-                with trio.move_on_after(timeout_s):
-                    await done.wait()
-        finally:
-            self._waiting[key].remove(entry)
-            if not self._waiting[key]:
-                del self._waiting[key]
-        return len(holders)
+            asked = self.machine.ask_heads(scope, self._me, hlc, out)
+            for action in out:
+                self._perform(action)
+            return asked > 0
+
+        return await self._holders.wait((scope, self._me), hlc, count, timeout_s, ask)
 
     def holders(self, scope: str, aid: bytes, hlc: int) -> int:
         """How many linked neighbours are known to hold an author up to `hlc` on their disk."""
-        told = {link for link, heads in self._announced.items() if heads.get((scope, aid), 0) >= hlc}
-        return len(told | self.machine.holders(scope, aid, hlc))
-
-    def _acknowledged(self, link: bytes, scope: str, aid: bytes, head: int) -> None:
-        announced = self._announced.get(link)
-        if announced is not None:
-            announced[(scope, aid)] = max(head, announced.get((scope, aid), 0))
-        for hlc, holders, done, count in self._waiting.get((scope, aid), ()):
-            if head >= hlc:
-                holders.add(link)
-                if len(holders) >= count:
-                    done.set()
+        return len(self._holders.told((scope, aid), hlc) | self.machine.holders(scope, aid, hlc))
 
 
 class _BadSignature(Exception):

@@ -83,6 +83,7 @@ class Dissemination:
         self.heads: dict[str, dict[bytes, AuthorState]] = {scope: {} for scope in self.scopes}
         self.digests = {scope: Digest(with_fp=scope != LIVE) for scope in self.scopes}
         self._accepted: dict[Key, int] = {}
+        self._accepted_at: dict[Key, float] = {}
         self._winner: dict[Key, bytes] = {}
         self.links: dict[bytes, Neighbour] = {}
         self._questions = Questions(self.config)
@@ -241,7 +242,7 @@ class Dissemination:
         # Behind a hole of its own a relay sends records beyond `upto`: valid, but no claim to be complete.
         reach = min(delta.upto, newest)
         if delta.since <= known < reach:
-            self._accepted[key] = reach
+            self._accepted[key], self._accepted_at[key] = reach, now
             self._pass_on(event, key, reach, out)
         out.append(Apply(name, delta, event.records))
 
@@ -488,7 +489,9 @@ class Dissemination:
         if self._patience.until(key) > now:
             return
         if self._accepted.get(key, 0) >= max(offers.values()):
-            return
+            if now < self._accepted_at[key] + self.config.compare_s:
+                return
+            del self._accepted[key]  # it never came to the disk; the answer must not count as a duplicate
         name = max(offers, key=lambda name: (offers[name], name))
         if self._questions.may_ask(name, key):
             self._ask(name, key, head, now)
@@ -586,8 +589,8 @@ class Dissemination:
                 self.digests[scope].remove(aid)
             key = (scope, aid)
             self._questions.forget(key)
-            self._accepted.pop(key, None)
-            self._changed_at.pop(key, None)
+            for table in (self._accepted, self._accepted_at, self._changed_at):
+                table.pop(key, None)
             self._winner.pop(key, None)
             self._patience.taken(key)
             for link in self.links.values():

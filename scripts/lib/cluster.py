@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from setup import say
+from setup import VENV, say
 
 SOCKET_PATH_BYTES_MAX = 107
 NODES_MAX = 64
@@ -83,7 +83,7 @@ class Node:
                 stderr=log,
                 start_new_session=True,
                 cwd="/",
-                env={"MESHD_RUNTIMES__KEEP_RUNNING": "false", **os.environ, **self.environment},
+                env={"MESHD_RUNTIMES__KEEP_RUNNING": "false", **_environment(), **self.environment},
             )
         self.pid_file.write_text(f"{process.pid}\n")
         return process
@@ -117,6 +117,15 @@ class Node:
         return bool(status["state"] == "alive")
 
 
+def _environment() -> dict[str, str]:
+    """Ours. Where compiled code may not lie beside the sources it lies in `.venv`: to compile everything at
+    every start takes as long as the rest of it."""
+    found = dict(os.environ)
+    if found.pop("PYTHONDONTWRITEBYTECODE", ""):
+        found.setdefault("PYTHONPYCACHEPREFIX", str(VENV / "pycache"))
+    return found
+
+
 def run(command: Sequence[str], timeout_s: float, where: str, given: str = "") -> str:
     """What a command prints, given this on its standard input.
 
@@ -125,7 +134,13 @@ def run(command: Sequence[str], timeout_s: float, where: str, given: str = "") -
     """
     try:
         done = subprocess.run(
-            command, input=given, capture_output=True, text=True, timeout=timeout_s, check=False
+            command,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env=_environment(),
         )
     except subprocess.TimeoutExpired:
         raise UpError(f"{where}: no answer in {timeout_s:.0f} s from: {' '.join(command)}") from None

@@ -13,6 +13,8 @@ from mesh.agent import insist
 from mesh.agent.author import Statement
 from mesh.agent.node import Node
 from mesh.agent.session import Session
+from mesh.core import record
+from mesh.core.clock import hlc_of
 from mesh.core.record import MESH, Kind
 from mesh.core.vitals import State
 from mesh.errors import Failed, StoreFull
@@ -122,3 +124,26 @@ async def test_a_listener_that_fails_keeps_nothing_from_the_others(
     await one.author.say(MESH, lambda _: [Statement("kv/a", Kind.REG, 1)])
     assert told == ["kv/a"]
     assert not one._ended
+
+
+async def test_what_a_link_brought_as_it_ended_is_taken_when_it_comes_again(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    one, other = await Village(tmp_path, nursery).settle(2)
+    session, head = one.links.sessions[other.me], other.spread.machine.heads[MESH][other.me].head
+    said = record.sign(
+        other.key.secret,
+        other.mesh_id,
+        record.scope_tag(MESH, other.zone),
+        path="kv/late",
+        kind=Kind.REG,
+        hlc=hlc_of(other.now_ms() + 30_000),  # above whatever else it may say meanwhile
+        val=1,
+    )
+    delta = messages.Delta(MESH, other.me, head, said.hlc, False, [(said.body, said.sig)])
+    with trio.CancelScope() as ended:
+        ended.cancel()
+        await one.spread.frame(session, delta, messages.encode(delta))
+    assert not _has(one, "kv/late"), "its link ended before it was applied"
+    await one.spread.frame(session, delta, messages.encode(delta))
+    await until(lambda: _has(one, "kv/late"))

@@ -22,6 +22,9 @@ from mesh.errors import MeshError
 from mesh.runtimes.folders import sheltered
 
 PROGRAMS = Path(sys.executable).parent
+ENVIRONMENT = dict(os.environ)
+if ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", ""):  # else each agent would compile all sources at each start
+    ENVIRONMENT.setdefault("PYTHONPYCACHEPREFIX", str(PROGRAMS.parent / "pycache"))
 # A bound against hanging for ever, not a measure: nothing is asserted about how long a thing takes.
 PATIENCE_S = 180.0
 TINY = {"requests": {"cpu": 0.01, "memory": "4Mi"}, "limits": {"memory": "64Mi"}}
@@ -64,7 +67,7 @@ class Agent:
         for seed in self.seeds:
             words += ["--seed", seed]
         words += self.words
-        env = {**os.environ, "MESHD_DISCOVERY__MDNS": "false", **self.settings}
+        env = {**ENVIRONMENT, "MESHD_DISCOVERY__MDNS": "false", **self.settings}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, str(PROGRAMS / "meshd"), *map(str, words)], stdout=log, stderr=log, env=env

@@ -8,13 +8,13 @@ from contextlib import nullcontext
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.core import tidings
+from mesh.core import record, tidings
 from mesh.core.agenda import Agenda
 from mesh.core.dissemination import Dissemination
 from mesh.core.memory import MemoryLog
 from mesh.core.questions import PER_TURN, UNDER_WAY_MAX, Questions
-from mesh.core.record import MESH
-from mesh.wire.messages import Heads, Want
+from mesh.core.record import MESH, Kind
+from mesh.wire.messages import Delta, Heads, Want
 
 ME, PEER, OTHER = b"m" * 16, b"p" * 16, b"o" * 16
 KEYS = [(MESH, bytes([number]) * 16) for number in range(6)]
@@ -150,3 +150,23 @@ def test_all_that_is_announced_at_once_is_asked_for_though_not_at_one_turn() -> 
     wanted = [message.aid for message in link.control if isinstance(message, Want)]
     assert sorted(wanted) == aids
     assert turns <= 1000 // PER_TURN + 1
+
+
+def test_what_was_accepted_and_never_came_to_the_disk_is_asked_for_again_and_taken() -> None:
+    machine = Dissemination(ME, [MESH], lambda scope: nullcontext(MemoryLog()), random.Random(1))
+    machine.handle(tidings.LinkUp(PEER, {MESH: bytes(16)}), 0.0)
+    aid, rec = OTHER, record.sign(bytes(64), bytes(16), b"m", path="kv/a", kind=Kind.REG, hlc=9, val=1)
+    rec = record.parse(aid, rec.body, rec.sig)
+    brought = tidings.DeltaVerified(PEER, Delta(MESH, aid, 0, 9, False, [(rec.body, rec.sig)]), [rec], b"")
+    assert machine.handle(brought, 1.0)
+    link, asked_at = machine.links[PEER], float("inf")
+    for second in range(1, 60):
+        link.control.clear()
+        machine.handle(tidings.Received(PEER, Heads(MESH, [(aid, 9, bytes(16))])), float(second))
+        while machine.deadline() <= second + 0.5:
+            machine.tick(second + 0.5)
+        if any(isinstance(message, Want) for message in link.control):
+            asked_at = second
+            break
+    assert machine.config.compare_s <= asked_at < 60
+    assert [type(action) for action in machine.handle(brought, 60.0)][:1] == [tidings.Apply]
