@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from fault.base import Row, Run
-from fault.field import Agent, Field, alive, wait
+from fault.field import ASKED_AT_ONCE, Agent, Field, alive, wait
 from fault.watching import Watch
 from mesh.errors import MeshError
 
@@ -85,11 +86,14 @@ def revoke_split(run: Run) -> None:
 
 
 def _counted(others: list[Agent], victim: Agent) -> bool:
-    return any(
-        victim.name == row["name"] and row["state"] not in ("removed", "left")
-        for agent in others
-        for row in agent.ask(lambda client: client.members())
-    )
+    """Asked side by side: each of many on a busy machine lets us wait."""
+
+    def counts(agent: Agent) -> bool:
+        rows = agent.ask(lambda client: client.members())
+        return any(victim.name == row["name"] and row["state"] not in ("removed", "left") for row in rows)
+
+    with ThreadPoolExecutor(min(ASKED_AT_ONCE, len(others))) as pool:
+        return any(list(pool.map(counts, others)))
 
 
 def _linked(agent: Agent, victim: Agent) -> bool:
