@@ -9,19 +9,22 @@ home, so that `psql -h orders.mesh` needs no other word. So it is for services o
 tell their ports: the address is this device's, and calls go on through that zone's gateway. The TTL is short,
 and shorter when an instance ails: addresses stay, but whether a name is there at all may change. A name that
 nobody offers is "no such name". That there is nothing holds for 2 s: such an answer carries the SOA that says
-so (RFC 2308), or resolvers between would ask again each time, or go by their own word for how long.
+so (RFC 2308), or resolvers between would ask again each time, or go by their own word for how long. A service
+that can have no address here (something else has its port on all of them) is a failure, not a missing name.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import trio
 
 from mesh.agent import pipes
+from mesh.agent.picking import Picked
 from mesh.agent.routing import Router
 from mesh.config import Proxy as Settings
 from mesh.core.registry import name_ok
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TTL_HEALTHY_S, TTL_AILING_S = 30, 2
-NO_NAME, REFUSED = 3, 5
+FAILED, NO_NAME, REFUSED = 2, 3, 5
 UDP_BYTES_MAX = 512
 LISTENERS_MAX = 256
 _TCP_IDLE_S = 10.0
@@ -118,12 +121,15 @@ class Names:
             records = [self._authority(question.name)]
         elif [label.lower() for label in question.name[:-1]] in ([], ["_tcp"]):
             pass  # no such name would mean none below it either (RFC 8020)
-        elif (found := self._found(name)) is None:
+        elif (rows := self._rotation(name)) is None:
             flags |= NO_NAME
+        elif (at := self._at(name, rows)) is None:
+            flags |= FAILED
         else:
-            records = self._records(question, name, *found)
+            ailing = any(row.candidate.avoid for row in rows)
+            records = self._records(question, name, *at, TTL_AILING_S if ailing else TTL_HEALTHY_S)
         try:
-            nothing = not records and name is not None
+            nothing = not records and flags & 0xF in (0, NO_NAME)
             authority = [self._authority(question.name[-1:])] if nothing else []
             answer = dns.pack([question], records, authority=authority, flags=flags, ident=packet.ident)
         except (AssertionError, ValueError):
@@ -145,22 +151,20 @@ class Names:
             labels = [labels[0][1:], labels[2]]
         return labels[0] if len(labels) == 2 and name_ok(labels[0]) else ""
 
-    def _found(self, name: str) -> tuple[str, int, int] | None:
-        """Address, port and TTL of a service; None if nobody offers it."""
-        if not name:
-            return None
+    def _rotation(self, name: str) -> Sequence[Picked] | None:
+        """The instances of a service; None if nobody offers it."""
         try:
-            rows = self._router.rotation(name)
+            return self._router.rotation(name) if name else None
         except MeshError:
             return None
+
+    def _at(self, name: str, rows: Sequence[Picked]) -> tuple[str, int] | None:
+        """Address and port of a service on this device; None where it can have none."""
         at = self._proxy.imports().get(name) or self._made.get(name)
-        if at is None:
-            ports = [each.port for row in rows for each in row.instance.service.endpoints]
-            at = self._make(name, ports[0]) if ports else None
-        if at is None:
-            return None
-        ailing = any(row.candidate.avoid for row in rows)
-        return *at, TTL_AILING_S if ailing else TTL_HEALTHY_S
+        if at is not None:
+            return at
+        ports = [each.port for row in rows for each in row.instance.service.endpoints]
+        return self._make(name, ports[0]) if ports else None
 
     def _make(self, name: str, port: int) -> tuple[str, int] | None:
         """Open a listener for a service that is asked for the first time."""

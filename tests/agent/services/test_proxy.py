@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -272,6 +273,16 @@ async def test_a_service_that_nobody_imported_gets_an_address_with_its_own_port(
     assert found.startswith("127.77.")
     assert (await lookup(at, "orders.mesh", "SRV")).rr[0].rdata.port == port
     assert await ask((found, port), b"") == b"hello"
+
+
+async def test_a_service_whose_port_is_taken_here_fails_and_is_not_called_missing(start: Start) -> None:
+    town, proxy = await start(dns="0")
+    with socket.socket() as taken:  # on all addresses, as programs often listen
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        town.catalogue.put(town.nodes[1].offer("orders", taken.getsockname()[1]))
+        found = await lookup(proxy.listening["proxy.dns"], "orders.mesh", "A")
+    assert (found.header.rcode, found.rr, found.auth) == (2, [], [])
 
 
 async def test_names_that_are_not_there_and_names_of_others(start: Start) -> None:
