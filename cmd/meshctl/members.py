@@ -168,7 +168,8 @@ COMMANDS: Commands = {
         "SEEN is how long ago anything new of them arrived.\n"
         f"States: {', '.join(_STATES)}.\n"
         "Flags: self; drain and cordon, as ordered; sleep; flapping; one-witness: only one monitor saw it "
-        "die; duplicate-name; clone: its key runs twice; clock: its clock is off; frozen: it broke a rule; "
+        "die; duplicate-name: the later of the two gets no new work; clone: its key runs twice; "
+        "clock: its clock is off; frozen: it broke a rule; "
         "expiring, expired: its certificate.",
         examples=(
             ("meshctl members", "a table, by name"),

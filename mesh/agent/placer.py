@@ -132,7 +132,7 @@ class Placer:
             self._nursery.start_soon(self.twice.run)
             while True:
                 await trio.sleep(REFRESH_S)
-                self.sites.refresh()
+                await self.sites.refresh()
 
     def _load(self) -> None:
         """Everything that the store holds, and what still runs here."""

@@ -2,6 +2,9 @@
 
 An offer is a record at `offer/<aid>` that each node says at its start and when it is cordoned or drained. It
 holds what the device's own configuration lets run (`[workloads]`), which has the last word there.
+
+A node that finds itself doubled closes its own offer, so that all come to the same order: nothing new runs
+there while its key is seen in two processes, or while a node that was let in before it and is up has its name.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Callable, Iterable
 import trio
 
 from mesh.agent.author import Statement
+from mesh.agent.forks import CLONE
 from mesh.agent.insist import insist
 from mesh.agent.members import Members
 from mesh.agent.node import Node
@@ -87,7 +91,21 @@ class Sites:
 
     def _status(self) -> str:
         status = self._node.vitality.status[0]
-        return str(status) if status in (Status.CORDON, Status.DRAIN) else "up"
+        return str(status) if status in (Status.CORDON, Status.DRAIN) else self._doubled() or "up"
+
+    def _doubled(self) -> str:
+        """In which way this node is not the only one of its kind, or ""."""
+        node, directory = self._node, self._node.directory
+        if (CLONE, node.me) in node.alarms:
+            return "clone"
+        namesakes = directory.names().get(node.home.cert.name, [])
+        if len(namesakes) < 2 or node.me not in namesakes:
+            return ""
+        first = min(
+            (aid for aid in namesakes if aid in self._table.present()),
+            key=lambda aid: (directory.standing(aid).stamp, aid),
+        )
+        return "" if first == node.me else "namesake"
 
     async def say(self) -> None:
         """Publish our offer if it is not what the store holds already."""
@@ -186,12 +204,19 @@ class Sites:
             member = self._node.vitality.machine.board.members.get(aid)
             state = member.state if member is not None else State.REGISTERING
             self._give(StandingSaid(aid, "alive" if aid == self._node.me else STANDINGS[state]))
+            self._met(aid)
+
+    def _met(self, aid: bytes) -> None:
+        """A member came, went or fell: one that has our name may close our offer, or open it."""
+        if self._table.name_of(aid) == self._node.home.cert.name:
+            self._node.nursery.start_soon(self.say_changes)
 
     def state_changed(self, change: StateChanged) -> None:
         """Liveness has another view of a member."""
         if change.aid != self._node.me:
             self._say_sites([change.aid])
             self._give(StandingSaid(change.aid, STANDINGS[change.new]))
+            self._met(change.aid)
 
     def _say_sites(self, aids: Iterable[bytes]) -> None:
         found: dict[bytes, Site | None] = {}
@@ -202,9 +227,10 @@ class Sites:
         if found:
             self._give(SitesSaid(found))
 
-    def refresh(self) -> None:
-        """Tell what changed with time alone: a node that has not flapped for long enough."""
+    async def refresh(self) -> None:
+        """Tell what nobody said: a node has not flapped for long enough, ours is doubled or no longer."""
         self._say_sites(list(self._said))
+        await self.say_changes()
 
     def _site(self, aid: bytes) -> Site | None:
         offer, card = self._offers.get(aid), self._members.card_of(aid)

@@ -95,7 +95,8 @@ class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         life: mesh time in ms at which its agent started.
-        st: up, cordon (nothing new), drain (work leaves), away (no workloads at all).
+        st: up, cordon (nothing new), drain (work leaves), away (no workloads at all); clone and namesake are
+            as cordon: its key runs twice, or an older node has its name.
         users, dirs: what workloads may ask for; `*` is anything.
         max_instances: at once.
         cpu, memory, storage: set aside for workloads; 0: what the card says.

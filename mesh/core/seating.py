@@ -36,6 +36,12 @@ NEVER = float("inf")
 BOOT_S, MET_S = 60.0, 10.0
 HOLDING = (Stage.CLAIM, Stage.RUN, Stage.DONE)
 OCCUPYING = (Stage.CLAIM, Stage.RUN, Stage.DRAIN)
+CLOSED = {
+    "cordon": "is cordoned",
+    "drain": "is drained",
+    "clone": "has a key that runs twice",
+    "namesake": "has the name of an older node",
+}
 _PARTS = Amounts.__struct_fields__
 
 
@@ -309,7 +315,7 @@ class Seating:
             return f"is {standing}"
         site = self.sites[aid]
         if site.offer.st != "up":
-            return {"cordon": "is cordoned", "drain": "is drained"}.get(site.offer.st, f"is {site.offer.st}")
+            return CLOSED.get(site.offer.st, f"is {site.offer.st}")
         return "flaps: it fell twice lately" if site.flapping else ""
 
     def why_apart(self, name: str, aid: bytes) -> str:
