@@ -4,7 +4,8 @@ An offer is a record at `offer/<aid>` that each node says at its start and when 
 holds what the device's own configuration lets run (`[workloads]`), which has the last word there.
 
 A node that finds itself doubled closes its own offer, so that all come to the same order: nothing new runs
-there while its key is seen in two processes, or while a node that was let in before it and is up has its name.
+there while its key is seen in two processes, or while another that was let in before it and is up has its
+name.
 """
 
 from __future__ import annotations
