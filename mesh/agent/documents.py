@@ -38,7 +38,7 @@ class Documents(Generic[T]):
         self._read = read
         self._told = changed
         self._found: dict[str, T] | None = None
-        node.store.add_listener(self._changed, user_keys=False)
+        node.store.add_listener(self._changed, user_data=False)
         node.on_members.append(lambda joined, gone: self._stale())
 
     def _changed(self, changes: list[Change]) -> None:

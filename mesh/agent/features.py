@@ -169,7 +169,7 @@ class Features:
             Queries(node.key, node.mesh_id, peers, node, programs, counters, node.now_ms, node.rng.randbytes),
             self._settings,
         )
-        node.store.add_listener(messages.changed, user_keys=False)
+        node.store.add_listener(messages.changed)
         node.use_queries(messages.queries)
         messages.queries.register("mesh.status", self._brief)
         messages.queries.register("mesh.metric", self.metrics.value)

@@ -47,7 +47,7 @@ class Members(Paths):
         self._moved = trio.Event()
         node.on_state.append(self._state_changed)
         node.on_members.append(lambda joined, gone: self._obey_all())
-        node.store.add_listener(self._changed, user_keys=False)
+        node.store.add_listener(self._changed, user_data=False)
         self.left = trio.Event()
         self.before_leaving: list[Callable[[], Awaitable[None]]] = []
 

@@ -46,7 +46,7 @@ class Orders:
         self.choose: Callable[[str, Any, Spec], Spec] = lambda name, value, newest: newest
         self.faults: dict[str, str] = {}
         self.on_change: list[Callable[[dict[str, Spec | None], bool], None]] = []
-        node.store.add_listener(self._changed, user_keys=False)
+        node.store.add_listener(self._changed, user_data=False)
         node.on_members.append(lambda joined, gone: self._reload())
 
     def specs(self) -> dict[str, Spec]:

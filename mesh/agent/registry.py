@@ -74,7 +74,7 @@ class Registry:
         self.shows: Callable[[Service], bool] = lambda service: True
         self.loaded = trio.Event()
         self.on_change: list[Callable[[frozenset[str] | None], None]] = []
-        node.store.add_listener(self._changed, user_keys=False)
+        node.store.add_listener(self._changed, user_data=False)
         node.on_state.append(self._state_changed)
         node.on_members.append(lambda joined, gone: self._members_changed(joined, gone))
 

@@ -41,7 +41,7 @@ class Keeper:
         self._on_zone = on_zone
         self._news = trio.Event()
         self._since: dict[bytes, float] = {}
-        node.store.add_listener(self._changed, user_keys=False)
+        node.store.add_listener(self._changed, user_data=False)
 
     def _changed(self, changes: list[Change]) -> None:
         if any(change.scope == MESH and change.path.startswith(PREFIXES) for change in changes):

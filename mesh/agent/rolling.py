@@ -56,7 +56,7 @@ class Rolling:
         rollouts.on_change.append(self._moved)
         rollouts.on_shown.append(self._switched)
         placer.exposed.registry.shows = self._shows
-        node.store.add_listener(self._changed, user_keys=False)
+        node.store.add_listener(self._changed, user_data=False)
         placer.supervisor.on_change.append(lambda status: rollouts.wake())
 
     # -- claims -----------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class Rollouts:
         self._woken = trio.Event()
         self.on_change: list[Callable[[str], None]] = []  # told of a subject whose generation here changes
         self.on_shown: list[Callable[[str], None]] = []  # of one whose other generation is the service now
-        node.store.add_listener(self._changed, user_keys=False)
+        node.store.add_listener(self._changed, user_data=False)
         node.on_state.append(self._state_changed)
 
     def serve(self, kind: str, subject: Subject) -> None:

@@ -62,7 +62,7 @@ class Secrets:
         self.table: Seating
         self.restarted: Callable[[Log, str], list[Statement]]
         self.on_change: list[Callable[[], None]] = []
-        node.store.add_listener(self._changed, user_keys=False)
+        node.store.add_listener(self._changed, user_data=False)
         node.on_members.append(lambda joined, gone: self._stale())
 
     # -- what is stored ---------------------------------------------------------------------------------

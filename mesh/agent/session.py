@@ -172,7 +172,7 @@ class Session:
     async def _gathered(self) -> bool:
         """Wait until a frame may leave; whether all may leave with it that has been gathered."""
         full_at = self._flushed_at + flush_s(self.rtt_s)
-        if trio.current_time() < full_at:  # a scope whose time is over costs two turns of the loop
+        if not self._hurried.is_set() and trio.current_time() < full_at:  # else a turn for naught
             with trio.move_on_at(full_at):
                 await self._hurried.wait()
         return trio.current_time() >= full_at

@@ -76,7 +76,7 @@ class Shadows:
         self._read()
         rollouts.serve(KIND, self)
         rollouts.on_change.append(lambda subject: self._wake())
-        node.store.add_listener(self._changed, user_keys=False)
+        node.store.add_listener(self._changed, user_data=False)
 
     # -- for rollouts -----------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ class Summary:
         self._moved = trio.Event()
         node.on_state.append(lambda _: self._moved.set())
         node.on_members.append(lambda joined, gone: self._moved.set())
-        node.store.add_listener(self._changed, user_keys=False)
+        node.store.add_listener(self._changed, user_data=False)
 
     async def run(self) -> None:
         """Speak for the zone while it is ours to do, until cancelled."""

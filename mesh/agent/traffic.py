@@ -76,7 +76,7 @@ class Traffic:
             idle_s=lambda: node.config.proxy.idle_s,
         )
         node.on_members.append(lambda joined, gone: self._around.forget())
-        node.store.add_listener(self._changed, user_keys=False)
+        node.store.add_listener(self._changed, user_data=False)
         kept: Documents[Token] = Documents(node, tokens.PREFIX, read_token)
         self.tokens = Tokens(kept, certs, node.now_ms)
         self.routing = Routing(

@@ -72,7 +72,7 @@ class Votes:
         self._dirty: set[str] = set()
         self._woken = trio.Event()
         node.on_alarm.append(self._alarmed)
-        node.store.add_listener(self._changed, user_keys=False)
+        node.store.add_listener(self._changed, user_data=False)
 
     @property
     def handlers(self) -> dict[str, Callable[[Call], Any]]:

@@ -55,7 +55,7 @@ class Zones:
         registry.on_change.append(self._services_moved)
         node.on_state.append(self._state_changed)
         node.on_members.append(lambda joined, gone: self._news.set())
-        node.store.add_listener(self._changed, user_keys=False)
+        node.store.add_listener(self._changed, user_data=False)
 
     async def run(self) -> None:
         """Tell and listen, until cancelled."""

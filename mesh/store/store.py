@@ -31,7 +31,7 @@ from mesh.store.reading import Reading, ReadingLive
 from mesh.store.rows import Damaged
 from mesh.store.tender import Tender
 from mesh.store.txn import Txn
-from mesh.store.watch import PATHS_MAX, USER_KEYS, Change, Cursor, Watch, new_rounds
+from mesh.store.watch import PATHS_MAX, USER_DATA, Change, Cursor, Watch, new_rounds
 from mesh.store.writer import Writer
 
 __all__ = ["Change", "Cursor", "Damaged", "Known", "Opened", "Store", "Txn", "Watch"]
@@ -267,13 +267,13 @@ class Store:
 
     # -- what changed -----------------------------------------------------------------------------------
 
-    def add_listener(self, listener: Callable[[list[Change]], None], *, user_keys: bool = True) -> None:
+    def add_listener(self, listener: Callable[[list[Change]], None], *, user_data: bool = True) -> None:
         """Call `listener` on the loop after each commit (and each change of the live scope), in order.
 
         Args:
-            user_keys: whether it wants to hear of users' keys (`kv/`), of which most changes are.
+            user_data: whether it wants to hear of users' keys and messages (USER_DATA): of most changes.
         """
-        self._listeners.append((listener, user_keys))
+        self._listeners.append((listener, user_data))
 
     def watch(
         self, prefix: str, scope: str, cursor: Cursor | None = None, *, paths_max: int = PATHS_MAX
@@ -342,9 +342,9 @@ class Store:
             by_scope.setdefault(change.scope, []).append(change.path)
         for scope, paths in by_scope.items():
             self._rounds[scope].changed(paths)
-        others = [change for change in changes if not change.path.startswith(USER_KEYS)]
-        for listener, user_keys in self._listeners:
-            told = changes if user_keys else others
+        others = [change for change in changes if not change.path.startswith(USER_DATA)]
+        for listener, user_data in self._listeners:
+            told = changes if user_data else others
             try:
                 if told:
                     listener(told)

@@ -24,7 +24,8 @@ import trio
 from mesh.core.record import SCOPES, Record
 from mesh.errors import UsageError
 
-USER_KEYS = "kv/"
+# Where users' keys and messages are: most changes, and of use to few listeners.
+USER_DATA = ("kv/", "topic/")
 PATHS_MAX = 10_000
 RING_PATHS_MAX = 65_536
 

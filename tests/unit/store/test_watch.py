@@ -190,13 +190,13 @@ def test_a_malformed_cursor_is_refused(text):
         Cursor.parse(text)
 
 
-async def test_a_listener_that_follows_no_user_keys_hears_of_the_rest_alone(store, pen, putting):
+async def test_a_listener_that_follows_no_user_data_hears_of_the_rest_alone(store, pen, putting):
     told, rest = [], []
     store.add_listener(lambda changes: told.append([change.path for change in changes]))
-    store.add_listener(lambda changes: rest.append([change.path for change in changes]), user_keys=False)
+    store.add_listener(lambda changes: rest.append([change.path for change in changes]), user_data=False)
     await store.write(putting(pen.say("kv/a", 1)))
-    await store.write(putting(pen.say("kv/b", 1), pen.say("wl/b", 1)))
-    assert told == [["kv/a"], ["kv/b", "wl/b"]]
+    await store.write(putting(pen.say("kv/b", 1), pen.say("topic/b", 1), pen.say("wl/b", 1)))
+    assert told == [["kv/a"], ["kv/b", "topic/b", "wl/b"]]
     assert rest == [["wl/b"]]
 
 
