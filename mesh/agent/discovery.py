@@ -90,7 +90,7 @@ class Discovery:
         failed, troubled = [], []
         for finder in self.report():
             if finder["state"] != "running":
-                failed.append(f"{finder['finder']}: {finder['error'] or finder['state']}")
+                failed.append(f"{finder['finder']}: {finder['error'] or 'has not begun'}")
             troubled += [f"{finder['finder']}: {what}: {why}" for what, why in finder["troubles"].items()]
         names = ", ".join(finder["finder"] for finder in self.report())
         return {
