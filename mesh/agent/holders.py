@@ -7,7 +7,7 @@ from collections.abc import Callable
 import trio
 
 Key = tuple[str, bytes]
-KEYS_PER_LINK_MAX = 65_536  # a neighbour may announce authors that nobody knows
+KEYS_PER_LINK_MAX = 16_384  # a neighbour may announce authors that nobody knows
 
 
 class Holders:

@@ -355,7 +355,7 @@ class Dissemination:
             if aid == self._me and message.scope in link.fenced:
                 self._remembered(name, link, key, head, fp, out)
                 continue
-            if mine.head or key in link.sent or len(link.sent) < self.config.offers_max:
+            if mine.head or key in link.sent or len(link.sent) < self.config.offers_max // 4:
                 link.sent[key] = max(head, link.sent.get(key, 0)) if aid != self._me else head
             if head > mine.head:
                 self._offered(name, key, head, now if fresh or not mine.head else now + self.config.repair_s)

@@ -14,7 +14,7 @@ from mesh.agent.members import Members
 from mesh.agent.node import Node
 from mesh.agent.ways import race
 from mesh.core.vitals import State
-from mesh.errors import MeshError, Unreachable
+from mesh.errors import MeshError, TimedOut, Unreachable
 from mesh.net.base import Refused, Stream
 
 ECHO = "/test/echo"
@@ -147,3 +147,21 @@ async def test_no_relay_is_asked_for_an_agent_that_is_not_there(
     with pytest.raises(type(error)):
         await race(tries(said, "direct", 0.1, error), tries(said, "relay", 0.1, False), 1.0)
     assert ("relay" in said) is asked
+
+
+@pytest.mark.parametrize("direct_s", [0.1, 3.0], ids=["it failed before", "it fails later"])
+async def test_a_relay_that_breaks_leaves_the_error_of_the_direct_way(
+    autojump_clock: trio.testing.MockClock, direct_s: float
+) -> None:
+    """One error, and not a group of them: nobody expects that, and it would end the agent."""
+    broken = tries([], "relay", 0.5, TimedOut("no hello"))
+    with pytest.raises(Unreachable, match="no way"):
+        await race(tries([], "direct", direct_s, Unreachable("no way")), broken, 1.0)
+
+
+async def test_a_relay_that_breaks_does_not_end_the_direct_way(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    said: list[str] = []
+    await race(tries(said, "direct", 3.0, True), tries(said, "relay", 0.5, TimedOut("no hello")), 1.0)
+    assert said == ["direct", "relay", "direct stands"]
