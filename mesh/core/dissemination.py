@@ -226,6 +226,8 @@ class Dissemination:
         asked = want is not None and want.link == name
         if asked and want is not None:
             want.at = now
+            if not (event.records or delta.more):
+                self._questions.denied(name, key, delta.upto)
             if not delta.more:
                 self._unwant(key)
         if delta.pull or delta.reset:

@@ -170,10 +170,21 @@ class Liveness:
     def tick(self, now: float) -> list[Action]:
         """Let time pass."""
         out: list[Action] = []
+        if self._idles(now):
+            t = now - self.missed_s
+            self._due = max(min(self._parts_due, t + HEARTBEAT_S) + self.missed_s + 1e-6, now)
+            return out
         t = self._enter(now)
         self.board.tick(t, out)
         self.prober.tick(t, out)
         return self._leave(t, now, out)
+
+    def _idles(self, now: float) -> bool:
+        """Whether a tick is the heartbeat alone: we are in time, and nobody is due or missed."""
+        if self._late or now - self._due > self.config.miss_s / 4 or now - self.missed_s >= self._parts_due:
+            return False
+        open_ = self.board.moved or self._refute_above is not None or not self._said_steady
+        return not open_ and self.prober.calm()
 
     def deadline(self) -> float:
         """When `tick` must be called at the latest; calls after it are counted as lateness."""

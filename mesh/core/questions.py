@@ -71,6 +71,11 @@ class Questions:
             self._announced[name] -= 1
         return bool(offers)
 
+    def denied(self, name: bytes, key: Key, upto: int) -> None:
+        """A link has nothing beyond `upto`. If it announced more, it was set back since."""
+        if self.offers.get(key, {}).get(name, 0) > upto:
+            self.withdrawn(name, key)
+
     def held(self, key: Key) -> None:
         """All that was announced of an author has come, or nobody is left to be asked for it."""
         self._announced.subtract(self.offers.pop(key, ()))

@@ -69,7 +69,9 @@ class Timekeeper:
         node, self._due = self._node, False
         self._adjusted = node.fleet.world.now
         before_ms = self.clock.offset_ms
-        stepped = self.clock.adjust(node.wall_ms(), node.fleet.world.now)
+        # Days that the calendar turns for all are no clock that was set: everybody slept through them.
+        slept_s = node.fleet.calendar_ms / 1000
+        stepped = self.clock.adjust(node.wall_ms(), node.fleet.world.now, slept_s)
         if node.replica is not None and (stepped or abs(self.clock.offset_ms - before_ms) > MOVED_MS):
             node.replica.handle(tidings.ClockSet())
         if node.replica is None or not node.fleet.parts.takes_back:

@@ -388,3 +388,21 @@ def test_acknowledgements_come_from_what_is_applied() -> None:
                 if isinstance(action, tidings.Acknowledged):
                     acks.append(action)
     assert [ack.head for ack in acks if ack.aid == writer.aid][-1:] == [head]
+
+
+def test_a_neighbour_that_has_less_than_it_announced_is_asked_once_and_no_more() -> None:
+    bench = Bench(3, [(0, 1)])
+    bench.exchange()
+    one, set_back, author = bench.peers
+    one.event(tidings.Received(set_back.aid, messages.Heads(MESH, [(author.aid, author.clock.send(1), b"")])))
+    asked = 0
+    for _ in range(20):
+        bench.now += 0.3
+        one.perform(one.machine.tick(bench.now))
+        for body in one.machine.pull(set_back.aid):
+            asked += isinstance(messages.decode(body), messages.Want)
+            set_back.frame(one.aid, body)
+        for body in set_back.machine.pull(one.aid):
+            one.frame(set_back.aid, body)
+    assert asked == 1
+    assert not one.machine.behind(MESH)
