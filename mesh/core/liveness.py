@@ -184,7 +184,7 @@ class Liveness:
         if self._late or now - self._due > self.config.miss_s / 4 or now - self.missed_s >= self._parts_due:
             return False
         open_ = self.board.moved or self._refute_above is not None or not self._said_steady
-        return not open_ and self.prober.calm()
+        return not open_ and not self.prober.missing()[0]
 
     def deadline(self) -> float:
         """When `tick` must be called at the latest; calls after it are counted as lateness."""

@@ -141,10 +141,6 @@ class Prober:
         else:
             del self.links[aid]
 
-    def calm(self) -> bool:
-        """Whether no link misses and nobody waits for an answer of ours."""
-        return not self._favours.open and not any(link.misses for link in self.links.values())
-
     def calmly_heard(self, aid: bytes, t: float) -> bool:
         """Note a frame without a probe, unless anything else hangs on it; whether that was all."""
         link, member = self.links.get(aid), self._board.members.get(aid)
