@@ -73,6 +73,7 @@ class Sites:
         held = self._stored(node.me)
         self.life_ms = max(node.now_ms(), held.life + 1 if held is not None else 0)
         self._offers[node.me] = self._own()
+        node.on_alarm.append(self._alarmed)
 
     # -- our own ----------------------------------------------------------------------------------------
 
@@ -218,6 +219,10 @@ class Sites:
             self._say_sites([change.aid])
             self._give(StandingSaid(change.aid, STANDINGS[change.new]))
             self._met(change.aid)
+
+    def _alarmed(self, kind: str, aid: bytes, text: str) -> None:
+        if kind == CLONE and aid == self._node.me:
+            self._node.nursery.start_soon(self.say_changes)
 
     def _say_sites(self, aids: Iterable[bytes]) -> None:
         found: dict[bytes, Site | None] = {}

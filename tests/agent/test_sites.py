@@ -69,8 +69,7 @@ async def test_a_node_whose_key_runs_twice_is_given_nothing_new(village: Village
     sites = sites_of(node)
     assert offered(sites, node) == "up"
     node.alarm(CLONE, node.me, "its key is in use by two processes")
-    await sites.refresh()
-    assert offered(sites, node) == "clone"
+    await until(lambda: offered(sites, node) == "clone")
     node.clear_alarm(CLONE, node.me)
     await sites.refresh()
     assert offered(sites, node) == "up"
