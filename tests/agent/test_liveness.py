@@ -142,8 +142,8 @@ async def test_what_was_written_by_a_clock_ahead_reaches_the_others_once_it_is_s
 
 
 def heard_incarnation(viewer: Node, subject: Node) -> int:
-    """The incarnation in a node's newest lease, as another holds it."""
-    (lease,) = viewer.store.live.slots(path_of(subject.me))
+    """The incarnation in a node's newest lease, as another holds it; accusations may stand beside it."""
+    (lease,) = (rec for rec in viewer.store.live.slots(path_of(subject.me)) if rec.aid == subject.me)
     return decode_lease(lease.val).inc
 
 
