@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,11 @@ TEST_PROGRAMS = (
     ("redis-cli", "redis-tools"),
     ("nginx", "nginx-light"),
     ("curl", "curl"),
+)
+
+_INSTEAD = (
+    "It is left as it is. Run this as its owner, or copy the checkout without its .venv to a directory of\n"
+    "your own: there the first call makes one for you."
 )
 
 _PROBE = """
@@ -89,6 +95,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def _set_up(extras: Sequence[str]) -> None:
     started = time.monotonic()
+    _check_ours(VENV)
     python = _python()
     _system_packages(python)
     if "dev" in extras:
@@ -97,6 +104,7 @@ def _set_up(extras: Sequence[str]) -> None:
     present = _probed(str(interpreter))
     moved = _read_stamp().get("root", str(ROOT)) != str(ROOT)
     if present is None or tuple(present["version"]) < PYTHON_MIN or moved:
+        _check_replaceable(VENV)
         say(f"creating {VENV} with {python['executable']}")
         _run([python["executable"], "-m", "venv", "--clear", str(VENV)])
     wanted = sorted(set(_read_stamp().get("extras", ())) | set(extras))
@@ -109,6 +117,53 @@ def _set_up(extras: Sequence[str]) -> None:
         shutil.rmtree(stale)
     STAMP.write_text(json.dumps({"hash": _hash(), "extras": wanted, "root": str(ROOT)}))
     say(f"set-up done in {time.monotonic() - started:.0f} s")
+
+
+def _check_ours(venv: Path) -> None:
+    """Refuse to install into an environment that is another user's; root may, as `sudo scripts/fault` does.
+
+    Raises:
+        SetupError: it is another's, or cannot be read or written; it is left as it is.
+    """
+    try:
+        owner = venv.stat().st_uid
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SetupError(f"{venv} cannot be read: {error.strerror}.\n{_INSTEAD}") from None
+    if os.geteuid() not in (0, owner):
+        raise SetupError(
+            f"{venv} belongs to {_user(owner)}, and is not ready for {_user(os.geteuid())}.\n{_INSTEAD}"
+        )
+    if not os.access(venv, os.R_OK | os.W_OK | os.X_OK):
+        raise SetupError(f"{venv} cannot be read and written by {_user(os.geteuid())}.\n{_INSTEAD}")
+
+
+def _check_replaceable(venv: Path) -> None:
+    """Refuse to clear what is another user's, root's own too, or only cannot be run by this one.
+
+    Raises:
+        SetupError: it is to be left as it is.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        owner = venv.stat().st_uid
+        if owner != os.geteuid():
+            raise SetupError(f"{venv} does not run here, and belongs to {_user(owner)}.\n{_INSTEAD}")
+        if any(venv.iterdir()) and not (venv / "pyvenv.cfg").is_file():
+            raise SetupError(f"{venv} was not made by venv: it is not cleared. Move it away, then try again.")
+        try:
+            (venv / "bin" / "python").stat()
+        except PermissionError:
+            raise SetupError(
+                f"{_user(os.geteuid())} may not reach the Python of {venv}.\n{_INSTEAD}"
+            ) from None
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
 
 
 def _hash() -> str:
