@@ -11,6 +11,7 @@ A run is a function of the scenario, the seed and the parts; its digest is the p
 from __future__ import annotations
 
 import gc
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +35,10 @@ from mesh.sim.scenario import Scenario
 FORM_S = 60.0
 STEP_S = 1.0
 LOOK_EVERY_STEPS = 4
+_UNMEASURED = {
+    "found_s": "nobody was down for so long that all others knew",
+    "settled_s": "no split lasted until both sides saw the other as gone",
+}
 Progress = Callable[[str, float], None]
 Line = Callable[[float, str, int, str], None]
 
@@ -274,11 +279,15 @@ class Run:
             "reach_max_s": gauges.reach_s.largest,
             **self._figures,
         }
-        for name in expect.__struct_fields__:
-            bar, value = getattr(expect, name), measured.get(name)
-            if bar is not None and value is not None and value > bar:
+        bars = {name: bar for name in expect.__struct_fields__ if (bar := getattr(expect, name)) is not None}
+        for name, bar in bars.items():
+            if (value := measured.get(name, math.nan)) > bar:
                 check = "verdict" if name == "false_dead" else "expected"
                 self.fleet.checks.fail(check, f"{name} is {value:g}, allowed is {bar:g}")
+        for name, bar in bars.items():
+            if not math.isfinite(measured.get(name, math.nan)):
+                why = _UNMEASURED.get(name, "no write was acknowledged and went anywhere")
+                self.fleet.checks.fail("unmeasured", f"expected {name} <= {bar:g}, never measured: {why}")
 
     def _verdicts(self) -> None:
         touched = self._hand.touched if self._hand is not None else set()

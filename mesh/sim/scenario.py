@@ -8,7 +8,7 @@
     [expect]                figures that must be met, beside the checks that never sleep
     [placement] [quorum] [rollout]   one of them: played by that feature's own simulator (`kinds.py`)
 
-Unknown names and values out of bounds are refused with the place where they stand.
+Unknown names are refused with the place where they stand, and so is what cannot be meant (`bounds.py`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from mesh.core.vitals import PROFILES
 from mesh.errors import UsageError
 from mesh.sim.network import Line
 from mesh.sim.placement import Scene
 from mesh.sim.voting import Weather
 
-NODES_MAX = 20_000
-TIMES_MAX = 10_000
 EXAMPLE = "meshctl sim show split-writes"
 
 
@@ -188,7 +185,7 @@ class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One scenario; see the head of this file."""
 
-    summary: str
+    summary: str = ""
     name: str = ""
     mesh: Mesh = Mesh()
     lines: Lines = Lines()
@@ -262,7 +259,9 @@ def of(raw: Any, name: str) -> Scenario:
         scenario = msgspec.convert(raw, Scenario)
     except msgspec.ValidationError as error:
         raise UsageError(f"{name}: {_readable(str(error))}", f"`{EXAMPLE}` shows a whole one") from None
-    _check(scenario, name)
+    from mesh.sim.bounds import check  # which stands on this module
+
+    check(scenario, name)
     return scenario
 
 
@@ -292,84 +291,3 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "quorum": Weather,
     "rollout": Rollout,
 }
-
-
-def _check(scenario: Scenario, name: str) -> None:
-    from mesh.sim.faults import KINDS  # which stands on this module
-
-    mesh = scenario.mesh
-    _within(name, "mesh.nodes", mesh.nodes, 2, NODES_MAX)
-    _within(name, "mesh.zones", mesh.zones, 1, mesh.nodes // 2)
-    _within(name, "mesh.gateways", mesh.gateways, 1, mesh.nodes)
-    for key in ("duration_s", "bound_s", "quiet_s"):
-        _within(name, f"mesh.{key}", getattr(mesh, key), 0, 1e7)
-    _one_of(name, "mesh.profile", mesh.profile, PROFILES)
-    for key, line in (("near", scenario.lines.near), ("far", scenario.lines.far or scenario.lines.near)):
-        for field in ("jitter", "loss", "reorder", "duplicate"):
-            _within(name, f"lines.{key}.{field}", getattr(line, field), 0, 1)
-        _within(name, f"lines.{key}.latency_ms", line.latency_ms, 0.001, 60_000)
-        _within(name, f"lines.{key}.bytes_per_s", line.bytes_per_s, 0, 1e12)
-    for at, fault in enumerate(scenario.fault):
-        where = f"fault[{at}]"
-        _one_of(name, f"{where}.what", fault.what, KINDS)
-        _check_fault(name, where, fault, mesh, KINDS[fault.what].needs)
-    _check_own(name, scenario)
-    _within(name, "load.writes_per_s", scenario.load.writes_per_s, 0, 1e6)
-    _within(name, "load.keys", scenario.load.keys, 0, 100_000)
-    _within(name, "load.deletes", scenario.load.deletes, 0, 1)
-    _within(name, "load.ttl_s", scenario.load.ttl_s, 0, 1e7)
-    _within(name, "load.ttl_share", scenario.load.ttl_share, 0, 1)
-    _within(name, "load.zone_share", scenario.load.zone_share, 0, 1)
-    for kind in scenario.load.kinds or ("",):
-        _one_of(name, "load.kinds", kind, ("reg", "mv"))
-
-
-def _check_own(name: str, scenario: Scenario) -> None:
-    given = [key for key in ("placement", "quorum", "rollout") if getattr(scenario, key) is not None]
-    if len(given) > 1:
-        raise UsageError(f"{name}: give one of {', '.join(given)}, not {len(given)} of them")
-    if given and (scenario.fault or scenario.load.writes_per_s):
-        raise UsageError(f"{name}: [{given[0]}] has troubles of its own, and takes no [[fault]] or [load]")
-    if scenario.placement is not None:
-        _within(name, "mesh.nodes", scenario.mesh.nodes, 4, 250)
-        _within(name, "placement.dead", scenario.placement.dead, 1, scenario.mesh.nodes // 2)
-        _within(name, "placement.workloads", scenario.placement.workloads, 1, 10_000)
-    if scenario.quorum is not None:
-        _within(name, "quorum.voters", scenario.quorum.voters, 3, 9)
-        _within(name, "quorum.loss", scenario.quorum.loss, 0, 0.9)
-
-
-def _check_fault(name: str, where: str, fault: Fault, mesh: Mesh, needs: tuple[str, ...]) -> None:
-    for key in ("at_s", "every_s", "for_s"):
-        _within(name, f"{where}.{key}", getattr(fault, key), 0, 1e7)
-    _within(name, f"{where}.times", fault.times, 1, TIMES_MAX)
-    if fault.times > 1 and not fault.every_s:
-        raise UsageError(f"{name}: {where}: {fault.times} times needs every_s, the time between them")
-    for key in needs:
-        if getattr(fault, key) is None:
-            raise UsageError(f"{name}: {where}: {fault.what} needs {key}")
-    given = [key for key in ("count", "share", "nodes", "zone") if getattr(fault, key) is not None]
-    if len(given) > 1:
-        raise UsageError(f"{name}: {where}: give one of {', '.join(given)}, not {len(given)} of them")
-    for number in fault.nodes or []:
-        _within(name, f"{where}.nodes", number, 0, mesh.nodes - 1)
-    if fault.count is not None:
-        _within(name, f"{where}.count", fault.count, 1, mesh.nodes)
-    if fault.share is not None:
-        _within(name, f"{where}.share", fault.share, 0, 1)
-    if fault.zone is not None:
-        _within(name, f"{where}.zone", fault.zone, 0, mesh.zones - 1)
-    if fault.rate is not None:
-        _within(name, f"{where}.rate", fault.rate, 0, 0.99)
-
-
-def _within(name: str, where: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise UsageError(f"{name}: {where}: {value:g} is not between {low:g} and {high:g}")
-
-
-def _one_of(name: str, where: str, value: str, known: Any) -> None:
-    if value not in known:
-        near = difflib.get_close_matches(value, list(known), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(known))}"
-        raise UsageError(f"{name}: {where}: {value!r} is not known", hint)

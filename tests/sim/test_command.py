@@ -98,6 +98,42 @@ def test_a_failure_says_which_check_and_leaves_a_small_trace(
         ("summary = 'x'\n[quorum]\n[rollout]", "give one of quorum, rollout"),
         ("summary = 'x'\n[placement]\n[load]\nwrites_per_s = 1", "takes no [[fault]] or [load]"),
         ("summary = ", "not TOML"),
+        (
+            "[mesh]\nnodes = 3\nzones = 10",
+            "10 is not between 1 and 1: a zone has two nodes or more, and there are 3",
+        ),
+        (
+            "[[fault]]\nwhat = 'kill'\nat_s = 90",
+            "kill at_s 90 never happens: the run ends at mesh.duration_s 60",
+        ),
+        (
+            "[[fault]]\nwhat = 'kill'\nevery_s = 10\ntimes = 8",
+            "kill times 8 do not fit: the last would be at 70 s",
+        ),
+        ("[[fault]]\nwhat = 'kill'\nevery_s = 10", "every_s 10 needs times"),
+        ("[[fault]]\nwhat = 'away'\ndays = 1000000000", "fault[0].days: 1e+09 is not between 1 and 10000"),
+        ("[[fault]]\nwhat = 'away'\ndays = -5", "fault[0].days: -5 is not between 1 and 10000"),
+        ("[[fault]]\nwhat = 'away'\ndays = 400", "away days 400 from 0 s on do not end before"),
+        ("[[fault]]\nwhat = 'away'\ndays = 3\nfor_s = 2", "away lasts for its days"),
+        ("[[fault]]\nwhat = 'set-back'\nage_s = -4", "fault[0].age_s: -4 is not between 0"),
+        (
+            "[[fault]]\nwhat = 'set-back'\nage_s = 70",
+            "set-back age_s 70 from 0 s on is after mesh.duration_s 60",
+        ),
+        ("[[fault]]\nwhat = 'clock'\noffset_s = 1e300", "fault[0].offset_s: 1e+300 is not between"),
+        ("[[fault]]\nwhat = 'freeze'", "fault[0]: freeze needs for_s"),
+        ("[[fault]]\nwhat = 'stall'", "fault[0]: stall needs for_s"),
+        ("[[fault]]\nwhat = 'kill'\nnodes = [1, 1]", "fault[0].nodes: 1 is there 2 times"),
+        ("[[fault]]\nwhat = 'kill'\nnodes = []", "fault[0].nodes: [] of 32 nodes is nobody"),
+        ("[[fault]]\nwhat = 'kill'\nshare = 0.01", "fault[0].share: 0.01 of 32 nodes is nobody"),
+        ("[[fault]]\nwhat = 'split'\nshare = 1.0", "a split needs somebody on the other side"),
+        ("[[fault]]\nwhat = 'kill'\nrate = 0.5", "fault[0].rate: kill has no use for it; loss has"),
+        ("[[fault]]\nwhat = 'kill'\ndays = 3", "fault[0].days: kill has no use for it; away has"),
+        ("[load]\nwriters = -1", "load.writers: -1 is not between"),
+        ("[expect]\nfound_s = nan", "expect.found_s: nan is not between 0"),
+        ("[expect]\nchanges = -1", "expect.changes: -1 is not between 0"),
+        ("[mesh]\nnodes = 200\n[expect]\nsettled_s = 9", "it is measured in meshes of up to 100 nodes"),
+        ("[quorum]\n[expect]\nfound_s = 1", "takes no [expect]"),
     ],
 )
 def test_a_bad_scenario_is_refused_with_its_place(
@@ -107,6 +143,24 @@ def test_a_bad_scenario_is_refused_with_its_place(
     path.write_text(text)
     assert main(["sim", "run", str(path)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("expected", "why"),
+    [
+        ("found_s = 1", "expected found_s <= 1, never measured: nobody was down"),
+        ("settled_s = 15", "expected settled_s <= 15, never measured: no split lasted"),
+        ("reach_max_s = 2", "expected reach_max_s <= 2, never measured: no write"),
+        ("frames_per_write = 9", "expected frames_per_write <= 9, never measured: no write"),
+    ],
+)
+def test_a_figure_that_was_never_measured_is_not_met(
+    expected: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "idle.toml"
+    path.write_text(f"[mesh]\nnodes = 3\nduration_s = 1\nquiet_s = 0\n[expect]\n{expected}\n")
+    assert main(["sim", "run", str(path)]) == 1
+    assert why in capsys.readouterr().err
 
 
 def test_a_scenario_by_a_wrong_name_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
