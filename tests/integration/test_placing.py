@@ -58,6 +58,7 @@ def test_work_stands_beside_or_apart_from_other_work_and_is_spread_over_sites(
     for node, site in (("n1", "north"), ("n2", "north"), ("n3", "south")):
         label(first, node, site=site)
     apply(first, name="base", selector="name=n2")
+    settled(yard, "base", 1)  # apart is mutual: what comes first keeps the other away
     apply(first, name="beside", affinity={"near": ["base"]})
     apply(first, name="away", replicas=2, affinity={"apart": ["base"]})
     apply(first, name="wide", replicas=2, affinity={"spread": "site"})
