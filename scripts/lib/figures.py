@@ -139,7 +139,11 @@ def plot(figures: Figures, folder: Path, *, kind: str) -> list[Path]:
         figures.skip("plots", "matplotlib is not there: scripts/bench --with-peers installs it")
         return []
     matplotlib.use("Agg")
-    return [_draw(family, curves, folder, kind) for family, curves in families.items()]
+    try:
+        return [_draw(family, curves, folder, kind) for family, curves in families.items()]
+    except OSError as error:
+        figures.skip("plots", str(error))
+        return []
 
 
 def _draw(family: str, curves: dict[str, list[dict[str, Any]]], folder: Path, kind: str) -> Path:

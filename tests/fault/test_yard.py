@@ -43,10 +43,68 @@ def test_every_row_is_listed_with_its_counts() -> None:
         assert f"\n{name} " in f"\n{done.stdout}"
 
 
+def test_every_row_stands_in_the_readme() -> None:
+    names = [line.split()[0] for line in fault("--list").stdout.splitlines() if not line.startswith(" ")]
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in names if f"`{name}`" not in readme] == []
+
+
 def test_a_row_that_does_not_exist_is_misuse() -> None:
     done = fault("earthquake")
     assert done.returncode == 2
-    assert "earthquake" in done.stdout
+    assert "earthquake" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--share nan",
+        "--share inf",
+        "--seconds nan",
+        "--seconds 0",
+        "--latency nan",
+        "--jitter 1",
+        "--nodes-max -4",
+        "--nodes 201",
+        "--runs 1.5",
+        "split --nodes 1",
+        "death --nodes-max 1",
+        "flap --nodes 5",
+        "--out /nonexistent/x",
+        "--out /tmp",
+        "--markdown /proc/x",
+        "--out {same} --markdown {same}",
+        "--resume",
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_runs(words: str, tmp_path: Path) -> None:
+    done = fault(*words.format(same=tmp_path / "same").split())
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\x00\xfe", b"a letter}\n", b"[1]\n{}", b'{"row": 1, "ended": "kept"}']
+)
+def test_a_file_of_somebody_else_is_not_taken_up_nor_changed(content: bytes, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.write_bytes(content)
+    done = fault("death", "--resume", "--out", out)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert out.read_bytes() == content
+
+
+def test_a_run_that_was_cut_short_is_taken_up_and_its_rows_are_counted_in_the_last_line(
+    tmp_path: Path,
+) -> None:
+    rows = {"row": "death", "ended": "kept", "counts": "", "took_s": 1}
+    (tmp_path / "out").write_text(json.dumps(rows) + '\n{"row": "fl')
+    done = fault("death", "--resume", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "scripts/fault: 1 kept"
 
 
 def test_mutated_inputs_are_refused_or_read() -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -27,6 +29,28 @@ def test_an_unknown_measurement_is_named() -> None:
     done = bench("--only", "everything")
     assert done.returncode == 2
     assert "'everything'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--small -1",
+        "--small 0",
+        "--keys -5",
+        "--members 0",
+        "--simulated 1",
+        "--simulated-limit-s nan",
+        "--only",
+        "--out /tmp",
+        "--out /nonexistent/x",
+        "--markdown /proc/x",
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_runs(words: str) -> None:
+    done = bench(*words.split())
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert f"{words.split()[0]}" in done.stderr.splitlines()[-1]
 
 
 def test_differences_are_found_by_both_sides_and_reported_as_lines_and_as_a_table(tmp_path: Path) -> None:

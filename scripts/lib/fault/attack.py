@@ -197,6 +197,6 @@ ROWS = {
     "sockets": Row(sockets, nodes=3, runs=2_000),
     "garbage": Row(garbage, nodes=3, runs=10_000),
     "identities": Row(identities, nodes=3, runs=400),
-    "flood": Row(flood, nodes=4, seconds=60),
-    "poison": Row(poison, nodes=4, seconds=5, runs=20_000),
+    "flood": Row(flood, nodes=4, least=3, seconds=60),
+    "poison": Row(poison, nodes=4, least=3, seconds=5, runs=20_000),
 }

@@ -46,6 +46,7 @@ class Row:
 
     Attributes:
         nodes, seconds, runs: the defaults of the options; 0 where the row has no use for it.
+        least: how many agents it takes for anything to be seen; 0 where `nodes` are no agents.
         network: it cuts or loses packets, so it needs namespaces.
         delay: how far apart its agents are, if that is the trouble.
         lacking: why it cannot run here, or an empty text.
@@ -55,6 +56,7 @@ class Row:
     nodes: int = 0
     seconds: float = 0.0
     runs: int = 0
+    least: int = 2
     network: bool = False
     delay: Delay = NO_DELAY
     lacking: Callable[[], str] = lambda: ""

@@ -236,8 +236,8 @@ ROWS = {
     "loss": Row(loss, nodes=32, seconds=600, network=True),
     "death": Row(death, nodes=32, runs=5),
     "freeze": Row(freeze, nodes=32, runs=3),
-    "flap": Row(flap, nodes=32, runs=40),
-    "one-way": Row(one_way, nodes=32, seconds=150, network=True),
+    "flap": Row(flap, nodes=32, least=6, runs=40),
+    "one-way": Row(one_way, nodes=32, least=3, seconds=150, network=True),
     "restart": Row(restart, nodes=32, runs=100),
     "gap": Row(lone_writes, nodes=5, runs=10),
 }

@@ -11,9 +11,14 @@ from __future__ import annotations
 import json
 import os
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+
+class NotOurs(Exception):
+    """A file that cannot be taken up."""
 
 
 class Report:
@@ -30,10 +35,20 @@ class Report:
             out.write_text("".join(map(_line, self.rows)))
 
     def _take_up(self, out: Path) -> None:
-        """Read what an earlier run wrote; what a row said that did not come to its end is left out."""
-        rows = [json.loads(line) for line in out.read_text().splitlines() if line.endswith("}")]
-        whole = {row["row"] for row in rows if row.get("ended") in ("kept", "broken")}
-        self.rows = [row for row in rows if row["row"] in whole]
+        """Read what an earlier run wrote; what a row said that did not come to its end is left out.
+
+        Raises:
+            NotOurs: it did not write this.
+        """
+        try:
+            rows = _read(out)
+            whole = {row["row"] for row in rows if row.get("ended") in ("kept", "broken")}
+            self.rows = [row for row in rows if row["row"] in whole]
+            self.table()  # what cannot be shown was not written here
+        except OSError as error:
+            raise NotOurs(f"{out} cannot be read: {error.strerror}") from None
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise NotOurs(f"{out} was not written by scripts/fault, and is left as it is") from None
 
     @property
     def taken(self) -> set[str]:
@@ -69,6 +84,11 @@ class Report:
         self._emit({"row": self.row, "ended": ended, "counts": counts, "took_s": round(took_s, 1)})
         if self._markdown is not None:
             self._markdown.write_text(self.table() + "\n")
+
+    def summary(self) -> str:
+        """How many rows ended in which way."""
+        ends = Counter(row["ended"] for row in self.rows if "ended" in row)
+        return ", ".join(f"{count} {ended}" for ended, count in ends.items()) or "nothing to do"
 
     @property
     def broken(self) -> list[str]:
@@ -134,6 +154,14 @@ class Report:
             if "ended" in row
         ]
         return "\n".join([*lines, *([""] if notes else []), *notes, *([""] if ends else []), *ends])
+
+
+def _read(out: Path) -> list[dict[str, Any]]:
+    """The rows of a file, without the end of a line in which its writer was killed."""
+    lines = out.read_text().splitlines()
+    if lines and not lines[-1].endswith("}"):
+        lines.pop()
+    return [json.loads(line) for line in lines]
 
 
 def _line(row: dict[str, Any]) -> str:

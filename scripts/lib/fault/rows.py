@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from fault import attack, crash, distance, membership, mutated, network, rights, split, storage, workloads
 from fault.base import Row, Run
 from fault.network import NO_DELAY, Delay
-from fault.report import Report
+from fault.report import NotOurs, Report
 
 ROWS: dict[str, Row] = {
     **membership.ROWS,
@@ -46,11 +47,14 @@ def run(options: argparse.Namespace, programs: Path) -> int:
         print(listing())
         return 0
     wanted = [name for name in options.rows if name != "all"]
-    unknown = [name for name in wanted if name not in ROWS]
-    if unknown:
-        print(f"scripts/fault: no row {unknown[0]!r}; there are all, {', '.join(ROWS)}")
+    if wrong := _misuse(wanted, options):
+        print(f"scripts/fault: {wrong}", file=sys.stderr)
         return 2
-    report = Report(options.out, options.markdown, resume=options.resume)
+    try:
+        report = Report(options.out, options.markdown, resume=options.resume)
+    except NotOurs as error:
+        print(f"scripts/fault: --resume: {error}", file=sys.stderr)
+        return 2
     taken, no_network = report.taken, network.lacking()
     failed = []
     with _ended_by_sigterm():
@@ -63,14 +67,37 @@ def run(options: argparse.Namespace, programs: Path) -> int:
     print(report.table())
     for broken in report.broken:
         print(f"scripts/fault: broken: {broken}")
+    print(f"scripts/fault: {report.summary()}")
     return 1 if failed or report.broken else 0
+
+
+def _misuse(wanted: list[str], options: argparse.Namespace) -> str:
+    """What is wrong with the rows that were named; empty if nothing is."""
+    for name in wanted:
+        if name not in ROWS:
+            return f"no row {name!r}; there are all, {', '.join(ROWS)}"
+        if few := _too_few(ROWS[name], options):
+            return f"row {name} {few}"
+    return ""
+
+
+def _nodes(row: Row, options: argparse.Namespace) -> int:
+    nodes: int = options.nodes or row.nodes
+    return min(nodes, options.nodes_max or nodes)
+
+
+def _too_few(row: Row, options: argparse.Namespace) -> str:
+    """What a row lacks whose number of agents was changed; empty if nothing."""
+    if row.nodes and _nodes(row, options) < row.least:
+        return f"needs at least {row.least} agents"
+    return ""
 
 
 def _take(row: Row, report: Report, options: argparse.Namespace, programs: Path, no_network: str) -> bool:
     """Run one row; False if it did not come to its end."""
     given = _given(row, report, options, programs, network=not no_network)
     delayed = given.delay != NO_DELAY and (row.network or given.network)
-    reason = row.lacking() or (no_network if row.network else "")
+    reason = _too_few(row, options) or row.lacking() or (no_network if row.network else "")
     reason = reason or (network.no_delay() if delayed else "")
     counts = f"{given.nodes} agents, {given.seconds:g} s, {given.runs} times"
     begun = time.monotonic()
@@ -90,13 +117,12 @@ def _take(row: Row, report: Report, options: argparse.Namespace, programs: Path,
 
 def _given(row: Row, report: Report, options: argparse.Namespace, programs: Path, *, network: bool) -> Run:
     """The row's own counts, or those of the options."""
-    nodes = options.nodes or row.nodes
     far_ms = options.latency
     delay = Delay(far_ms / NEARER, far_ms, options.jitter) if far_ms else row.delay
     return Run(
         programs,
         report,
-        min(nodes, options.nodes_max or nodes),
+        _nodes(row, options),
         options.seconds or row.seconds * options.share,
         options.runs or (max(1, round(row.runs * options.share)) if row.runs else 0),
         options.seed,

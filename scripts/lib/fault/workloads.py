@@ -272,5 +272,5 @@ ROWS = {
     "failover": Row(failover, nodes=5, runs=20),
     "frozen": Row(frozen, nodes=5, runs=5),
     "one-again": Row(one_again, nodes=6, seconds=25, runs=5, network=True),
-    "exclusive": Row(exclusive, nodes=5, runs=3),
+    "exclusive": Row(exclusive, nodes=5, least=3, runs=3),
 }
