@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = INTERRUPTED
         sys.stdout.flush()
         return status
+    except KeyboardInterrupt:  # once more, while what was there was being written
+        return INTERRUPTED
     except BrokenPipeError:
         _forget_output()
         return 0

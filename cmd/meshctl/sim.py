@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from mesh.sim.run import Result
     from mesh.sim.scenario import Scenario
 
+INTERRUPTED = 130
+_BAR_COLUMNS, _BAR_COLUMNS_MIN = 30, 5
 _LIST = (Column("NAME", "name"), Column("NODES", "nodes", right=True), Column("SUMMARY", "summary"))
 _RUN = (
     Column("SEED", "seed", right=True),
@@ -94,10 +98,48 @@ def _parts(mutant: str | None) -> Parts | None:
     return parts_of(mutant)
 
 
-def run(context: Context, args: Namespace) -> int:
-    from mesh.sim import kinds
-    from mesh.sim.run import Run
+def _said(verb: Callable[[Context, Namespace], int]) -> Callable[[Context, Namespace], int]:
+    """A verb that may take long, and says that it was interrupted."""
 
+    def said(context: Context, args: Namespace) -> int:
+        try:
+            return verb(context, args)
+        except KeyboardInterrupt:
+            Progress("").end()
+            note("interrupted")
+            return INTERRUPTED
+
+    return said
+
+
+def _check_files(args: Namespace) -> None:
+    """What is to be written can be, and is not written twice: said before the run, not after it.
+
+    Raises:
+        UsageError: naming the option, its path and why not.
+    """
+    taken = {os.path.realpath(args.scenario): "the scenario"} if os.path.isfile(args.scenario) else {}
+    for option in ("--json", "--picture", "--trace"):
+        path = getattr(args, option[2:])
+        if path is None:
+            continue
+        place = os.path.realpath(path)
+        above = os.path.dirname(place)
+        if place in taken and (os.path.isfile(place) or not os.path.exists(place)):
+            raise UsageError(f"{option} {path}: that is {taken[place]}", "give each file a name of its own")
+        taken[place] = f"the file of {option} too"
+        why = ""
+        if not path or os.path.isdir(path):
+            why = "it is a directory" if path else "a path is needed"
+        elif not os.path.isdir(above):
+            why = f"there is no directory {above}"
+        elif not os.access(place if os.path.exists(place) else above, os.W_OK):
+            why = "this user may not write there"
+        if why:
+            raise UsageError(f"{option} {path}: cannot be written: {why}", "a file in a directory of yours")
+
+
+def run(context: Context, args: Namespace) -> int:
     if args.runs < 1:
         raise UsageError(f"--runs {args.runs}: at least one run is needed")
     scenario, parts = _scenario(args), _parts(args.mutant)
@@ -106,7 +148,27 @@ def run(context: Context, args: Namespace) -> int:
             f"{args.scenario} is played in a simulator of its own, without traces, pictures and --mutant",
             "`meshctl sim mutants` breaks the rules of these features too",
         )
+    _check_files(args)
     results: list[Result] = []
+    try:
+        _run_seeds(args, scenario, parts, results)
+    except KeyboardInterrupt:
+        Progress("").end()
+        if results:
+            _print(context, results, own=scenario.own)
+            _report(args, results)
+        raise
+    _print(context, results, own=scenario.own)
+    _report(args, results)
+    _draw(args, scenario, results, parts)
+    return int(any(result.failure is not None for result in results))
+
+
+def _run_seeds(args: Namespace, scenario: Scenario, parts: Parts | None, results: list[Result]) -> None:
+    """One seed after another; `results` grows, so that it is there for who interrupts."""
+    from mesh.sim import kinds
+    from mesh.sim.run import Run
+
     for seed in range(args.seed, args.seed + args.runs):
         progress = Progress(f"{scenario.name} seed {seed}")
         if scenario.own:
@@ -117,14 +179,13 @@ def run(context: Context, args: Namespace) -> int:
         progress.end()
         if results[-1].failure is not None and not args.keep_going:
             break
-    _print(context, results, own=scenario.own)
-    _write(args, scenario, results, parts)
-    return int(any(result.failure is not None for result in results))
 
 
 def _bar(progress: Progress, phase: str, share: float) -> None:
-    filled = round(30 * min(max(share, 0.0), 1.0))
-    progress.show(f"{phase:<10} [{'#' * filled}{'.' * (30 - filled)}] {share:4.0%}")
+    long = min(_BAR_COLUMNS, progress.room - len(f"{'':<10} [] 100%"))
+    filled = round(long * min(max(share, 0.0), 1.0))
+    bar = f" [{'#' * filled}{'.' * (long - filled)}]" if long >= _BAR_COLUMNS_MIN else ""
+    progress.show(f"{phase:<10}{bar} {share:4.0%}" if bar else f"{phase} {share:.0%}")
 
 
 def _print(context: Context, results: list[Result], *, own: bool) -> None:
@@ -147,11 +208,16 @@ def _print(context: Context, results: list[Result], *, own: bool) -> None:
             note(f"seed {result.seed}: {failure.check} broken at {failure.at_s} s: {failure.text}")
 
 
-def _write(args: Namespace, scenario: Scenario, results: list[Result], parts: Parts | None) -> None:
-    from mesh.sim import replay, report
+def _report(args: Namespace, results: list[Result]) -> None:
+    from mesh.sim import report
 
     if args.json:
         _put(args.json, json.dumps(report.as_json(results), indent=1) + "\n")
+
+
+def _draw(args: Namespace, scenario: Scenario, results: list[Result], parts: Parts | None) -> None:
+    from mesh.sim import replay
+
     shown = next((result for result in results if result.failure is not None), results[-1])
     if not (args.trace or args.picture):
         return
@@ -185,7 +251,7 @@ def _put(path: str, text: str) -> None:
     try:
         Path(path).write_text(text)
     except OSError as error:
-        raise Failed(f"{path}: cannot be written: {error.strerror}") from None
+        raise Failed(f"{path}: cannot be written: {error.strerror}", "is there room where it goes?") from None
 
 
 def replay(context: Context, args: Namespace) -> int:
@@ -254,7 +320,7 @@ COMMANDS: Commands = {
         ),
         Verb(
             "run",
-            run,
+            _said(run),
             "run a scenario",
             (
                 _NAME,
@@ -278,7 +344,7 @@ COMMANDS: Commands = {
         ),
         Verb(
             "replay",
-            replay,
+            _said(replay),
             "play a trace again, line by line",
             (
                 arg("file", metavar="FILE", help="what `sim run --trace` wrote"),
@@ -295,7 +361,7 @@ COMMANDS: Commands = {
         ),
         Verb(
             "mutants",
-            mutants,
+            _said(mutants),
             "break the rules one by one, and show which check notices",
             (
                 arg("name", nargs="*", metavar="MUTANT", help="these only"),

@@ -88,12 +88,20 @@ def note(text: str) -> None:
 
 
 class Progress:
-    """A line on standard error that counts, when that is a terminal; at most ten times a second."""
+    """A line on standard error that counts, when that is a terminal; at most ten times a second.
+
+    It is cut to the terminal's width: a line that wraps could not be replaced.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._shown = sys.stderr.isatty()
         self._next = 0.0
+
+    @property
+    def room(self) -> int:
+        """Columns left for the text."""
+        return _columns() - width(plain(self._what)) - len(": ")
 
     def show(self, text: str) -> None:
         """Replace the line."""
@@ -104,9 +112,19 @@ class Progress:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + 0.1
-            print(f"\r\x1b[K{self._what}: {plain(text)}", end="", file=sys.stderr, flush=True)
+            line = shorten(plain(f"{self._what}: {text}"), _columns())
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Remove the line."""
         if self._shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _columns() -> int:
+    """Columns of the terminal at standard error, less the last, after which some would wrap."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        columns = 0
+    return max((columns or 80) - 1, 2)

@@ -22,6 +22,7 @@ from mesh.sim.scenario import Scenario
 
 FORMAT = 1
 LINES_MAX = 200_000
+_WRITES = "meshctl sim run NAME --trace FILE writes one"
 Line = tuple[float, str, int, str]
 
 
@@ -69,7 +70,7 @@ def write(trace: Trace, path: str) -> None:
     try:
         Path(path).write_bytes(msgspec.json.encode(trace) + b"\n")
     except OSError as error:
-        raise Failed(f"{path}: cannot be written: {error.strerror}") from None
+        raise Failed(f"{path}: cannot be written: {error.strerror}", "is there room where it goes?") from None
 
 
 def read(path: str) -> Trace:
@@ -80,13 +81,25 @@ def read(path: str) -> Trace:
     """
     try:
         raw: Any = json.loads(Path(path).read_bytes())
+        _refuse_other(raw, path)
         return msgspec.convert(raw, Trace)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, msgspec.ValidationError) as error:
+        raise UsageError(f"{path} is not a trace: {str(error)[:200]}", _WRITES) from None
+
+
+def _refuse_other(raw: Any, path: str) -> None:
+    """What is well-formed, and another thing."""
+    if not isinstance(raw, dict) or "format" not in raw:
+        report = isinstance(raw, dict) and "runs" in raw and "spread" in raw
+        what = "the report of `sim run --json`, not a trace" if report else "not a trace"
+        raise UsageError(f"{path} is {what}", _WRITES)
+    if raw["format"] != FORMAT:
         raise UsageError(
-            f"{path} is not a trace: {str(error)[:200]}", "meshctl sim run NAME --trace FILE writes one"
-        ) from None
+            f"{path} is a trace of format {str(raw['format'])[:20]}, and this version reads format {FORMAT}",
+            "replay it with the version that wrote it",
+        )
 
 
 class Replay:

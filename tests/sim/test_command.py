@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -168,11 +174,78 @@ def test_a_scenario_by_a_wrong_name_is_guessed(capsys: pytest.CaptureFixture[str
     assert "split-writes" in capsys.readouterr().err
 
 
-def test_what_is_not_a_trace_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "t.json is not a trace"),
+        ("[", "t.json is not a trace: "),
+        ('{"format": 1}', "t.json is not a trace: Object missing required field"),
+        ('{"runs": [], "spread": []}', "t.json is the report of `sim run --json`, not a trace"),
+        ('{"format": 2}', "t.json is a trace of format 2, and this version reads format 1"),
+    ],
+)
+def test_what_is_not_a_trace_is_refused(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "t.json"
-    path.write_text("{}")
+    path.write_text(text)
     assert main(["sim", "replay", str(path)]) == 2
-    assert "is not a trace" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--json", "{}/none/r.json"], "cannot be written: there is no directory {}/none"),
+        (["--picture", "{}"], "--picture {}: cannot be written: it is a directory"),
+        (["--trace", ""], "cannot be written: a path is needed"),
+        (["--json", "{}/a", "--trace", "{}/./a"], "--trace {}/./a: that is the file of --json too"),
+        (["--json", "{}/small.toml"], "--json {}/small.toml: that is the scenario"),
+    ],
+)
+def test_files_that_cannot_be_written_are_refused_before_the_run(
+    words: list[str], message: str, small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sim", "run", small, *(word.format(tmp_path) for word in words)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert message.format(tmp_path) in shown.err
+    assert [path.name for path in tmp_path.iterdir()] == ["small.toml"]
+
+
+def test_an_interrupted_run_says_so_and_reports_what_was_reached(small: str, tmp_path: Path) -> None:
+    report, columns = tmp_path / "r.json", 34
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    words = ["sim", "run", small, "--runs", "100000", "--json", str(report)]
+    going = subprocess.Popen(
+        [sys.executable, "-m", "meshctl", *words], stdout=subprocess.DEVNULL, stderr=theirs
+    )
+    os.close(theirs)
+    shown = _shown_until(ours, b"seed 3")
+    going.send_signal(signal.SIGINT)
+    shown += _shown_until(ours, None)
+    os.close(ours)
+    assert going.wait() == 130
+    lines = shown.decode().replace("\x1b[K", "").replace("\n", "\r").split("\r")
+    assert lines[-3:] == ["interrupted", "", ""]
+    assert "Traceback" not in shown.decode()
+    assert len(json.loads(report.read_text())["runs"]) >= 2
+    assert 20 < max(map(len, lines)) < columns
+
+
+def _shown_until(terminal: int, word: bytes | None) -> bytes:
+    """What a terminal shows until a word, or until nobody writes there any more."""
+    shown = b""
+    while word is None or word not in shown:
+        try:
+            more = os.read(terminal, 4096)
+        except OSError:  # how Linux says that the other side has closed it
+            break
+        if not more:
+            break
+        shown += more
+    return shown
 
 
 def test_nothing_of_the_simulator_is_loaded_before_it_is_wanted() -> None:
