@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import cluster
+import sweeping
 from cluster import Node
 from figures import Figures, plot
+from setup import say
 
 from mesh.client import Client
 
@@ -34,7 +36,7 @@ class Fleet:
     """Agents for measuring, in a folder of their own, gone afterwards."""
 
     def __init__(self, programs: Path, count: int) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="mb-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"mb-{sweeping.mark()}-"))
         self.programs = programs
         self.nodes: list[Node] = []
         self.count = count
@@ -71,10 +73,7 @@ class Fleet:
         return [pid for node in self.nodes if (pid := node.pid())]
 
     def end(self) -> None:
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-                os.kill(pid, signal.SIGKILL)
+        sweeping.end_all(self.folder)  # also one that was just being started
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -335,6 +334,11 @@ def every() -> dict[str, Callable[[Figures, Path, argparse.Namespace], None]]:
     return found
 
 
+def _interrupted(number: int, frame: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was started is ended first
+    raise KeyboardInterrupt
+
+
 def run(options: argparse.Namespace, programs: Path) -> int:
     """Take the measurements asked for; returns the exit status."""
     measurements = every()
@@ -346,7 +350,11 @@ def run(options: argparse.Namespace, programs: Path) -> int:
     if unknown:
         print(f"scripts/bench: no measurement {unknown[0]!r}; there are {', '.join(measurements)}")
         return 2
+    if swept := sweeping.sweep():
+        say(f"scripts/bench: {swept}")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that agents are ended
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupted)
     if not own_network():
         print("no network namespace of our own (needs root and ip): others' traffic counts too", flush=True)
     figures = Figures(options.out)

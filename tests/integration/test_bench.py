@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from leftovers import belonging_to
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,6 +57,43 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(words: str) -> 
     assert done.returncode == 2
     assert done.stdout == ""
     assert f"{words.split()[0]}" in done.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short name, because unix sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="tb-") as made:
+        yield Path(made)
+
+
+def test_an_interrupted_measurement_leaves_no_agent_and_no_folder(folder: Path) -> None:
+    words = [
+        sys.executable,
+        str(ROOT / "scripts" / "bench"),
+        "--only",
+        "command",
+        "--out",
+        str(folder / "out"),
+    ]
+    # A shell lets what it starts in the background ignore SIGINT.
+    heard = "import os, sys, signal as s; s.signal(s.SIGINT, s.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", heard, *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
+    while not list(folder.glob("mb-*/node-1/agent.pid")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate()[1]
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "scripts/bench: interrupted; its agents are gone"
+    assert list(folder.glob("mb-*")) == []
+    assert belonging_to(folder) == []
 
 
 def test_differences_are_found_by_both_sides_and_reported_as_lines_and_as_a_table(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import cluster
+import sweeping
 from cluster import Node
 
 from fault.network import NO_DELAY, Delay, Network
@@ -135,7 +136,7 @@ class Field:
 
     def __init__(self, programs: Path, *, network: bool, delay: Delay = NO_DELAY) -> None:
         self.network = Network(delay) if network else None
-        self.folder = Path(tempfile.mkdtemp(prefix="mf-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"mf-{sweeping.mark()}-"))
         self.programs = programs
         self.agents: list[Agent] = []
         self.halves = 0

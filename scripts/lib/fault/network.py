@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import sweeping
+
 NEEDED = ("ip", "iptables", "iptables-restore")
 HUB_ADDRESS = "10.213.255.1"
 EVERYBODY = "10.213.0.0/16"
@@ -41,7 +43,7 @@ def lacking() -> str:
     missing = [name for name in NEEDED if not shutil.which(name)]
     if missing:
         return f"needs {', '.join(missing)} (Debian: iproute2, iptables)"
-    name = f"mf{os.getpid()}t"
+    name = f"mf{sweeping.mark()}t"
     tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
     subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
     return "" if tried.returncode == 0 else f"no network namespaces here: {tried.stderr.strip()}"
@@ -66,7 +68,7 @@ class Network:
     """The namespaces of one field."""
 
     def __init__(self, delay: Delay = NO_DELAY) -> None:
-        self._tag = f"mf{os.getpid()}"
+        self._tag = f"mf{sweeping.mark()}"
         self._hub = f"{self._tag}h"
         self._made: list[str] = []
         self._loss = 0.0

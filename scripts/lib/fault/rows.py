@@ -10,6 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import sweeping
+from setup import say
+
 from fault import attack, crash, distance, membership, mutated, network, rights, split, storage, workloads
 from fault.base import Row, Run
 from fault.network import NO_DELAY, Delay
@@ -55,9 +58,11 @@ def run(options: argparse.Namespace, programs: Path) -> int:
     except NotOurs as error:
         print(f"scripts/fault: --resume: {error}", file=sys.stderr)
         return 2
+    if swept := sweeping.sweep():
+        say(f"scripts/fault: {swept}")
     taken, no_network = report.taken, network.lacking()
     failed = []
-    with _ended_by_sigterm():
+    with _ended_by_signals():
         for name, row in ROWS.items():
             if (wanted and "all" not in options.rows and name not in wanted) or name in taken:
                 continue
@@ -132,14 +137,18 @@ def _given(row: Row, report: Report, options: argparse.Namespace, programs: Path
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does, so that agents and namespaces are always cleared away."""
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does, and a second one nothing: agents and namespaces are cleared away."""
+    asked = [
+        number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN
+    ]
 
     def end(number: int, frame: object) -> None:
+        for each in asked:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    before = [signal.signal(number, end) for number in asked]
+    yield
+    for number, handler in zip(asked, before, strict=True):
+        signal.signal(number, handler)

@@ -7,13 +7,14 @@ monotonic clock of the machine. So the program itself says when it runs where, n
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from sweeping import processes, signal_all
 
 from fault.base import Row, Run
 from fault.field import Agent, Field, GaveUp, alive, wait
@@ -141,25 +142,6 @@ def working(run: Run, **spec: Any) -> Iterator[Work]:
         finally:
             while left := processes(made.folder):
                 signal_all(left, signal.SIGKILL)
-
-
-def processes(folder: Path) -> list[int]:
-    """Every process that names a folder in its words or its environment."""
-    found, path = [], str(folder).encode()
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
-            with contextlib.suppress(OSError):
-                place = Path("/proc", name)
-                said = (place / "environ").read_bytes() + b"\0" + (place / "cmdline").read_bytes() + b"\0"
-                if path + b"/" in said or path + b"\0" in said:
-                    found.append(int(name))
-    return found
-
-
-def signal_all(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
 
 
 def hit(agent: Agent, number: signal.Signals) -> float:
