@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mesh.core.locks import TTL_S_MAX, TTL_S_MIN
 from mesh.core.vitals import PROFILES
 from mesh.errors import UsageError
 from mesh.sim.faults import DAY_S, KINDS, SETTLE_NODES_MAX
@@ -24,6 +25,29 @@ SECONDS_MAX = 1e7
 DAYS_MAX = 10_000
 OFFSET_MAX_S = 30 * 365 * 86_400.0
 FIGURE_MAX = 1e9
+_QUORUM = {
+    "ttl_s": (TTL_S_MIN, TTL_S_MAX),
+    "loss": (0, 0.9),
+    "drift": (0, 0.1),
+    "contenders": (1, 50),
+    "voters": (3, 9),
+    "spares": (0, 9),
+    "pause_every_s": (0.1, SECONDS_MAX),
+    "crash_every_s": (0.1, SECONDS_MAX),
+    "voter_crash_every_s": (0.1, SECONDS_MAX),
+    "disk_loss_every_s": (0.1, SECONDS_MAX),
+    "patience_s": (0.01, 3600),
+}
+_ROLLOUT = {
+    "max_unavailable": (1, NODES_MAX),
+    "pause_s": (0, SECONDS_MAX),
+    "bake_s": (0, SECONDS_MAX),
+    "deadline_s": (0.1, SECONDS_MAX),
+    "drain_s": (0, SECONDS_MAX),
+    "max_fail": (0, 1),
+    "bad_every": (0, NODES_MAX),
+    "delay_s": (0, SECONDS_MAX),
+}
 _WHOM = ("count", "share", "nodes", "zone")
 _NUMBERS = ("rate", "offset_s", "days", "age_s")
 
@@ -104,8 +128,13 @@ def _check_own(name: str, scenario: Scenario) -> None:
         _within(name, "placement.dead", scenario.placement.dead, 1, scenario.mesh.nodes // 2)
         _within(name, "placement.workloads", scenario.placement.workloads, 1, 10_000)
     if scenario.quorum is not None:
-        _within(name, "quorum.voters", scenario.quorum.voters, 3, 9)
-        _within(name, "quorum.loss", scenario.quorum.loss, 0, 0.9)
+        for key, (low, high) in _QUORUM.items():
+            _within(name, f"quorum.{key}", getattr(scenario.quorum, key), low, high)
+    if scenario.rollout is not None:
+        for key, (low, high) in _ROLLOUT.items():
+            _within(name, f"rollout.{key}", getattr(scenario.rollout, key), low, high)
+        falls_every_s = scenario.rollout.falls_every_s
+        _within(name, "rollout.falls_every_s", falls_every_s, 0.1 if falls_every_s else 0, SECONDS_MAX)
 
 
 def _check_numbers(name: str, where: str, fault: Fault) -> None:

@@ -35,7 +35,8 @@ from mesh.sim.scenario import Scenario
 FORM_S = 60.0
 STEP_S = 1.0
 LOOK_EVERY_STEPS = 4
-_UNMEASURED = {
+UNMEASURED = "unmeasured"
+_WHY_NOT = {
     "found_s": "nobody was down for so long that all others knew",
     "settled_s": "no split lasted until both sides saw the other as gone",
 }
@@ -286,8 +287,8 @@ class Run:
                 self.fleet.checks.fail(check, f"{name} is {value:g}, allowed is {bar:g}")
         for name, bar in bars.items():
             if not math.isfinite(measured.get(name, math.nan)):
-                why = _UNMEASURED.get(name, "no write was acknowledged and went anywhere")
-                self.fleet.checks.fail("unmeasured", f"expected {name} <= {bar:g}, never measured: {why}")
+                why = _WHY_NOT.get(name, "no write was acknowledged and went anywhere")
+                self.fleet.checks.fail(UNMEASURED, f"expected {name} <= {bar:g}, never measured: {why}")
 
     def _verdicts(self) -> None:
         touched = self._hand.touched if self._hand is not None else set()

@@ -13,7 +13,7 @@ import msgspec
 
 from mesh.sim.faults import Blow
 from mesh.sim.parts import Parts
-from mesh.sim.run import Result, Run
+from mesh.sim.run import UNMEASURED, Result, Run
 from mesh.sim.scenario import Scenario
 
 TRIES_MAX = 40
@@ -39,6 +39,8 @@ class Shrinker:
 
     def shrink(self) -> tuple[Scenario, Result]:
         """The smallest scenario and run found within the tries."""
+        if self._check == UNMEASURED:
+            return self.scenario, self.best  # without its faults there would be even less to measure
         self._shorten()
         size = max(1, len(self.best.plan) // 2)
         while size >= 1 and self.best.plan and self.tries < TRIES_MAX:

@@ -140,6 +140,11 @@ def test_a_failure_says_which_check_and_leaves_a_small_trace(
         ("[expect]\nchanges = -1", "expect.changes: -1 is not between 0"),
         ("[mesh]\nnodes = 200\n[expect]\nsettled_s = 9", "it is measured in meshes of up to 100 nodes"),
         ("[quorum]\n[expect]\nfound_s = 1", "takes no [expect]"),
+        ("[quorum]\ncontenders = 0", "quorum.contenders: 0 is not between 1 and 50"),
+        ("[quorum]\npause_every_s = 0", "quorum.pause_every_s: 0 is not between 0.1"),
+        ("[quorum]\nttl_s = nan", "quorum.ttl_s: nan is not between"),
+        ("[rollout]\nfalls_every_s = -1", "rollout.falls_every_s: -1 is not between 0.1"),
+        ("[rollout]\npause_s = nan", "rollout.pause_s: nan is not between 0"),
     ],
 )
 def test_a_bad_scenario_is_refused_with_its_place(
@@ -167,6 +172,14 @@ def test_a_figure_that_was_never_measured_is_not_met(
     path.write_text(f"[mesh]\nnodes = 3\nduration_s = 1\nquiet_s = 0\n[expect]\n{expected}\n")
     assert main(["sim", "run", str(path)]) == 1
     assert why in capsys.readouterr().err
+
+
+def test_the_trace_of_a_figure_never_measured_keeps_the_faults(tmp_path: Path) -> None:
+    path, trace = tmp_path / "short.toml", tmp_path / "t.json"
+    fault = "[[fault]]\nwhat = 'freeze'\nat_s = 1\nfor_s = 1\n"
+    path.write_text(f"[mesh]\nnodes = 3\nduration_s = 4\n{fault}[expect]\nfound_s = 9\n")
+    assert main(["sim", "run", str(path), "--trace", str(trace)]) == 1
+    assert [blow["what"] for blow in json.loads(trace.read_text())["plan"]] == ["freeze"]
 
 
 def test_a_scenario_by_a_wrong_name_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
