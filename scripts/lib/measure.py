@@ -367,7 +367,7 @@ def run(options: argparse.Namespace, programs: Path) -> int:
             except Exception as error:
                 status = 1
                 figures.skip(name, f"failed: {type(error).__name__}: {error}")
-    plots = plot(figures, options.out.parent, kind=options.plots)
+    plots = plot(figures, options.out.parent, kind=options.plots) if options.out.is_file() else []
     if options.markdown:
         options.markdown.write_text(figures.markdown(plots))
     print(figures.table())

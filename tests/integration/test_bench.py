@@ -96,6 +96,12 @@ def test_an_interrupted_measurement_leaves_no_agent_and_no_folder(folder: Path) 
     assert belonging_to(folder) == []
 
 
+def test_a_full_disk_is_said() -> None:
+    done = bench("--only", "reconciling", "--keys", "2000", "--out", "/dev/full")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["scripts/bench: [Errno 28] No space left on device"]
+
+
 def test_differences_are_found_by_both_sides_and_reported_as_lines_and_as_a_table(tmp_path: Path) -> None:
     out, report = tmp_path / "bench.jsonl", tmp_path / "bench.md"
     done = bench("--only", "reconciling", "--keys", "2000", "--out", out, "--markdown", report)
