@@ -80,7 +80,13 @@ class Stream:
         """The first item, b"" when it is late, None when there is none."""
         with trio.move_on_after(STREAM_START_S if self._lines else math.inf):
             return await self._next()
-        return b""
+        await trio.lowlevel.checkpoint()  # where the loop stood still, the iterator has not had its turn yet
+        try:
+            return self._take.receive_nowait()
+        except trio.WouldBlock:
+            return b""
+        except trio.EndOfChannel:
+            return None
 
     async def _next(self) -> bytes | None:
         try:
