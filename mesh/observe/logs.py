@@ -147,7 +147,7 @@ class Logs:
         self._root = logging.getLogger()
         self._handler = handler
         self._recent = Recent()
-        self._before = list(self._root.handlers)
+        self._before = (list(self._root.handlers), self._root.level)
         theirs = logging.getLogger("libp2p")
         self._theirs = (list(theirs.handlers), theirs.propagate, theirs.level)
         self._root.handlers = [handler, self._recent]
@@ -180,7 +180,8 @@ class Logs:
 
     def close(self) -> None:
         """Undo the set-up."""
-        self._root.handlers = self._before
+        self._root.handlers, level = self._before
+        self._root.setLevel(level)
         theirs = logging.getLogger("libp2p")
         theirs.handlers, theirs.propagate, level = self._theirs
         theirs.setLevel(level)

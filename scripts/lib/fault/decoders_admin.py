@@ -12,6 +12,8 @@ import logging
 import os
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -42,13 +44,23 @@ class _Owner:
         return struct.pack("3i", os.getpid(), os.geteuid(), os.getegid())
 
 
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """What is refused a million times need not be logged."""
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 class Admin:
     """The server, before features in memory that are begun anew now and then: they remember what was put."""
 
     def __init__(self) -> None:
         self._count = 0
         self._server: AdminServer | None = None
-        logging.getLogger("mesh.admin").setLevel(logging.CRITICAL)
 
     def take(self, data: bytes) -> object:
         if self._count % AFRESH == 0:
@@ -63,11 +75,9 @@ class Admin:
         if self._server is None:
             self._server = AdminServer(Features(lambda: 1_800_000_000.0), "/nowhere/admin.sock")
         pipe = FedPipe(data)
-        try:
+        with _quiet(logging.getLogger("mesh.admin")), suppress(trio.BrokenResourceError):
             with trio.move_on_after(3600):
                 await self._server._converse(HttpConnection(pipe), _Owner())  # type: ignore[arg-type]
-        except trio.BrokenResourceError:
-            pass
         if FAILED in pipe.sent:
             raise AssertionError(f"a 500: {bytes(pipe.sent[-300:])!r}")
         if pipe.sent.startswith((b"HTTP/1.1 400", b"HTTP/1.1 431", b"HTTP/1.1 413")):
