@@ -26,6 +26,7 @@ REQUESTS = 200
 SIZE = 64
 PACES_PER_S, PACED_S, FLOOD_S = (20, 200), 2.0, 2.0
 WARM_S = 1.0
+QUIET_S = 8.0
 END_S = 5.0
 
 
@@ -239,7 +240,8 @@ def _round(result: Found, subscriber: Program, publisher: Program) -> None:
         result.medians[pace].append(statistics.median(times))
     sent = publisher.ask("flood", FLOOD_S)
     got, quiet_since, count = {}, time.monotonic(), -1
-    while time.monotonic() - quiet_since < 1.0:  # until nothing comes any more
+    # Until all are there, or nothing comes any more: who has filled its share of the tail waits for seconds.
+    while count < sent["count"] and time.monotonic() - quiet_since < QUIET_S:
         time.sleep(0.1)
         got = subscriber.ask("count")
         if got["count"] != count:
