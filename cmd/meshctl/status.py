@@ -31,6 +31,7 @@ _STATUS = (
     Column("addresses", "addresses", wide=True),
     Column("incarnation", "incarnation", wide=True),
     Column("pid", "pid", wide=True),
+    Column("started", lambda row: words.when(row["started"]), wide=True),
     Column("data directory", "data_dir", wide=True),
     Column("store", "store", wide=True),
     Column("roots", lambda row: words.pairs({s["scope"]: s["root"] for s in row["scopes"]}), wide=True),

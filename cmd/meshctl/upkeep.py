@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 
-from mesh.errors import Conflict, Failed
+from mesh.errors import Conflict, Failed, TimedOut, Unreachable
 from meshctl import parse, words
 from meshctl.command import Commands, Verb, arg
 from meshctl.context import Context
@@ -15,6 +16,8 @@ from meshctl.output import Column
 from meshctl.terminal import Progress, note
 
 _PIECE_BYTES = 256 << 10
+BACK = "1m"
+ASK_S = 0.1
 _SETTINGS = (
     Column("KEY", "key"),
     Column("VALUE", lambda row: words.value(row["value"])),
@@ -83,8 +86,28 @@ def restore(context: Context, args: Namespace) -> None:
     with parse.open_input(args.file) as file:
         context.confirm("replace this node's replica by the backup?", yes=args.yes)
         done = context.client.restore(_pieces(file, args.file), force=args.force)
-    then = "restart the agent: it counts from then on" if done["restart"] else "the agent starts anew with it"
-    context.out.done(done, f"{words.size(done['bytes'])} taken; {then}", "bytes")
+    _wait_for_next(context, done["started"], parse.seconds(args.timeout, "--timeout") or 0.0)
+    context.out.done(done, f"{words.size(done['bytes'])} taken; the agent has started anew with it", "bytes")
+
+
+def _wait_for_next(context: Context, started: str, wait_s: float) -> None:
+    """Until the agent's run that began at `started` is over and the next one answers. Raises TimedOut."""
+    progress, end, found = Progress("the agent starts anew"), time.monotonic() + wait_s, started
+    try:
+        while found == started:
+            if time.monotonic() >= end:
+                raise TimedOut(
+                    f"the backup is taken, but the agent is not back after {words.age(wait_s)}",
+                    "see its log, and whether it runs",
+                )
+            progress.show(words.age(end - time.monotonic()))
+            time.sleep(ASK_S)  # noqa: TID251 - a command has nothing else to wait for
+            try:
+                found = context.client.status()["started"]
+            except Unreachable:
+                continue
+    finally:
+        progress.end()
 
 
 def _pieces(file: object, name: str) -> Iterator[bytes]:
@@ -137,10 +160,17 @@ COMMANDS: Commands = {
         args=(
             arg("file", metavar="FILE|-", help="what `backup` wrote"),
             arg("--force", action="store_true", help="also over a store that is not empty"),
+            arg(
+                "--timeout",
+                metavar="TIME",
+                default=BACK,
+                help=f"how long it may take (default {BACK})",
+            ),
             parse.YES,
         ),
         text="Put a backup in the place of this node's replica. What was written since comes back from the "
-        "other members, this node's own writes too, before it writes anything new.",
+        "other members, this node's own writes too, before it writes anything new. The agent starts anew and "
+        "the command returns when it answers again; exit status 7 when it does not in time.",
         examples=(("meshctl restore /backups/mesh.bak --yes", "does not ask"),),
     ),
     "debug": (

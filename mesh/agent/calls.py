@@ -221,7 +221,7 @@ class Calls:
         pipe: CallStream | None = None
         message: CallMessage | None = None
         try:
-            with trio.move_on_after(deadline_s):
+            with trio.move_on_after(max(0.0, deadline_s)):
                 pipe = await self._send(public, request, deadline_s, open_s)
                 message = await pipe.read()
                 if message is None:
@@ -265,7 +265,7 @@ class Calls:
         try:
             while not over:
                 message: CallMessage | None = None
-                with trio.move_on_after(deadline_s) as patience:
+                with trio.move_on_after(max(0.0, deadline_s)) as patience:
                     pipe = pipe or await self._send(public, request, deadline_s)
                     message = await pipe.read()
                 if patience.cancelled_caught:
@@ -300,7 +300,7 @@ class Calls:
         pipe: CallStream | None = None
         stands = False
         try:
-            with trio.move_on_after(deadline_s):
+            with trio.move_on_after(max(0.0, deadline_s)):
                 pipe = await self._send(public, request, deadline_s, open_s)
                 message = await pipe.read()
                 if isinstance(message, Ready):
@@ -348,7 +348,7 @@ class Calls:
         self._nursery.start_soon(answer)
         try:
             while True:
-                with trio.move_on_after(deadline_s) as patience:
+                with trio.move_on_after(max(0.0, deadline_s)) as patience:
                     message = await receive.receive()
                 if patience.cancelled_caught:
                     raise TimedOut(f"{shown(method)} sent nothing for {deadline_s:g} s")

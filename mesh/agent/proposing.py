@@ -78,16 +78,18 @@ class Proposer:
         end = trio.current_time() + deadline_s
         backoff_s = BACKOFF_S
         while True:
-            left_s = min(ROUND_S, end - trio.current_time())
-            outcome = await self._round(name, voters, register, change, left_s)
-            if isinstance(outcome, Overtaken):
-                self._saw(voters, register, outcome.number)
-                pause_s = self._rng.uniform(0.5, 1.5) * backoff_s
-                backoff_s = min(BACKOFF_S_MAX, backoff_s * 2)
-                if trio.current_time() + pause_s < end:
-                    await trio.sleep(pause_s)
-                    continue
-            return outcome
+            left_s = max(0.0, end - trio.current_time())
+            outcome = await self._round(name, voters, register, change, min(ROUND_S, left_s))
+            if not isinstance(outcome, Overtaken):
+                return outcome
+            self._saw(voters, register, outcome.number)
+            pause_s = self._rng.uniform(0.5, 1.5) * backoff_s
+            backoff_s = min(BACKOFF_S_MAX, backoff_s * 2)
+            if trio.current_time() + pause_s >= end:
+                return outcome
+            await trio.sleep(pause_s)
+            if trio.current_time() >= end:  # the process was stopped meanwhile
+                return outcome
 
     async def _round(
         self, name: str, voters: Voters, register: str, change: Change, left_s: float

@@ -257,7 +257,7 @@ class Routing:
                 picked = self._router.pick(check_name(name), wants, tried=tried)
             except NoInstances as error:
                 raise last or error from None
-            left_s = end - trio.current_time()
+            left_s = max(0.0, end - trio.current_time())
             if last is not None and (left_s <= 0 or not self._router.may_retry(picked.service)):
                 raise last
             try:

@@ -18,6 +18,7 @@ import mesh
 from mesh import settings
 from mesh.agent.members import Members
 from mesh.agent.node import Node
+from mesh.agent.words import iso
 from mesh.config import Config
 from mesh.core.judgement import Verdict
 from mesh.core.lease import Status as Flag
@@ -66,6 +67,7 @@ class Status:
         self._logs = logs
         self._config = config
         self._start_anew = start_anew
+        self._started = iso(node.wall_ms())
         self.more_checks: list[Callable[[], Json]] = []
 
     async def status(self) -> Json:
@@ -84,6 +86,7 @@ class Status:
             "incarnation": node.vitality.machine.incarnation,
             "version": mesh.__version__,
             "pid": os.getpid(),
+            "started": self._started,
             "uptime_s": round(trio.current_time() - node.started_at, 1),
             "data_dir": str(node.home.path),
             "addresses": own["addresses"],
@@ -326,7 +329,7 @@ class Status:
             lay = partial(backup.stage, copy, node.home.store, mesh=node.mesh_id, zone=node.zone)
             manifest = await trio.to_thread.run_sync(lay)
         self._start_anew()
-        return {"bytes": manifest.size, "restart": False}
+        return {"bytes": manifest.size, "started": self._started}
 
 
 @cache

@@ -198,6 +198,8 @@ class MemoryStatus:
         self._members = members
         self._level = "info"
         self.restored = b""
+        self.starts = 1
+        self.comes_back = True
 
     async def status(self) -> Json:
         own = self._members.all[ID]
@@ -208,6 +210,7 @@ class MemoryStatus:
             "incarnation": 1,
             "version": __version__,
             "pid": 4242,
+            "started": self._started(),
             "uptime_s": 7200.0,
             "data_dir": "/var/lib/meshd",
             "addresses": own["addresses"],
@@ -249,7 +252,12 @@ class MemoryStatus:
         self.restored = b"".join([chunk async for chunk in chunks])
         if not self.restored.startswith(b"backup"):
             raise UsageError("this is no backup of a mesh store")
-        return {"bytes": len(self.restored), "restart": True}
+        done = {"bytes": len(self.restored), "started": self._started()}
+        self.starts += self.comes_back
+        return done
+
+    def _started(self) -> str:
+        return f"2026-01-01T00:00:{self.starts:02d}.000Z"
 
 
 class MemoryEvents:

@@ -57,6 +57,7 @@ class Status(TypedDict):
     incarnation: int
     version: str
     pid: int
+    started: str
     uptime_s: float
     data_dir: str
     addresses: list[str]
@@ -106,12 +107,12 @@ class LogLevel(TypedDict):
 
 
 class Restored(TypedDict):
-    """A backup was accepted. `restart`: whether the agent must be started again by hand for it to count;
-    otherwise it starts anew by itself.
+    """A backup was accepted, and the agent starts anew with it. It is back when the `started` of its status
+    is another than this one.
     """
 
     bytes: int
-    restart: bool
+    started: str
 
 
 class Event(TypedDict):

@@ -232,19 +232,14 @@ def restored(run: Run) -> None:
         with victim.client() as client:
             pieces = list(client.backup())
         yield
-        begun = time.monotonic()
         with victim.client() as client:
-            client.restore(iter(pieces), force=True)
+            started = client.restore(iter(pieces), force=True)["started"]
         wait(
             f"{victim.name} has begun anew with the backup",
-            lambda: _uptime_s(victim) < time.monotonic() - begun,
+            lambda: victim.ask(lambda client: client.status())["started"] != started,
         )
 
     _fallen(run, forget)
-
-
-def _uptime_s(agent: Agent) -> float:
-    return float(agent.ask(lambda client: client.status())["uptime_s"])
 
 
 def disk_lost(run: Run) -> None:

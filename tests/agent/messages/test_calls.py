@@ -139,6 +139,26 @@ async def test_a_deadline_ends_the_call_at_both_ends(line: Any, autojump_clock: 
     assert ended == [pytest.approx(begun + 3, abs=0.1)]
 
 
+@pytest.mark.parametrize("local", [True, False])
+async def test_a_deadline_that_is_over_times_the_call_out(
+    line: Any, autojump_clock: MockClock, local: bool
+) -> None:
+    a, b = await line(2)
+
+    async def hang(call: Call) -> Any:
+        await trio.sleep_forever()
+
+    for node in (a, b):
+        node.messages.calls.handle("sys/hang", hang)
+    calls, to = a.messages.calls, (a if local else b).key.public
+    with pytest.raises(TimedOut):
+        await calls.request(to, "sys/hang", None, deadline_s=-1)
+    with pytest.raises(TimedOut):
+        await calls.talk(to, "sys/hang", None, deadline_s=-1)
+    with pytest.raises(TimedOut):
+        await anext(calls.stream(to, "sys/hang", None, deadline_s=-1))
+
+
 async def test_a_node_that_cannot_be_reached_is_a_typed_error(line: Any) -> None:
     a, b = await line(2)
     b.scope.cancel()
