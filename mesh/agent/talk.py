@@ -214,7 +214,7 @@ async def with_self(
     # Not a nursery of the talk's own: one must not stay open when this returns.
     nursery.start_soon(local.run, call, outcome)
     try:
-        with trio.move_on_after(deadline_s):
+        with trio.move_on_after(max(0.0, deadline_s)):
             await local.begun()
             return local
     except BaseException:
