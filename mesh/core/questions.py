@@ -78,7 +78,7 @@ class Questions:
 
     def held(self, key: Key) -> None:
         """All that was announced of an author has come, or nobody is left to be asked for it."""
-        self._announced.subtract(self.offers.pop(key, ()))
+        self._announced.subtract(list(self.offers.pop(key, ())))  # of a mapping it would take the heads
         self._due.drop(key)
 
     def later(self, key: Key, due: float) -> None:

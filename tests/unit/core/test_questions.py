@@ -115,6 +115,7 @@ def test_one_that_announces_without_end_leaves_room_for_what_others_announce() -
     for aid in aids:
         questions.held((MESH, aid))
     assert questions.offered(PEER, (MESH, aids[91]), 5, 0.0)
+    assert sum(questions.offered(PEER, (MESH, aid), 5, 0.0) for aid in aids) == 10, "and no more than before"
 
 
 def test_what_waits_for_a_link_that_goes_is_asked_for_elsewhere() -> None:
