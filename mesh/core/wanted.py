@@ -16,9 +16,9 @@ _KINDS = {
     "null": "null",
 }
 _BOUNDS = (
-    (" of length >= 1", "a text that is not empty"),
-    (" of length >= ", "{kind} of at least {bound} characters"),
-    (" of length <= ", "{kind} of at most {bound} characters"),
+    (" of length >= 1", "{kind} that is not empty"),
+    (" of length >= ", "{kind} of at least {bound} {parts}"),
+    (" of length <= ", "{kind} of at most {bound} {parts}"),
     (" >= ", "{kind} of at least {bound}"),
     (" <= ", "{kind} of at most {bound}"),
     (" > ", "{kind} above {bound}"),
@@ -33,11 +33,13 @@ def wanted(what: str) -> str:
         return "one of the values that are possible" if what.startswith("Invalid") else "possible"
     types = [word for word in expected["types"].split(" | ") if word != "null"]
     kind = " or ".join(_KINDS.get(word, word) for word in types) or "null"
+    parts = "characters" if "str" in types else "entries"
     for sign, words in _BOUNDS:
         if expected["bound"].startswith(sign):
             if words.endswith("empty") and expected["bound"] != sign:
                 continue
-            return words.format(kind=kind, bound=expected["bound"].removeprefix(sign).removesuffix(".0"))
+            bound = expected["bound"].removeprefix(sign).removesuffix(".0")
+            return words.format(kind=kind, bound=bound, parts=parts)
     return kind
 
 

@@ -26,6 +26,7 @@ class Form(Struct, forbid_unknown_fields=True):
     dry: bool = False
     labels: dict[str, str] = {}
     rows: list[Inner] = []
+    nodes: Annotated[tuple[str, ...], Meta(min_length=1, max_length=2)] = ("a",)
     zone: str | None = None
 
 
@@ -44,6 +45,11 @@ class Form(Struct, forbid_unknown_fields=True):
         ('{"name": "a", "dry": 1}', "dry: 1 is not true or false"),
         ('{"name": "a", "zone": 1}', "zone: 1 is not a text"),
         ('{"name": "a", "labels": []}', "labels: [] is not an object"),
+        ('{"name": "a", "nodes": []}', "nodes: [] is not a list that is not empty"),
+        (
+            '{"name": "a", "nodes": ["a", "b", "c"]}',
+            'nodes: ["a", "b", "c"] is not a list of at most 2 entries',
+        ),
         ('{"name": "a", "labels": {"k": 1}}', "labels: a value in it is not a text"),
         ('{"name": "a", "rows": [{"key": 1}]}', "rows[0].key: 1 is not a text"),
         ('{"name": "a", "rows": [{}]}', "rows[0].key is missing"),
