@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from mesh.core.wanted import wanted
+from mesh.core.wanted import value_at, wanted
 from mesh.errors import UsageError
 
 SHOWN_CHARS = 60
@@ -44,26 +44,11 @@ def refusal(
     if found["key"]:
         return UsageError(f"{subject}: a name in it is not {wanted(what)}")
     try:
-        value = _at(given(), path)
+        values = value_at(given(), path)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = _ELSEWHERE  # something after it is not even JSON
-    shown = ("a value in it" if "..." in path else "its value") if value is _ELSEWHERE else _shown(value)
+        values = ()  # something after it is not even JSON
+    shown = _shown(values[0]) if values else "a value in it" if "..." in path else "its value"
     return UsageError(f"{subject}: {shown} is not {wanted(what)}", "" if path else _fields(form))
-
-
-_ELSEWHERE = object()
-
-
-def _at(value: Any, path: str) -> Any:
-    """What stands at a path such as entries[0].key; `_ELSEWHERE` when the path does not say where."""
-    if "..." in path:
-        return _ELSEWHERE
-    for word in re.findall(r"[^.\[\]]+", path):
-        try:
-            value = value[int(word)] if isinstance(value, list) else value[word]
-        except (KeyError, IndexError, ValueError, TypeError):
-            return _ELSEWHERE
-    return value
 
 
 def _shown(value: Any) -> str:

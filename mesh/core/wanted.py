@@ -51,19 +51,20 @@ def fault(where: str, error: Exception, raw: object = None) -> str:
     """
     what, _, place = str(error).partition(" - at `$")
     field = place.rstrip("`").lstrip(".").replace("[...]", "")
+    found = () if raw is None else value_at(raw, place.rstrip("`"))
     if not _EXPECTED.fullmatch(what):
-        values = [f"{it!r:.80}" for it in _value_at(raw, place)] if field else []
+        values = [f"{it!r:.80}" for it in found] if field else []
         return ": ".join(part for part in (where, field, *values, what[:200]) if part)
-    shown = "".join(f"{it!r:.80} is not " for it in _value_at(raw, place)) or "it is to be "
+    shown = "".join(f"{it!r:.80} is not " for it in found) or "it is to be "
     return ": ".join(part for part in (where, field, shown + wanted(what)) if part)
 
 
-def _value_at(raw: object, place: str) -> tuple[object, ...]:
+def value_at(raw: object, place: str) -> tuple[object, ...]:
     """The value at a place such as `.rollout.waves[2]`; nothing when the place does not say where."""
-    if "..." in place or raw is None:
+    if "..." in place:
         return ()
-    value: object = raw
-    for part in re.findall(r"[^.\[\]]+", place.rstrip("`")):
+    value = raw
+    for part in re.findall(r"[^.\[\]]+", place):
         if isinstance(value, dict) and part in value:
             value = value[part]
         elif isinstance(value, list | tuple) and part.isdigit() and int(part) < len(value):
