@@ -83,10 +83,11 @@ def _save(path: str, pieces: Iterable[bytes], what: str) -> None:
 
 
 def restore(context: Context, args: Namespace) -> None:
+    wait_s = parse.duration_ms(args.timeout, "--timeout") / 1000
     with parse.open_input(args.file) as file:
         context.confirm("replace this node's replica by the backup?", yes=args.yes)
         done = context.client.restore(_pieces(file, args.file), force=args.force)
-    _wait_for_next(context, done["started"], parse.seconds(args.timeout, "--timeout") or 0.0)
+    _wait_for_next(context, done["started"], wait_s)
     context.out.done(done, f"{words.size(done['bytes'])} taken; the agent has started anew with it", "bytes")
 
 

@@ -320,6 +320,9 @@ def test_a_backup_is_whole_and_for_its_owner_alone(meshctl: Run, tmp_path: Path,
     assert features.status.restored == (tmp_path / "copy.bak").read_bytes()
     (tmp_path / "bad.bak").write_text("nonsense")
     assert meshctl("restore", "bad.bak", "--yes").code == 2
+    features.status.restored = b""
+    assert meshctl("restore", "copy.bak", "--yes", "--timeout", "soon").code == 2
+    assert features.status.restored == b"", "it is refused before anything is replaced"
     features.status.comes_back = False
     late = meshctl("restore", "copy.bak", "--yes", "--timeout", "300ms")
     assert (late.code, "not back" in late.err) == (7, True)
