@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mesh.sim.run import Result
     from mesh.sim.scenario import Scenario
 
-INTERRUPTED = 130
 _BAR_COLUMNS, _BAR_COLUMNS_MIN = 30, 5
 _LIST = (Column("NAME", "name"), Column("NODES", "nodes", right=True), Column("SUMMARY", "summary"))
 _RUN = (
@@ -107,7 +106,7 @@ def _said(verb: Callable[[Context, Namespace], int]) -> Callable[[Context, Names
         except KeyboardInterrupt:
             Progress("").end()
             note("interrupted")
-            return INTERRUPTED
+            raise
 
     return said
 
