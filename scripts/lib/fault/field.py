@@ -252,8 +252,13 @@ def roots(agent: Agent) -> dict[str, str]:
     return {scope["scope"]: scope["root"] for scope in scopes if scope["scope"] != "live"}
 
 
-def same_roots(agents: Sequence[Agent]) -> bool:
-    """Whether all hold the same; asked side by side, because each of many on a busy machine lets us wait."""
+def of_each(agents: Sequence[Agent], ask: Callable[[Agent], T]) -> list[T]:
+    """What each answers; asked side by side, because each of many on a busy machine lets us wait."""
     with ThreadPoolExecutor(min(ASKED_AT_ONCE, len(agents))) as pool:
-        found = list(pool.map(roots, agents))
+        return list(pool.map(ask, agents))
+
+
+def same_roots(agents: Sequence[Agent]) -> bool:
+    """Whether all hold the same."""
+    found = of_each(agents, roots)
     return all(root == found[0] for root in found)

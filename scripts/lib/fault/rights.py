@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 from fault.base import Row, Run
-from fault.field import ASKED_AT_ONCE, Agent, Field, alive, wait
+from fault.field import Agent, Field, alive, of_each, wait
 from fault.watching import Watch
 from mesh.errors import MeshError
 
@@ -86,14 +85,11 @@ def revoke_split(run: Run) -> None:
 
 
 def _counted(others: list[Agent], victim: Agent) -> bool:
-    """Asked side by side: each of many on a busy machine lets us wait."""
-
     def counts(agent: Agent) -> bool:
         rows = agent.ask(lambda client: client.members())
         return any(victim.name == row["name"] and row["state"] not in ("removed", "left") for row in rows)
 
-    with ThreadPoolExecutor(min(ASKED_AT_ONCE, len(others))) as pool:
-        return any(list(pool.map(counts, others)))
+    return any(of_each(others, counts))
 
 
 def _linked(agent: Agent, victim: Agent) -> bool:
