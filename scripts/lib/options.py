@@ -1,6 +1,6 @@
 """What the options of `scripts/fault` and `scripts/bench` may say, checked before anything runs.
 
-Each of the first two makes a `type` for argparse, which refuses with the option's name and status 2.
+Each of the first three makes a `type` for argparse, which refuses with the option's name and status 2.
 """
 
 from __future__ import annotations
