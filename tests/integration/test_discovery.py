@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from namespaces import missing
 from ports import free_port
-from sites import NEEDED, able, two_sites
-from yard import Agent, Yard, eventually, fresh_yard
-
-
-@pytest.fixture
-def yard() -> Iterator[Yard]:
-    with fresh_yard() as made:
-        yield made
+from sites import joined
+from yard import Agent, Yard, eventually
 
 
 def moved(agent: Agent) -> int:
@@ -76,9 +70,9 @@ def test_seeds_that_lead_nowhere_are_told_one_by_one(yard: Yard) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(not able, reason=f"needs root and the programs {' and '.join(NEEDED)}")
+@pytest.mark.skipif(bool(missing()), reason=missing())
 def test_agents_of_one_network_find_each_other_by_multicast_alone(yard: Yard) -> None:
-    with two_sites() as sites:
+    with joined(2) as sites:
         first = yard.first()
         token = yard.invite(first)
         first.stop()

@@ -10,14 +10,15 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-from sites import NEEDED, Sites, able, joined
+from namespaces import missing
+from sites import Sites, joined
 from yard import Agent, Yard, eventually
 
 from mesh.errors import MeshError
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(not able, reason=f"needs root and the programs {' and '.join(NEEDED)}"),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 
 SERVER = """

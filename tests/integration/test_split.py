@@ -7,18 +7,19 @@ from typing import Any
 
 import pytest
 from labour import apply, places, settled
-from sites import NEEDED, Sites, able, two_sites
+from namespaces import missing
+from sites import Sites, joined
 from yard import Agent, Yard, eventually
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(not able, reason=f"needs root and the programs {' and '.join(NEEDED)}"),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 
 
 @pytest.fixture
 def sites() -> Iterator[Sites]:
-    with two_sites() as made:
+    with joined(2) as made:
         yield made
 
 

@@ -7,11 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from namespaces import NEEDED, missing
 from yard import Agent
-
-__all__ = ["NEEDED", "Sites", "able", "joined", "two_sites"]
-able = not missing()
 
 
 def run(*words: str) -> None:
@@ -65,10 +61,3 @@ def joined(count: int) -> Iterator[Sites]:
         yield made
     finally:
         made.end()
-
-
-@contextmanager
-def two_sites() -> Iterator[Sites]:
-    """Joined; both are gone afterwards."""
-    with joined(2) as made:
-        yield made
