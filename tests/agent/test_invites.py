@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-import trio
 from nodes import NOW_MS, Village, until
 
 from mesh.agent.certs import Certs
@@ -13,14 +9,6 @@ from mesh.agent.invites import Invites
 from mesh.agent.members import Members
 from mesh.core.vitals import State
 from mesh.identity import home
-
-
-@pytest.fixture
-async def village(tmp_path: Path, nursery: trio.Nursery):
-    made = Village(tmp_path, nursery)
-    yield made
-    for scope in made.scopes.values():
-        scope.cancel()
 
 
 async def test_an_invite_used_on_both_sides_of_a_split_lets_one_in_and_raises_the_alarm(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
-import trio
 from nodes import CONFIG, Village, until
 
 from mesh.agent import liveness
@@ -22,14 +20,6 @@ from mesh.core.rings import Place
 from mesh.core.vitals import PROFILES, DialResult, LoopLate, State
 
 TEN_YEARS_MS = 3_650 * 86_400_000
-
-
-@pytest.fixture
-async def village(tmp_path: Path, nursery: trio.Nursery):
-    made = Village(tmp_path, nursery)
-    yield made
-    for scope in made.scopes.values():
-        scope.cancel()
 
 
 async def test_sides_whose_links_are_all_closed_find_each_other_after_the_heal(village: Village) -> None:

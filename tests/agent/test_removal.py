@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-import trio
 from nodes import Village, until
 
 from mesh.agent.author import Statement
@@ -17,14 +13,6 @@ from mesh.core.record import MESH, Kind
 from mesh.core.sync import Outcome
 from mesh.identity.keys import peer_id_of
 from mesh.wire.messages import Delta
-
-
-@pytest.fixture
-async def village(tmp_path: Path, nursery: trio.Nursery):
-    made = Village(tmp_path, nursery)
-    yield made
-    for scope in made.scopes.values():
-        scope.cancel()
 
 
 def as_stored(node: Node) -> bytes:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-import trio
 from nodes import NOW_MS, Village, until
 
 from mesh.agent.certs import Certs
@@ -17,14 +13,6 @@ from mesh.agent.sites import Sites
 from mesh.agent.table import Table
 from mesh.core.vitals import State
 from mesh.identity import home
-
-
-@pytest.fixture
-async def village(tmp_path: Path, nursery: trio.Nursery):
-    made = Village(tmp_path, nursery)
-    yield made
-    for scope in made.scopes.values():
-        scope.cancel()
 
 
 def sites_of(node: Node) -> Sites:
@@ -52,7 +40,7 @@ async def test_of_two_nodes_with_one_name_the_one_that_came_later_is_given_nothi
     third = await village._start("n2")
     younger = sites_of(third)
     await until(lambda: offered(younger, third) == "namesake")
-    assert village.all_see(village.nodes, [third], State.ALIVE)
+    await until(lambda: village.all_see(village.nodes, [third], State.ALIVE))
     await elder.refresh()
     assert offered(elder, second) == "up"
 

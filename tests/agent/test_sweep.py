@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-import trio
 from nodes import Village, until
 
 from mesh.agent.author import Statement
@@ -13,14 +9,6 @@ from mesh.agent.duties import Duties
 from mesh.agent.node import Node
 from mesh.core.record import MESH, Kind, Op
 from mesh.core.sync import GRACE_MS
-
-
-@pytest.fixture
-async def village(tmp_path: Path, nursery: trio.Nursery):
-    made = Village(tmp_path, nursery)
-    yield made
-    for scope in made.scopes.values():
-        scope.cancel()
 
 
 def entries(node: Node) -> int:

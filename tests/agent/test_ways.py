@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 import trio
@@ -20,14 +19,10 @@ from mesh.net.base import Refused, Stream
 ECHO = "/test/echo"
 
 
-@pytest.fixture
-async def village(tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture(autouse=True)
+def quick_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ways, "LOOK_S", 0.2)
     monkeypatch.setattr(ways, "RETURN_S", (0.5,))
-    made = Village(tmp_path, nursery)
-    yield made
-    for scope in made.scopes.values():
-        scope.cancel()
 
 
 async def echo(stream: Stream) -> None:
