@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -52,6 +53,15 @@ def test_where_rules_keep_it_off_is_told_with_the_nodes() -> None:
     found = outlook(workload(), [*MIXED, site(3, tier="edge")], [EDGE])
     assert found.warnings == ["admission rule edge: user of the agent may be root (not on n1, n3)"]
     assert outlook(workload(), MIXED, []) == Outlook()
+
+
+def test_nodes_are_looked_at_only_for_what_a_rule_objects_to() -> None:
+    def nodes() -> Iterator[Site]:
+        raise AssertionError
+        yield
+
+    assert outlook(workload(), nodes(), []) == Outlook()
+    assert outlook(workload(replicas=2), nodes(), [FEW]) == Outlook()
 
 
 def test_different_reasons_of_all_nodes_are_told_together() -> None:
