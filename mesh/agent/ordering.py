@@ -26,7 +26,7 @@ from mesh.core.folds import register
 from mesh.core.holding import KEEPING
 from mesh.core.log import Log
 from mesh.core.outlook import outlook
-from mesh.core.record import MESH, Kind, Op
+from mesh.core.record import MESH, Kind, Op, Record
 from mesh.core.seating import Spec
 from mesh.core.workload import PREFIX, Workload, document, parse
 from mesh.errors import Conflict, Denied, NotFound, UsageError
@@ -139,9 +139,13 @@ class Ordering(Admitting):
             claim.st in KEEPING for seat in seats.seats(name) for claim in seats.claims.get(seat, {}).values()
         )
 
+    def _record(self, slots: Log, name: str) -> Record | None:
+        """The record of a workload as this transaction sees it."""
+        return register(self._node.view.visible(slots.slots(PREFIX + name)), self._node.now_ms())
+
     def _held(self, slots: Log, name: str) -> Spec | None:
         """What is stored of a workload as this transaction sees it; None when there is nothing sound."""
-        rec = register(self._node.view.visible(slots.slots(PREFIX + name)), self._node.now_ms())
+        rec = self._record(slots, name)
         try:
             return read_spec(rec.val) if rec is not None else None
         except UsageError:
@@ -169,6 +173,18 @@ class Ordering(Admitting):
         await self._node.author.say(MESH, build)
         return self._row(name)
 
+    async def _amend(self, name: str, change: Callable[[Workload], Workload]) -> None:
+        """Store a changed spec under its gen, where nothing of what runs is to be changed. NotFound."""
+
+        def build(slots: Log) -> list[Statement]:
+            rec = self._record(slots, name)
+            if rec is None:
+                raise _unknown(name)
+            spec = change(read_spec(rec.val).workload)
+            return [Statement(PREFIX + name, Kind.REG, {**rec.val, "spec": document(spec)})]
+
+        await self._node.author.say(MESH, build)
+
     def restarted(self, slots: Log, name: str) -> list[Statement]:
         """What to say so that every instance is started anew, by its rollout."""
         held = self._held(slots, name)
@@ -179,16 +195,12 @@ class Ordering(Admitting):
         self._spec(name)
         self._certs.require_admin()
 
-        def build(slots: Log) -> list[Statement]:
-            rec = register(self._node.view.visible(slots.slots(PREFIX + name)), self._node.now_ms())
-            if rec is None:
-                raise _unknown(name)
-            # The generation stays, since nothing of what runs is to be changed.
-            spec = parse({**document(read_spec(rec.val).workload), "replicas": replicas})
+        def scaled(held: Workload) -> Workload:
+            spec = parse({**document(held), "replicas": replicas})
             self._admitted(spec, force=force)
-            return [Statement(PREFIX + name, Kind.REG, {**rec.val, "spec": document(spec)})]
+            return spec
 
-        await self._node.author.say(MESH, build)
+        await self._amend(name, scaled)
         return self._row(name)
 
     async def remove(self, name: str, nodes: Sequence[str], *, back: bool) -> Json:
@@ -200,16 +212,11 @@ class Ordering(Admitting):
             if node not in known and not back:
                 raise NotFound(f"no member is called {node!r:.80}", "`meshctl members` lists names")
 
-        def build(slots: Log) -> list[Statement]:
-            rec = register(self._node.view.visible(slots.slots(PREFIX + name)), self._node.now_ms())
-            if rec is None:
-                raise _unknown(name)
-            held = read_spec(rec.val).workload
+        def avoiding(held: Workload) -> Workload:
             kept = [node for node in held.avoid if node not in nodes]
-            spec = parse({**document(held), "avoid": kept if back else [*kept, *dict.fromkeys(nodes)]})
-            return [Statement(PREFIX + name, Kind.REG, {**rec.val, "spec": document(spec)})]
+            return parse({**document(held), "avoid": kept if back else [*kept, *dict.fromkeys(nodes)]})
 
-        await self._node.author.say(MESH, build)
+        await self._amend(name, avoiding)
         return await self.show(name)
 
     async def restart(self, name: str) -> Json:
