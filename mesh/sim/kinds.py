@@ -94,10 +94,7 @@ def _rollout(scenario: Scenario, seed: int) -> Played:
     if sim.troubles:
         at_s, _, text = sim.troubles[0].partition(": ")
         failure = Failure("gate", text, float(at_s))
-    elif sim.outcome() != table.ends:
-        failure = Failure("outcome", f"it is {sim.outcome()}, not {table.ends}", sim.world.now)
-    figures: Figures = {**sim.counts, "moving_max": sim.moving_max, "outcome": sim.outcome()}
-    return sim.world.now, figures, failure, _digest(sorted(sim.counts.items()), sim.outcome())
+    return _rolled_out(sim, table, failure, {"moving_max": sim.moving_max})
 
 
 def _plan(table: Rollout) -> Plan:
@@ -122,7 +119,13 @@ def _bluegreen(scenario: Scenario, seed: int) -> Played:
     if sim.troubles:
         at_s, check, text = sim.troubles[0]
         failure = Failure(check, text, at_s)
-    elif sim.outcome() != table.ends:
-        failure = Failure("outcome", f"it is {sim.outcome()}, not {table.ends}", sim.world.now)
-    figures: Figures = {**sim.counts, "outcome": sim.outcome()}
-    return sim.world.now, figures, failure, _digest(sorted(sim.counts.items()), sim.outcome())
+    return _rolled_out(sim, table, failure, {})
+
+
+def _rolled_out(sim: Rolling | Greens, table: Rollout, failure: Failure | None, more: Figures) -> Played:
+    """How a rollout came out, if nothing went wrong on the way: it has to end as its table says."""
+    outcome = sim.outcome()
+    if failure is None and outcome != table.ends:
+        failure = Failure("outcome", f"it is {outcome}, not {table.ends}", sim.world.now)
+    digest = _digest(sorted(sim.counts.items()), outcome)
+    return sim.world.now, {**sim.counts, **more, "outcome": outcome}, failure, digest
