@@ -134,6 +134,10 @@ def _check_own(name: str, scenario: Scenario) -> None:
         for key, (low, high) in _ROLLOUT.items():
             _within(name, f"rollout.{key}", getattr(scenario.rollout, key), low, high)
         falls_every_s = scenario.rollout.falls_every_s
+        if falls_every_s and scenario.rollout.strategy == "bluegreen":
+            raise UsageError(
+                f"{name}: rollout.falls_every_s: bluegreen has no use for it; nobody falls there"
+            )
         _within(name, "rollout.falls_every_s", falls_every_s, 0.1 if falls_every_s else 0, SECONDS_MAX)
 
 

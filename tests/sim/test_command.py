@@ -144,6 +144,7 @@ def test_a_failure_says_which_check_and_leaves_a_small_trace(
         ("[quorum]\npause_every_s = 0", "quorum.pause_every_s: 0 is not between 0.1"),
         ("[quorum]\nttl_s = nan", "quorum.ttl_s: nan is not between"),
         ("[rollout]\nfalls_every_s = -1", "rollout.falls_every_s: -1 is not between 0.1"),
+        ("[rollout]\nstrategy = 'bluegreen'\nfalls_every_s = 9", "bluegreen has no use for it"),
         ("[rollout]\npause_s = nan", "rollout.pause_s: nan is not between 0"),
     ],
 )
