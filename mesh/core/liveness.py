@@ -125,7 +125,7 @@ class Liveness:
         self._until_ms: int | None = None
         self.missed_s = 0.0
         self._due = now
-        self._parts_due = NEVER  # of board, prober and lease, on the machine's own clock
+        self._parts_due = NEVER  # of board, prober, lease and refutation, on the machine's own clock
         self._late: deque[tuple[float, float]] = deque(maxlen=64)
         self._unsteady_until = NEVER
         self._said_steady = True
@@ -164,15 +164,14 @@ class Liveness:
         t = now - self.missed_s
         if self.board.moved or t >= self._parts_due or not self.prober.calmly_heard(aid, t):
             return False
-        self._due = max(min(self._parts_due, t + HEARTBEAT_S) + self.missed_s + 1e-6, now)
+        self._due = self._beat_at(t, now)
         return True
 
     def tick(self, now: float) -> list[Action]:
         """Let time pass."""
         out: list[Action] = []
         if self._idles(now):
-            t = now - self.missed_s
-            self._due = max(min(self._parts_due, t + HEARTBEAT_S) + self.missed_s + 1e-6, now)
+            self._due = self._beat_at(now - self.missed_s, now)
             return out
         t = self._enter(now)
         self.board.tick(t, out)
@@ -238,14 +237,14 @@ class Liveness:
 
     def _next_due(self, t: float, now: float) -> float:
         self._parts_due = min(self.board.due(), self.prober.due(), self._lease_at)
-        due = min(self._parts_due, t + HEARTBEAT_S)
         if self._refute_above is not None:
-            due = min(due, self._refuted_at + self.config.miss_s)
-        # The microsecond keeps rounding from waking us just before what is due.
-        due = due + self.missed_s + 1e-6
-        if not self._said_steady:
-            due = min(due, self._unsteady_until)
-        return max(due, now)
+            self._parts_due = min(self._parts_due, self._refuted_at + self.config.miss_s)
+        due = self._beat_at(t, now)
+        return due if self._said_steady else max(min(due, self._unsteady_until), now)
+
+    def _beat_at(self, t: float, now: float) -> float:
+        """When the heartbeat or a part is due; the microsecond keeps rounding from waking us just before."""
+        return max(min(self._parts_due, t + HEARTBEAT_S) + self.missed_s + 1e-6, now)
 
     # --- own voice ---
 
