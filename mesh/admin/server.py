@@ -3,7 +3,8 @@
 One task per connection, at most `connections_max` of them (more wait in the backlog of the socket). A
 feature's MeshError becomes the typed error of the API; anything else it raises becomes a 500 and a line in
 the log, and harms nobody but that request. When the agent stops, requests that a feature is working on get
-GRACE_S to finish, so that an acknowledged write is acknowledged; streams end at once.
+GRACE_S to finish, so that an acknowledged write is acknowledged; streams end at once. What such a request
+would still begin in the tasks of a feature has nobody left to do it: it is told that the agent stops.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from mesh.admin.routes import ROUTES
 from mesh.admin.sockets import Socket
 from mesh.admin.stream import Stream, internal
 from mesh.admin.values import dumps
-from mesh.errors import Denied, Failed, MeshError, UsageError
+from mesh.errors import Denied, Failed, MeshError, Unreachable, UsageError
 
 GRACE_S = 1.0
 STRANGER_S = 1.0
@@ -241,6 +242,8 @@ class AdminServer:
         except (MeshError, trio.BrokenResourceError):
             raise
         except Exception as error:
+            if self._grace_end < math.inf and _too_late(error):
+                raise Unreachable("the agent stops", "ask again when it is back") from None
             log.exception("%s %s", route.method, route.pattern)
             raise internal(error) from error
         finally:
@@ -252,6 +255,13 @@ class AdminServer:
     def _hurry(self, scope: trio.CancelScope) -> None:
         """A client does not read: it has SEND_S."""
         scope.deadline = min(self._grace_end, trio.current_time() + SEND_S)
+
+
+def _too_late(error: BaseException) -> bool:
+    """Whether a feature's tasks have ended: trio lets nothing more begin in them."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_too_late, error.exceptions))
+    return isinstance(error, RuntimeError) and "Nursery is closed" in str(error)
 
 
 async def _drop(carry: Callable[[socket.socket, bytes], Awaitable[None]]) -> None:

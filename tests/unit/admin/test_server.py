@@ -263,6 +263,36 @@ async def test_an_accepted_request_is_finished_when_the_agent_stops(path: str, f
     assert answers[0].startswith("HTTP/1.1 200")
 
 
+async def test_a_request_that_needs_tasks_of_a_feature_that_has_ended_is_told_that_the_agent_stops(
+    path: str, features: Features, caplog: pytest.LogCaptureFixture
+) -> None:
+    entered, go = trio.Event(), trio.Event()
+    async with trio.open_nursery() as ended:
+        pass
+
+    async def late() -> None:
+        entered.set()
+        await go.wait()
+        async with trio.open_nursery() as own:
+            own.start_soon(begin)
+
+    async def begin() -> None:
+        ended.start_soon(trio.sleep_forever)
+
+    features.status.status = late  # type: ignore[assignment]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(AdminServer(features, path).run)
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(request("GET", "/v1/status").encode())
+            await entered.wait()
+            nursery.cancel_scope.cancel()
+            go.set()
+            with trio.CancelScope(shield=True):
+                status, body = parts(b"".join([piece async for piece in stream]).decode())
+    assert (status, body["error"]["code"]) == (502, "unreachable")
+    assert "Traceback" not in caplog.text
+
+
 async def test_a_request_that_hangs_does_not_keep_the_agent_from_stopping(
     path: str, features: Features, autojump_clock: object
 ) -> None:
