@@ -140,3 +140,17 @@ class PeerError(MeshError):
     """A peer sent something malformed, unsigned, oversized or not allowed."""
 
     code = "peer"
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors themselves, however many nurseries have wrapped them into groups."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for each in error.exceptions for leaf in leaves(each)]
+
+
+def ours(error: BaseException) -> MeshError | None:
+    """The MeshError that it is; in a group the first, if there is nothing else in it."""
+    found = leaves(error)
+    known = [each for each in found if isinstance(each, MeshError)]
+    return known[0] if len(known) == len(found) else None

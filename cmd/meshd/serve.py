@@ -126,6 +126,7 @@ async def _stop_when_left(node: Node, features: Features, scope: trio.CancelScop
     await features.left.wait()
     if features.restart:
         await node.goodbye()  # who starts anew is back in a moment: nobody is to take it for dead
+    node.hush()
     scope.cancel()
 
 
@@ -144,5 +145,6 @@ async def _signals(
         log.info("%s: stopping", signal.Signals(number).name)
         notifier.stopping()
         await node.goodbye()
+        node.hush()
         scope.cancel()
         return

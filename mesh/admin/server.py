@@ -26,7 +26,7 @@ from mesh.admin.routes import ROUTES
 from mesh.admin.sockets import Socket
 from mesh.admin.stream import Stream, internal
 from mesh.admin.values import dumps
-from mesh.errors import Denied, Failed, MeshError, Unreachable, UsageError
+from mesh.errors import Denied, Failed, MeshError, Unreachable, UsageError, leaves, ours
 
 GRACE_S = 1.0
 STRANGER_S = 1.0
@@ -242,7 +242,9 @@ class AdminServer:
         except (MeshError, trio.BrokenResourceError):
             raise
         except Exception as error:
-            if self._grace_end < math.inf and _too_late(error):
+            if (known := ours(error)) is not None:  # a nursery had wrapped it
+                raise known from error
+            if self._grace_end < math.inf and all(map(_too_late, leaves(error))):
                 raise Unreachable("the agent stops", "ask again when it is back") from None
             log.exception("%s %s", route.method, route.pattern)
             raise internal(error) from error
@@ -259,8 +261,6 @@ class AdminServer:
 
 def _too_late(error: BaseException) -> bool:
     """Whether a feature's tasks have ended: trio lets nothing more begin in them."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_too_late, error.exceptions))
     return isinstance(error, RuntimeError) and "Nursery is closed" in str(error)
 
 

@@ -23,7 +23,7 @@ import trio
 from mesh.admin.http import LINES_TYPE, HttpConnection
 from mesh.admin.router import Route
 from mesh.admin.values import dumps
-from mesh.errors import Failed, MeshError
+from mesh.errors import Failed, MeshError, ours
 
 STREAM_START_S = 0.02
 LINES_AT_ONCE = 64
@@ -138,11 +138,11 @@ class Stream:
                                 self._give.send_nowait(data)  # lines that are ready together cost one turn
                             except trio.WouldBlock:
                                 await self._give.send(data)
-            except MeshError as error:
-                self._error = error
             except Exception as error:
-                log.exception("%s", self._name)
-                self._error = internal(error)
+                self._error = ours(error)
+                if self._error is None:
+                    log.exception("%s", self._name)
+                    self._error = internal(error)
 
     async def _written(self, data: bytes) -> bool:
         """Write a line from here, if none came just before; else it is handed over."""

@@ -35,13 +35,13 @@ from mesh.agent.talk import Heard, Remote, Talk, with_self
 from mesh.core.policy import REQUEST
 from mesh.errors import (
     Denied,
-    MeshError,
     NoHandler,
     PeerError,
     TimedOut,
     UnknownNode,
     Unreachable,
     UsageError,
+    ours,
 )
 from mesh.identity.keys import peer_id_of
 from mesh.net.base import Refused
@@ -176,14 +176,24 @@ class Calls:
     async def _outcome(self, call: Call) -> Answer | Failure:
         try:
             return Answer(await self._run(call))
-        except Unreachable as error:
-            return Failure("failed", error.message[:TEXT_CHARS_MAX], error.hint[:TEXT_CHARS_MAX])
-        except MeshError as error:
-            return failure_of(error)
-        except Exception:
-            self._counters["calls.crashed"] += 1
-            log.exception("handler crashed", extra={"method": call.method})
-            return Failure("failed", f"the handler of {call.method} crashed")
+        except Exception as error:
+            return self._failure(call, error)
+        except BaseExceptionGroup as group:  # it was ended, and failed of that: the end goes on
+            failed, ended = group.split(Exception)
+            if failed is not None:
+                self._failure(call, failed)
+            assert ended is not None
+            raise ended from None
+
+    def _failure(self, call: Call, error: Exception) -> Failure:
+        known = ours(error)
+        if isinstance(known, Unreachable):
+            return Failure("failed", known.message[:TEXT_CHARS_MAX], known.hint[:TEXT_CHARS_MAX])
+        if known is not None:
+            return failure_of(known)
+        self._counters["calls.crashed"] += 1
+        log.error("handler crashed", exc_info=error, extra={"method": call.method})
+        return Failure("failed", f"the handler of {call.method} crashed")
 
     async def _run(self, call: Call) -> Any:
         if self._peers.public_of(call.public[:16]) != call.public:

@@ -23,7 +23,7 @@ from mesh.agent.session import DENIED, Hooks, Session, TurnedAway, Wire, read_he
 from mesh.agent.targets import Dial, Targets
 from mesh.agent.ways import DIAL_DEADLINE_S, Ways, race
 from mesh.core.vitals import DialResult
-from mesh.errors import Denied, MeshError, PeerError, TimedOut, Unreachable
+from mesh.errors import Denied, MeshError, PeerError, TimedOut, Unreachable, leaves
 from mesh.identity.certs import OutOfDate
 from mesh.identity.keys import peer_id_of
 from mesh.net.address import parse
@@ -385,11 +385,11 @@ class Links:
                 await session.read(lambda body: self._hooks.frame(session, body))
                 nursery.cancel_scope.cancel()
         except* PeerError as group:
-            why = f"broke the protocol: {_first(group).message}"
+            why = f"broke the protocol: {leaves(group)[0]!s}"
             log.warning("link with %s closed: it %s", peer_id_of(session.wire.public), why)
         except* MeshError as group:
-            why = _first(group).message
-            session.eof = session.eof or any(isinstance(e, Unreachable) for e in _leaves(group))
+            why = str(leaves(group)[0])
+            session.eof = session.eof or any(isinstance(e, Unreachable) for e in leaves(group))
         except* Exception:
             # Whatever a neighbour said that nobody foresaw costs its link, and never the agent.
             why = "what it sent could not be handled here"
@@ -407,17 +407,3 @@ class Links:
     def _pull(self, session: Session, whole: bool) -> list[bytes]:
         """What to send on a link; nothing on one that was replaced, it would be lost with it."""
         return self._hooks.pull(session.aid, whole) if self.sessions.get(session.aid) is session else []
-
-
-def _leaves(group: BaseExceptionGroup[MeshError]) -> list[MeshError]:
-    found: list[MeshError] = []
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            found += _leaves(error)
-        else:
-            found.append(error)
-    return found
-
-
-def _first(group: BaseExceptionGroup[MeshError]) -> MeshError:
-    return _leaves(group)[0]

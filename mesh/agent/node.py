@@ -267,7 +267,7 @@ class Node:
                         await self._start(self.nursery)
                         task_status.started()
                 finally:
-                    self._ended = True
+                    self.hush()
                 durable.cancel_scope.cancel()
         finally:
             self.store.close()
@@ -292,6 +292,11 @@ class Node:
         self._members_changed()
         nursery.start_soon(self._keep_time)
         nursery.start_soon(self._ping)
+
+    def hush(self) -> None:
+        """To be called before the first task ends: nothing that is heard from now on begins another."""
+        self.store.hush()
+        self._ended = True
 
     async def goodbye(self) -> None:
         """Tell the neighbours that this is a stop and no crash: for PAUSE_MS nobody takes our work over."""
@@ -411,8 +416,6 @@ class Node:
 
     def _changed(self, changes: list[Change]) -> None:
         """The store changed: push what is ours, judge members anew, tell liveness."""
-        if self._ended:
-            return  # the store commits what it had accepted, and nobody is left to act on it
         own: dict[str, list[Record]] = {}
         records, dropped = [], []
         for change in changes:
@@ -607,7 +610,7 @@ class Node:
             case messages.Probe():
                 pass
             case messages.Ask() | messages.Reply():
-                if self._queries is not None:
+                if self._queries is not None and not self._ended:
                     self._queries.receive(session.aid, message)
             case messages.Hello():
                 raise PeerError("a second hello")

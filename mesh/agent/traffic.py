@@ -31,7 +31,7 @@ from mesh.core.record import MESH
 from mesh.core.registry import Service
 from mesh.core.routes import Route
 from mesh.core.tokens import Token
-from mesh.errors import Failed, MeshError, NoInstances, Unreachable
+from mesh.errors import Failed, MeshError, NoInstances, Unreachable, leaves
 from mesh.observe.counters import Counters
 from mesh.store.store import Change
 from mesh.wire import protocols
@@ -155,7 +155,7 @@ class Traffic:
                 failed, others = group.split(Failed)
                 if others is not None or failed is None:
                     raise
-                self._node.alarm(name, self._node.me, str(_first(failed)))
+                self._node.alarm(name, self._node.me, str(leaves(failed)[0]))
             await trio.sleep(AGAIN_S)
 
     def _listening(self) -> Mapping[str, tuple[str, int]]:
@@ -220,8 +220,3 @@ class Traffic:
                 last = error
                 tried.append(service.id)
         raise last
-
-
-def _first(group: BaseExceptionGroup[Failed]) -> Failed:
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found

@@ -20,7 +20,7 @@ from mesh.config import Store as Settings
 from mesh.core import sync
 from mesh.core.log import AuthorState
 from mesh.core.record import LIVE, Record
-from mesh.errors import StoreError
+from mesh.errors import StoreError, leaves
 from mesh.store import addresses, backup, environment, identity, rows
 from mesh.store.addresses import Known
 from mesh.store.backup import Manifest
@@ -159,7 +159,7 @@ class Store:
             failed = group.subgroup(StoreError)
             if failed is not None:
                 self._suspect = True
-                raise _leaf(failed) from group
+                raise leaves(failed)[0] from group
             raise
 
     def close(self) -> None:
@@ -274,6 +274,10 @@ class Store:
             user_data: whether it wants to hear of users' keys and messages (USER_DATA): of most changes.
         """
         self._listeners.append((listener, user_data))
+
+    def hush(self) -> None:
+        """Tell no listener any more: what was accepted is still committed, and nobody acts on it."""
+        self._listeners.clear()
 
     def watch(
         self, prefix: str, scope: str, cursor: Cursor | None = None, *, paths_max: int = PATHS_MAX
@@ -399,14 +403,6 @@ class Store:
     def full(self) -> bool:
         """Whether the disk is full and only deletes are taken."""
         return self._writer.full
-
-
-def _leaf(group: BaseExceptionGroup[StoreError]) -> StoreError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, StoreError)
-    return error
 
 
 def _first(items: Iterable[T]) -> list[T]:

@@ -110,6 +110,28 @@ async def test_what_nobody_foresaw_costs_the_link_that_it_came_by(
     assert not one._ended
 
 
+async def test_a_node_that_is_about_to_end_takes_no_question_any_more(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    one, other = await Village(tmp_path, nursery).settle(2)
+    asked: list[bytes] = []
+
+    class Queries:
+        def receive(self, sender: bytes, message: messages.Ask | messages.Reply) -> None:
+            asked.append(sender)
+
+        def link_ended(self, aid: bytes) -> None:
+            pass
+
+    one.use_queries(Queries())  # type: ignore[arg-type]
+    question = messages.Ask(other.me, b"", b"", 1, 1)
+    other.links.sessions[one.me].send_nowait(question)
+    await until(lambda: asked == [other.me])
+    one.hush()
+    await one.frame(one.links.sessions[other.me], messages.encode(question))
+    assert asked == [other.me]
+
+
 async def test_a_listener_that_fails_keeps_nothing_from_the_others(
     tmp_path: Path, nursery: trio.Nursery
 ) -> None:

@@ -86,6 +86,7 @@ def test_every_answer_of_an_agent_has_the_shape_it_promises(yard: Yard) -> None:
             many += [(shapes.Change, until(changes, "ready")), (shapes.MemberChange, until(members, "ready"))]
             client.delete("k/reg")
             many.append((shapes.Change, until(changes, "delete")))
+        agents[1].may_end()
         one.append((shapes.Forgotten, client.revoke(other, reason="stolen")))
     for shape, rows in many:
         assert rows, shape

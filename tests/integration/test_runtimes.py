@@ -89,6 +89,7 @@ def test_a_container_outlives_its_agent_and_what_cannot_be_pulled_says_so(yard: 
         before = len(eventually(said, "its log is there"))
         again = eventually(lambda: len(found := said()) > before and found, "it goes on")
         assert again.count("up web/0 hunter-two") == 1
+        agent.may_end()
         with agent.client() as client:
             client.leave()
 
@@ -123,6 +124,7 @@ def test_an_instance_outlives_its_agent_and_its_log_is_read_from_anywhere(
     agent.start()
     assert holder(pair, "web.0") == (agent, pid)
 
+    agent.may_end()
     with agent.client() as client:
         client.leave()
     assert not alive(pid)

@@ -44,6 +44,7 @@ def yard(made: Yard) -> Yard:
     made.agree()
     with made.agents[0].client() as client:
         for agent in made.agents[3:]:
+            agent.may_end()
             client.revoke(agent.name)
             gone(made, agent)
         for row in client.workloads():
@@ -239,6 +240,7 @@ def test_a_node_that_was_removed_is_sealed_nothing_more(yard: Yard) -> None:
     yard.agree()
     first = sealed(yard, "robbed")
     with first.client() as client:
+        fourth.may_end()
         client.revoke("stolen", reason="stolen")
         eventually(lambda: client.secret("db")["exposed"] == ["stolen"], "it is told who could read it")
         row = client.set_secret("db", "hunter-five")

@@ -1,4 +1,9 @@
-"""A yard of real agents: real processes, sockets and stores on loopback, gone when the test ends."""
+"""A yard of real agents: real processes, sockets and stores on loopback, gone when the test ends.
+
+No test passes over an agent that ended by itself or that logged a traceback: `eventually` says so in place of
+waiting on, each test of real agents is followed by a look (`sound`), and so is the end of a yard. A test that
+means an agent to end uses `kill`, `stop` or `ended`; one that provokes a traceback says which (`provokes`).
+"""
 
 from __future__ import annotations
 
@@ -27,14 +32,20 @@ if ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", ""):  # else each agent would comp
     ENVIRONMENT.setdefault("PYTHONPYCACHEPREFIX", str(PROGRAMS.parent / "pycache"))
 # A bound against hanging for ever, not a measure: nothing is asserted about how long a thing takes.
 PATIENCE_S = 180.0
+TRACEBACK = "Traceback (most recent call last)"
+LAST_BYTES = 4000
 TINY = {"requests": {"cpu": 0.01, "memory": "4Mi"}, "limits": {"memory": "64Mi"}}
 
 
 def eventually(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
-    """Ask until the answer is true; returns it. A MeshError counts as no."""
+    """Ask until the answer is true; returns it. A MeshError counts as no.
+
+    Raises:
+        AssertionError: the time is over, or an agent ended by itself: what is wrong with any is told.
+    """
     end = time.monotonic() + patience_s
     last: object = None
-    while time.monotonic() < end:
+    while time.monotonic() < end and not any(agent.fell() for agent in AGENTS):
         try:
             last = condition()
             if last:
@@ -42,7 +53,18 @@ def eventually(condition: Callable[[], Any], what: str, patience_s: float = PATI
         except MeshError as error:
             last = error
         time.sleep(0.02)
-    raise AssertionError(f"never came true: {what}; last answer: {last!r}")
+    raise AssertionError(f"never came true: {what}; last answer: {last!r}\n{troubles()}")
+
+
+def troubles() -> str:
+    """What is wrong with the agents that there are and was not told yet."""
+    return "\n".join(filter(None, (agent.trouble() for agent in list(AGENTS))))
+
+
+def sound() -> None:
+    """Fail if something is wrong with an agent."""
+    found = troubles()
+    assert not found, found
 
 
 class Agent:
@@ -60,9 +82,14 @@ class Agent:
         self.settings: dict[str, str] = {}
         self.words: list[str] = []
         self.prefix: list[str] = []
+        self._to_end = False
+        self._expected: list[str] = []
+        self._told = 0
+        AGENTS.append(self)
 
     def start(self) -> Agent:
         """Start the agent and wait until it answers."""
+        self._stands()
         words = ["run", "--data-dir", self.data, "--listen", self.listen, "--admin-socket", self.socket]
         for seed in self.seeds:
             words += ["--seed", seed]
@@ -72,6 +99,7 @@ class Agent:
             self.process = subprocess.Popen(
                 [*self.prefix, str(PROGRAMS / "meshd"), *map(str, words)], stdout=log, stderr=log, env=env
             )
+        self._to_end = False
         eventually(lambda: self.alive() and self.status()["addresses"], f"{self.name} answers: {self.tail()}")
         self.listen = self.status()["addresses"][0]  # with its port, where a test has left that open
         return self
@@ -79,8 +107,48 @@ class Agent:
     def alive(self) -> bool:
         assert self.process is not None
         if self.process.poll() is not None:
+            self._to_end = True  # the test is told now
             raise AssertionError(f"{self.name} ended with {self.process.returncode}: {self.tail()}")
         return True
+
+    def fell(self) -> bool:
+        """Whether it ended by itself, which no test meant and none was told yet."""
+        return self.process is not None and self.process.poll() is not None and not self._to_end
+
+    def ended(self, patience_s: float = PATIENCE_S) -> int:
+        """Wait until it ends by itself, as the test means it to; returns the exit status."""
+        self.may_end()
+        assert self.process is not None
+        return self.process.wait(timeout=patience_s)
+
+    def may_end(self) -> None:
+        """From here on it is no fault if it ends by itself: it leaves, or is removed."""
+        self._to_end = True
+
+    def provokes(self, text: str) -> None:
+        """Tracebacks of this agent that name the text are meant."""
+        self._expected.append(text)
+
+    def trouble(self) -> str:
+        """What is wrong with it and was not told yet: that it ended by itself, or tracebacks in its log."""
+        found = []
+        if self.fell():
+            assert self.process is not None
+            self._to_end = True
+            found.append(f"{self.name} ended by itself with {self.process.returncode}: {self.tail()}")
+        new = self.said()[self._told :]
+        for place in _places(TRACEBACK, new):
+            shown = new[max(0, place - LAST_BYTES // 8) : place + LAST_BYTES]
+            if not any(text in shown for text in self._expected):
+                found.append(f"{self.name} logged a traceback: {shown}")
+                break
+        self._told += len(new)
+        return "\n".join(found)
+
+    def _stands(self) -> None:
+        """What is ended or started anew has not ended by itself before."""
+        if self.fell():
+            raise AssertionError(self.trouble())
 
     def said(self) -> str:
         """All that it has logged."""
@@ -103,7 +171,9 @@ class Agent:
             return {row["name"]: row["state"] for row in client.members()}
 
     def signal(self, number: int) -> None:
+        self._stands()
         assert self.process is not None
+        self._to_end |= number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
         self.process.send_signal(number)
 
     def kill(self) -> None:
@@ -116,7 +186,7 @@ class Agent:
         """SIGTERM; returns the exit status."""
         assert self.process is not None
         if self.process.poll() is None:
-            self.process.terminate()
+            self.signal(signal.SIGTERM)
         return self.process.wait(timeout=PATIENCE_S)
 
     def ctl(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -129,6 +199,16 @@ class Agent:
             check=False,
             timeout=PATIENCE_S,
         )
+
+
+AGENTS: list[Agent] = []  # of all yards that there are
+
+
+def _places(text: str, where: str) -> Iterator[int]:
+    at = where.find(text)
+    while at >= 0:
+        yield at
+        at = where.find(text, at + 1)
 
 
 class Yard:
@@ -204,13 +284,16 @@ class Yard:
         assert done.returncode == 0, done.stderr
         return done
 
-    def end(self) -> None:
+    def end(self) -> str:
+        """End all agents; what was wrong with them and was not told yet."""
+        found = troubles()
         for agent in self.agents:
             if agent.process is not None and agent.process.poll() is None:
-                agent.process.send_signal(signal.SIGCONT)
-                agent.process.kill()
-                agent.process.wait()
+                agent.signal(signal.SIGCONT)
+                agent.kill()
         end_all(self.folder)  # instances outlive their agents
+        AGENTS[:] = [agent for agent in AGENTS if agent.socket.parent != self.folder]
+        return found
 
 
 @contextmanager
@@ -218,13 +301,17 @@ def fresh_yard() -> Iterator[Yard]:
     """A folder for agents, gone afterwards; not tmp_path, because a unix socket's path must be short."""
     folder = Path(tempfile.mkdtemp(prefix="yard-"))
     made = Yard(folder)
+    found = ""
     try:
         yield made
     finally:
-        made.end()
+        found = made.end()
+        if found and (failed := sys.exc_info()[1]) is not None:
+            failed.add_note(found)
         for data in folder.glob("n*/"):  # killed, nobody was there to remove their secrets
             shutil.rmtree(sheltered(data.absolute() / "work"), ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
+    assert not found, found
 
 
 def open_to_work(agent: Agent) -> int:

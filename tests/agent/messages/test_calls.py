@@ -93,6 +93,24 @@ async def test_a_handlers_error_comes_back_as_what_it_is(line: Any, error: MeshE
     assert type(caught.value) is type(error)
 
 
+@pytest.mark.parametrize("local", [False, True])
+async def test_an_error_that_a_nursery_wrapped_comes_back_as_what_it_is(line: Any, local: bool) -> None:
+    a, b = await line(2)
+
+    async def missing() -> None:
+        raise NotFound("gone")
+
+    async def fail(call: Call) -> Any:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(missing)
+            await trio.sleep_forever()
+
+    target = a if local else b
+    target.messages.calls.handle("sys/fail", fail)
+    with pytest.raises(NotFound, match="gone"):
+        await a.messages.calls.request(target.key.public, "sys/fail", None, deadline_s=20)
+
+
 async def test_a_handler_that_crashes_fails_the_call_and_nothing_else(
     line: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -224,6 +242,40 @@ async def test_a_caller_that_goes_ends_the_handler(line: Any, local: bool) -> No
     await parts.aclose()
     with trio.fail_after(60):
         await ended.wait()
+
+
+@pytest.mark.parametrize("local", [False, True])
+async def test_a_handler_that_fails_as_its_caller_goes_harms_nobody(
+    line: Any, local: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = await line(2)
+    ended = trio.Event()
+
+    async def failing() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise Unreachable("nobody there")
+
+    async def endless(call: Call) -> Any:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(failing)
+                await call.emit("one")
+                await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    target = a if local else b
+    target.messages.calls.handle("sys/endless", endless)
+    target.messages.calls.handle("sys/double", double)
+    parts = a.messages.calls.stream(target.key.public, "sys/endless", None, deadline_s=20)
+    assert await parts.__anext__() == "one"
+    await parts.aclose()
+    with trio.fail_after(60):
+        await ended.wait()
+    assert await a.messages.calls.request(target.key.public, "sys/double", 1, deadline_s=20) == 2
+    assert "Traceback" not in caplog.text
 
 
 @pytest.mark.parametrize("local", [False, True])

@@ -200,6 +200,17 @@ async def test_a_listener_that_follows_no_user_data_hears_of_the_rest_alone(stor
     assert rest == [["wl/b"]]
 
 
+async def test_who_was_hushed_hears_of_no_commit_and_what_was_accepted_is_there(store, pen, putting):
+    told = []
+    store.add_listener(lambda changes: told.append([change.path for change in changes]))
+    await store.write(putting(pen.say("kv/a", 1)))
+    store.hush()
+    await store.write(putting(pen.say("kv/b", 1)))
+    assert told == [["kv/a"]]
+    with store.read("m") as log:
+        assert list(log.paths("kv/")) == ["kv/a", "kv/b"]
+
+
 async def test_a_listener_sees_its_author_as_the_commit_left_it(store, pen, putting):
     seen = []
     store.add_listener(lambda changes: seen.append(store.author("m", pen.aid)))
