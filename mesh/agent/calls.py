@@ -21,12 +21,12 @@ import trio
 
 from mesh.agent.callstream import (
     PROGRAMS,
-    TEXT_CHARS_MAX,
     Call,
     CallStream,
     Handler,
     Stream,
     error_of,
+    failure_in,
     failure_of,
     shown,
 )
@@ -41,7 +41,6 @@ from mesh.errors import (
     UnknownNode,
     Unreachable,
     UsageError,
-    ours,
 )
 from mesh.identity.keys import peer_id_of
 from mesh.net.base import Refused
@@ -176,24 +175,10 @@ class Calls:
     async def _outcome(self, call: Call) -> Answer | Failure:
         try:
             return Answer(await self._run(call))
-        except Exception as error:
-            return self._failure(call, error)
-        except BaseExceptionGroup as group:  # it was ended, and failed of that: the end goes on
-            failed, ended = group.split(Exception)
-            if failed is not None:
-                self._failure(call, failed)
-            assert ended is not None
-            raise ended from None
-
-    def _failure(self, call: Call, error: Exception) -> Failure:
-        known = ours(error)
-        if isinstance(known, Unreachable):
-            return Failure("failed", known.message[:TEXT_CHARS_MAX], known.hint[:TEXT_CHARS_MAX])
-        if known is not None:
-            return failure_of(known)
-        self._counters["calls.crashed"] += 1
-        log.error("handler crashed", exc_info=error, extra={"method": call.method})
-        return Failure("failed", f"the handler of {call.method} crashed")
+        except BaseException as error:
+            failure, known = failure_in(call.method, error)
+            self._counters["calls.crashed"] += not known
+            return failure
 
     async def _run(self, call: Call) -> Any:
         if self._peers.public_of(call.public[:16]) != call.public:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias
 
 import trio
 
-from mesh.errors import Failed, MeshError, PeerError, Unreachable, UsageError
+from mesh.errors import Failed, MeshError, PeerError, Unreachable, UsageError, ours
 from mesh.wire import calls as wire
 from mesh.wire import frames
 from mesh.wire.calls import CallMessage, Failure, Part
+
+log = logging.getLogger(__name__)
 
 TEXT_CHARS_MAX = 1000
 PROGRAMS = "call/"
@@ -146,6 +149,29 @@ class CallStream:
 
 def failure_of(error: MeshError) -> Failure:
     return Failure(error.code, error.message[:TEXT_CHARS_MAX], error.hint[:TEXT_CHARS_MAX])
+
+
+def failure_in(method: str, error: BaseException) -> tuple[Failure, bool]:
+    """What a caller is told of what a handler raised, and whether it is an error of ours; else it is logged.
+
+    Raises:
+        BaseException: what is no error but an end (trio.Cancelled); alone, if the handler failed of that.
+    """
+    failed: BaseException | None = error
+    ended: BaseException | None = None
+    if isinstance(error, BaseExceptionGroup):
+        failed, ended = error.split(Exception)
+    elif not isinstance(error, Exception):
+        raise error
+    known = None if failed is None else ours(failed)
+    if failed is not None and known is None:
+        log.error("handler crashed", exc_info=failed, extra={"method": method})
+    if ended is not None:
+        raise ended
+    if known is None:
+        return Failure("failed", f"the handler of {method} crashed"), False
+    code = "failed" if isinstance(known, Unreachable) else known.code
+    return Failure(code, known.message[:TEXT_CHARS_MAX], known.hint[:TEXT_CHARS_MAX]), True
 
 
 def shown(method: str) -> str:
