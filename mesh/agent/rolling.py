@@ -46,12 +46,13 @@ class Rolling:
         self._orders = orders
         self._placer = placer
         self._claims: dict[str, dict[tuple[bytes, Seat], Claim]] = {}
-        self._in_force: dict[tuple[str, str], tuple[int, int]] = {}
+        self._in_force: dict[str, dict[str, tuple[int, int]]] = {}
         with node.store.read(MESH) as slots:
             for path in slots.paths(CLAIM_PREFIX):
                 for rec in slots.slots(path):
                     self._take(rec)
         orders.choose = self._choose
+        orders.on_change.append(self._ordered)
         rollouts.serve(KIND, self)
         rollouts.on_change.append(self._moved)
         rollouts.on_shown.append(self._switched)
@@ -116,7 +117,7 @@ class Rolling:
         if spec is not None and spec.beside is not None:
             return self._beside(name, mine, spec.beside)
         colour = spec.colour if spec is not None else ""
-        gen, since_ms = self._in_force.get((name, colour), (0, 0))
+        gen, since_ms = self._since(name, colour)
         found = min(claim.gen for claim in mine.values())
         well, failing, why = self._placer.exposed.healthy(name, colour), False, ""
         for seat, claim in sorted(mine.items()):
@@ -131,7 +132,7 @@ class Rolling:
 
     def _beside(self, name: str, mine: Mapping[Seat, Claim], spec: Spec) -> Running:
         """What this node has of the generation beside its instances."""
-        gen, since_ms = self._in_force.get((name, spec.colour), (0, 0))
+        gen, since_ms = self._since(name, spec.colour)
         well, failing, why = self._placer.exposed.healthy(name, spec.colour), False, ""
         for seat in sorted(mine):
             status = self._placer.supervisor.state(str(seat.dyed(spec.colour)))
@@ -194,11 +195,18 @@ class Rolling:
     def _of(self, value: Any, gen: int, colour: str, newest: Spec) -> Spec:
         """A generation in its colour; since when it is in force here is noted."""
         spec = newest if gen == newest.gen else self._earlier(value, gen, newest)
-        kin = newest.workload.name, colour
-        if self._in_force.get(kin, (0, 0))[0] != spec.gen:
-            first = all(name != kin[0] for name, _ in self._in_force)
-            self._in_force[kin] = (spec.gen, 0 if first else self._node.now_ms())
+        colours = self._in_force.setdefault(newest.workload.name, {})
+        if colour not in colours or colours[colour][0] != spec.gen:
+            colours[colour] = (spec.gen, self._node.now_ms() if colours else 0)
         return msgspec.structs.replace(spec, colour=colour)
+
+    def _since(self, name: str, colour: str) -> tuple[int, int]:
+        """Which generation is in force here in a colour, and since when."""
+        return self._in_force.get(name, {}).get(colour, (0, 0))
+
+    def _ordered(self, specs: dict[str, Spec | None], rules: bool) -> None:
+        for name in [name for name, spec in specs.items() if spec is None]:
+            self._in_force.pop(name, None)
 
     def _earlier(self, value: Any, gen: int, newest: Spec) -> Spec:
         """An earlier generation, as many of it and where the newest may be; this where it is not kept."""

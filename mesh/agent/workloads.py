@@ -223,7 +223,6 @@ class Workloads(Ordering):
         else:
             why = table.why_not(name, aid) or table.why_crowded(name, aid) or no_quorum
         why = why or self._why_barred(seat, aid)
-        weighs, score = table.worth(seat, aid)
         return {
             "node": node,
             "node_name": node_name,
@@ -231,8 +230,8 @@ class Workloads(Ordering):
             "runs": runs,
             "place": order.get(aid),
             "why": why,
-            "weight": weighs,
-            "score": round(score, 6),
+            "weight": table.weighs(seat, aid),
+            "score": round(table.worth(seat, aid), 6),
             "free": self._free(aid),
         }
 

@@ -24,6 +24,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 
@@ -186,10 +187,20 @@ def _power(amount: float) -> float:
 
 def score(seat: Seat, aid: bytes, weighs: float) -> float:
     """Weighted rendezvous score of a node for a seat."""
+    return _scored(_lot(seat), aid, weighs)
+
+
+def _lot(seat: Seat) -> Any:
+    """The hash of a seat's name, to which nodes are added."""
+    return hashlib.blake2b(str(seat).encode() + b"\0", digest_size=8, person=b"mesh-place")
+
+
+def _scored(lot: Any, aid: bytes, weighs: float) -> float:
     if weighs <= 0:
         return 0.0
-    digest = hashlib.blake2b(str(seat).encode() + b"\0" + aid, digest_size=8, person=b"mesh-place").digest()
-    u = (int.from_bytes(digest, "big") + 0.5) / 2.0**64
+    drawn = lot.copy()
+    drawn.update(aid)
+    u = (int.from_bytes(drawn.digest(), "big") + 0.5) / 2.0**64
     return -weighs / math.log(u) if u < 1.0 else weighs * 2.0**64
 
 
@@ -210,26 +221,23 @@ class Candidate(msgspec.Struct, frozen=True):
 
 def ordered(
     seat: Seat,
-    workload: Workload,
     sites: Sequence[Site],
-    loads: Mapping[bytes, Load],
+    weigh: Callable[[Site], float],
     beside: Callable[[Site], tuple[int, int]],
-    late: Callable[[bytes], float],
+    late: Callable[[Site], float],
 ) -> list[Candidate]:
     """The nodes that have room for a seat, in the order in which they are asked.
 
     Args:
         sites: those that are not `unfit`.
+        weigh: how much a node suits the workload, 0 where it has no room.
         beside: how many instances of the workload are in the same spread group, and on the same node.
         late: 0 for a node that is trusted, more for one that is asked later.
     """
-    found = []
+    found, lot = [], _lot(seat)
     for site in sites:
-        load = loads.get(site.aid) or Load()
-        if crowded(workload, site, load):
-            continue
-        worth = score(seat, site.aid, weight(workload, site, load))
+        worth = _scored(lot, site.aid, weigh(site))
         if worth > 0:
             spread, here = beside(site)
-            found.append(Candidate(site.aid, worth, late(site.aid), spread, here))
+            found.append(Candidate(site.aid, worth, late(site), spread, here))
     return sorted(found, key=lambda it: it.key)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import msgspec
 
@@ -129,12 +129,14 @@ class Holding:
         mine = self._mine.get(seat)
         return mine is not None and bool(mine.stopping)
 
-    def waiting(self, name: str = "") -> list[Seat]:
-        """Our seats that do not run yet, of workloads that depend on this one; "": on any."""
+    def waiting(self, names: Set[str] | None = None) -> list[Seat]:
+        """Our seats that do not run yet; with names, those of workloads that depend on one of these."""
         found = []
         for seat, mine in self._mine.items():
             spec = self._table.specs.get(seat.name)
-            if mine.launched is None and spec is not None and (not name or name in spec.workload.depends):
+            if mine.launched is not None or spec is None:
+                continue
+            if names is None or not names.isdisjoint(spec.workload.depends):
                 found.append(seat)
         return found
 

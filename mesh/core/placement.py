@@ -163,15 +163,15 @@ class Placement:
         return sorted({*self.table.seats(name), *own})
 
     def _claims(self, claims: Iterable[tuple[bytes, Seat, Claim | None]], now: float) -> list[Seat]:
-        seats = set()
+        seats, up = set(), set()
         for aid, seat, claim in claims:
             self.table.set_claim(aid, seat, claim)
             if aid == self.me and claim is not None:
                 self.own.remember(seat, now)
             seats.add(seat)
             if claim is not None and claim.st == Stage.RUN:
-                seats |= set(self.own.waiting(seat.name))
-        return sorted(seats)
+                up.add(seat.name)
+        return sorted(seats.union(self.own.waiting(up)))
 
     def _replanned(self, *, own: bool) -> list[Seat]:
         """Places changed: orders are made anew. Of many empty seats the rest is looked at by the sweep."""

@@ -93,6 +93,8 @@ class Rivals:
     def yields_to(self, seat: Seat, claim: Claim, rivals: list[Held], now: float) -> Verdict:
         """Whether our claim has to go."""
         tells = self._duplicates(seat, claim, rivals, now)
+        if not rivals:
+            return Verdict(None, tuple(tells))
         ours = self._key(seat, self._me, claim)
         for held in rivals:
             if self._table.standing(held.aid) != "alive" or self._key(seat, held.aid, held.claim) >= ours:
@@ -121,7 +123,7 @@ class Rivals:
 
     def _key(self, seat: Seat, aid: bytes, claim: Claim) -> tuple[float, ...]:
         """The least keeps the seat."""
-        _, score = self._table.worth(seat, aid)
+        score = self._table.worth(seat, aid)
         spec = self._table.specs[seat.name]
         tie = (-float(claim.epoch), -score, float(int.from_bytes(aid, "big")))
         running = 0.0 if self._table.runs(aid, claim) else 1.0
@@ -152,21 +154,15 @@ class Rivals:
             return True
         if self._table.why_unfit(seat.name, held.aid):
             return False
-        (theirs, score), (ours, our_score) = (
-            self._table.worth(seat, held.aid),
-            self._table.worth(seat, self._me),
-        )
-        return score >= our_score if spec.workload.reconcile == "best_score" else theirs >= ours
+        table, best_score = self._table, spec.workload.reconcile == "best_score"
+        good = table.worth if best_score else table.weighs
+        return good(seat, held.aid) >= good(seat, self._me)
 
     def better(self, seat: Seat, spec: Spec, holder: bytes, factor: float) -> bool:
         """Whether we are a better place than the holder, by more than a factor."""
-        (ours, score), (theirs, their_score) = (
-            self._table.worth(seat, self._me),
-            self._table.worth(seat, holder),
-        )
-        if spec.workload.reconcile == "best_score":
-            return score > factor * their_score
-        return ours > factor * theirs
+        table, best_score = self._table, spec.workload.reconcile == "best_score"
+        good = table.worth if best_score else table.weighs
+        return good(seat, self._me) > factor * good(seat, holder)
 
     def _duplicates(self, seat: Seat, claim: Claim, rivals: list[Held], now: float) -> list[Tell]:
         """Note who runs what we run; tell of it when it is over."""

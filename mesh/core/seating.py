@@ -19,7 +19,7 @@ comes back and has to see first how things are, and until then no seat waits for
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -27,7 +27,8 @@ import msgspec
 from mesh.core.candidates import Candidate, Load, Site, crowded, ordered, score, unfit, weight
 from mesh.core.claims import Claim, Seat, Stage
 from mesh.core.guard import Rule
-from mesh.core.secret import Readers, why_closed
+from mesh.core.secret import Readers
+from mesh.core.suiting import Suiting
 from mesh.core.workload import Workload
 from mesh.core.workload_parts import Amounts, Resources
 
@@ -108,13 +109,12 @@ class Seating:
         self.sites: dict[bytes, Site] = {}
         self.members: dict[bytes, Member] = {}
         self.rules: tuple[Rule, ...] = ()
-        self.secrets: Mapping[str, Readers] = {}
         self._seats: dict[str, set[Seat]] = {}
         self._loads: dict[bytes, Load] = {}
         self._here: dict[bytes, Counter[str]] = {}
         self._shy: set[str] = set()
         self._began: float | None = None
-        self._unfit: dict[str, dict[bytes, str]] = {}
+        self._suiting = Suiting()
 
     # -- what is put in ---------------------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ class Seating:
             self._shy.add(name)
         for seat in self._seats.get(name, ()):
             self._weigh(seat, 1)
-        self._unfit.pop(name, None)
+        self._suiting.workload_changed(name)
 
     def _weigh(self, seat: Seat, sign: int) -> None:
         for aid, claim in self.claims.get(seat, {}).items():
@@ -145,6 +145,7 @@ class Seating:
             load.add(spec.workload.resources.requests, sign)
             if spec.also is not None:
                 load.add(spec.also, sign)
+            self._suiting.load_changed(aid)
 
     def set_claim(self, aid: bytes, seat: Seat, claim: Claim | None) -> None:
         """A node's word about a seat."""
@@ -173,25 +174,24 @@ class Seating:
             self.sites.pop(aid, None)
         else:
             self.sites[aid] = site
-        for found in self._unfit.values():
-            found.pop(aid, None)
+        self._suiting.site_changed()
         return _said(before) != _said(site)
 
     def set_rules(self, rules: Iterable[Rule]) -> None:
         """The rules of admission changed."""
         self.rules = tuple(rules)
-        self._unfit.clear()
+        self._suiting.set_rules(self.rules)
 
     def set_secrets(self, secrets: Mapping[str, Readers]) -> None:
         """Who can open which secret changed."""
-        self.secrets = secrets
-        self._unfit.clear()
+        self._suiting.set_secrets(secrets)
 
     def set_standing(self, aid: bytes, standing: Standing, now: float) -> bool:
         """Liveness changed its mind; returns whether that changes anything here."""
         member = self.members.get(aid, _NOBODY)
         if member.standing == standing:
             return False
+        self._suiting.standing_changed()
         if standing == "gone":
             self.members.pop(aid, None)
         else:
@@ -292,11 +292,7 @@ class Seating:
         if site is None:
             return "offers nothing to workloads"
         assert spec is not None
-        found = self._unfit.setdefault(name, {})
-        if aid not in found:
-            workload = spec.workload
-            found[aid] = unfit(workload, site, self.rules) or why_closed(workload, aid, self.secrets)
-        return found[aid]
+        return self._suiting.why_unfit(spec.workload, site)
 
     def suits(self, workload: Workload, aid: bytes) -> bool:
         """Whether a node may ever run a workload, if it can open its secrets."""
@@ -364,8 +360,8 @@ class Seating:
         empty at once spread over the nodes and do not all go to the same.
         """
         spec = self.specs[name]
-        need = spec.need
-        sites = [self.sites[aid] for aid in sorted(self.sites) if not self.why_not(name, aid)]
+        sites = self._fitting(name)
+        weigh = self._suiting.weigher(spec.need, self._loads)
         label = spec.workload.affinity.spread
         beside: dict[bytes, int] = {}
         groups: dict[str, int] = {}
@@ -376,11 +372,10 @@ class Seating:
         for seat in sorted(short):
             plans[seat] = ordered(
                 seat,
-                need,
                 sites,
-                self._loads,
+                weigh,
                 lambda site: (groups.get(site.labels.get(label, ""), 0), beside.get(site.aid, 0)),
-                lambda aid, seat=seat: self._late(seat, aid, spec.workload, now_ms),  # type: ignore[misc]
+                self._lateness(seat, spec.workload, now_ms),
             )
             if plans[seat]:
                 self._count(plans[seat][0].aid, label, beside, groups)
@@ -393,31 +388,51 @@ class Seating:
             group = site.labels.get(label, "")
             groups[group] = groups.get(group, 0) + 1
 
-    def _late(self, seat: Seat, aid: bytes, workload: Workload, now_ms: int) -> float:
-        """0 for a trusted node; 1 while it is new, 2 while it still waits for the last owner (`held_until`);
-        more after it has failed, the longest ago first.
-        """
-        claim = self.claims.get(seat, {}).get(aid)
-        if claim is not None and claim.st == Stage.BAR and claim.until_ms > now_ms:
-            return float(claim.until_ms)
-        life = self.sites[aid].offer.life
-        claims = [each for other, each in self.claims.get(seat, {}).items() if other != aid]
-        last_ms = max((max(each.since_ms, each.life) for each in claims), default=life)
-        if last_ms < life and now_ms - life < BOOT_S * 1000:
-            return 2.0
-        return float(now_ms - life < workload.recovery_after_s * 1000)
+    def _fitting(self, name: str) -> list[Site]:
+        """The nodes that may be asked for a workload, room apart, ascending."""
+        spec, sites = self.specs[name], self.sites
+        everybody = (sites[aid] for aid in sorted(sites))
+        found = self._suiting.fitting(spec.workload, everybody, lambda aid: not self.why_closed(aid))
+        affinity = spec.workload.affinity
+        if affinity.apart or affinity.near or self._shy:
+            return [site for site in found if not self.why_apart(name, site.aid)]
+        return found
 
-    def worth(self, seat: Seat, aid: bytes) -> tuple[float, float]:
-        """(weight, score) of a node for a seat, whatever the seat itself takes of its room left out."""
+    def _lateness(self, seat: Seat, workload: Workload, now_ms: int) -> Callable[[Site], float]:
+        """Tells of a node: 0 trusted; 1 while it is new, 2 while it still waits for the last owner
+        (`held_until`); more after it has failed, the longest ago first.
+        """
+        claims = self.claims.get(seat, {})
+        said_ms = {aid: max(claim.since_ms, claim.life) for aid, claim in claims.items()}
+        trusted_s = workload.recovery_after_s
+
+        def late(site: Site) -> float:
+            claim, life = claims.get(site.aid), site.offer.life
+            if claim is not None and claim.st == Stage.BAR and claim.until_ms > now_ms:
+                return float(claim.until_ms)
+            up_ms = now_ms - life
+            if up_ms < BOOT_S * 1000:
+                others = [ms for aid, ms in said_ms.items() if aid != site.aid]
+                if max(others, default=life) < life:
+                    return 2.0
+            return float(up_ms < trusted_s * 1000)
+
+        return late
+
+    def weighs(self, seat: Seat, aid: bytes) -> float:
+        """Weight of a node for a seat, what the seat itself takes of its room left out."""
         site, spec = self.sites.get(aid), self.specs.get(seat.name)
         if site is None or spec is None:
-            return 0.0, 0.0
+            return 0.0
         load, claim = self.load(aid), self.claims.get(seat, {}).get(aid)
         if claim is not None and claim.st in OCCUPYING:
             load = msgspec.structs.replace(load)
             load.add(spec.workload.resources.requests, -1)
-        weighs = weight(spec.workload, site, load)
-        return weighs, score(seat, aid, weighs)
+        return weight(spec.workload, site, load)
+
+    def worth(self, seat: Seat, aid: bytes) -> float:
+        """Score of a node for a seat, by that weight."""
+        return score(seat, aid, self.weighs(seat, aid))
 
 
 def _said(site: Site | None) -> tuple[int, str]:

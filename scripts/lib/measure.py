@@ -323,10 +323,11 @@ def every() -> dict[str, Callable[[Figures, Path, argparse.Namespace], None]]:
     import measure_registry
     import measure_services
     import measure_state
+    import measure_workloads
 
     modules = (
         *(measure_state, measure_messages, measure_reconciling, measure_growth, measure_services),
-        measure_registry,
+        *(measure_registry, measure_workloads),
     )
     found = dict(MEASUREMENTS)
     for module in modules:

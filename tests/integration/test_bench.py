@@ -27,7 +27,9 @@ def test_every_measurement_is_listed_with_what_it_does() -> None:
     done = bench("--list")
     assert done.returncode == 0, done.stderr
     found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-    assert {"writes", "spreading", "requests", "pubsub", "reconciling", "growth", "serf"} <= set(found)
+    assert {"writes", "spreading", "requests", "pubsub", "reconciling", "growth", "placing", "serf"} <= set(
+        found
+    )
     assert all(found.values())
 
 
@@ -116,3 +118,15 @@ def test_differences_are_found_by_both_sides_and_reported_as_lines_and_as_a_tabl
         "reconciling, range trie",
     }
     assert "| 1,000 of 2,000 keys, 20 writers: bytes to find them |" in report.read_text()
+
+
+def test_a_death_among_many_workloads_is_decided_by_a_whole_agent(tmp_path: Path) -> None:
+    program = ROOT / "scripts" / "lib" / "placing_program.py"
+    words = [sys.executable, str(program), str(tmp_path), "8", "100", "0.1", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    (death,) = found["deaths"]
+    assert found["running"] == 13
+    assert death["seats"] in (12, 13)
+    assert death["processor_ms"] > 0
