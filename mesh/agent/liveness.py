@@ -177,13 +177,15 @@ class Vitality:
             probe = vitals.decode_probe(payload)
         except PeerError:
             return
+        if probe is None:
+            return
         if self._replied_from.get(aid) != address and len(self._replied_from) < QUEUE_MAX:
             self._replied_from[aid] = address
         self._links.vouch(aid, *address)
         self.drive.handle(vitals.DatagramHeard(aid, probe))
 
-    def frame(self, session: Session, message: messages.Message) -> None:
-        """A frame came on a held link, whatever it was."""
+    def frame(self, session: Session, message: messages.Message | None) -> None:
+        """A frame came on a held link, whatever it was; None: this version does not know."""
         probe = None
         if isinstance(message, messages.Probe):
             probe = vitals.decode_probe(message.payload)

@@ -596,10 +596,10 @@ class Node:
             PeerError: it broke the protocol.
         """
         message = messages.decode(body)
-        if message is None:
-            return
         self.vitality.frame(session, message)
         match message:
+            case None:
+                pass  # of a later version
             case messages.Ping(nonce=nonce, sent_ms=sent_ms):
                 session.send_nowait(messages.Pong(nonce, sent_ms, self.wall_ms()))
             case messages.Pong():

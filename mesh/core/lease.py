@@ -4,7 +4,8 @@
     author is somebody else   Accusation  I, a ring neighbour, cannot reach this incarnation of it
 
 Kind is ALL, so every author has its own slot at the one path. A withdrawn accusation is a void. Both carry a
-ttl, so a lost one heals by itself. Unknown fields are ignored, so that newer versions may add some.
+ttl, so a lost one heals by itself. Unknown fields are ignored, so that newer versions may add some; a status
+that is not known here reads as up, because whoever says it is alive.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ INCARNATION_MAX = 1 << 48
 SLEEP_MS_MAX = 7 * 24 * 3_600_000
 FREE_ENTRIES_MAX = 16
 RTT_ENTRIES_MAX = 256
+STATUS_CHARS_MAX = 32
 
 
 class Status(StrEnum):
@@ -33,6 +35,9 @@ class Status(StrEnum):
     DRAIN = "drain"
     SLEEP = "sleep"
     LEFT = "left"
+
+
+_STATUSES = frozenset(Status)
 
 
 class Evidence(StrEnum):
@@ -117,8 +122,8 @@ def decode_lease(value: Any) -> Lease:
         PeerError: a field is missing, of a wrong type or out of bounds.
     """
     inc, st = _inc(value), value.get("st")
-    if st not in Status.__members__.values():
-        raise PeerError(f"lease with unknown status {st!r:.40}")
+    if not isinstance(st, str) or len(st) > STATUS_CHARS_MAX:
+        raise PeerError(f"lease with a malformed status {st!r:.40}")
     until, load, steady = value.get("until"), value.get("load"), value.get("steady")
     if until is not None and not (_is_int(until) and 0 <= until < 1 << 48):
         raise PeerError("lease with a malformed until")
@@ -128,7 +133,7 @@ def decode_lease(value: Any) -> Lease:
         raise PeerError("lease with a malformed load")
     return Lease(
         inc,
-        Status(st),
+        Status(st) if st in _STATUSES else Status.UP,
         until,
         steady,
         None if load is None else float(load),

@@ -15,7 +15,9 @@
     {self} {id} {zone}    the node's aid in hexadecimal, its id, its certified zone
 
 What a node may do is the union of what its certified roles and its own entry give. A role that the policy
-does not name keeps its default; a malformed policy is none at all, and says so in `fault`.
+does not name keeps its default; a malformed policy is none at all, and says so in `fault`. Verbs and fields
+that a later version adds are about what this one does not do: readers pass them over, and only whoever sets a
+policy is refused them.
 
 Rights are a view over replicated state, never a gate on replication: folds leave out the slots of authors
 without the right, so replicas converge whatever the order in which policy and data come. Two things are not
@@ -101,6 +103,23 @@ def check(value: Any) -> None:
         _check_grants(f"node {node}", grants)
 
 
+def _known(value: Any) -> Any:
+    """A policy without what later versions add to it; what else is wrong with it stays."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        part: {who: _verbs(grants) for who, grants in value[part].items()}
+        if isinstance(value[part], dict)
+        else value[part]
+        for part in ("roles", "nodes")
+        if part in value
+    }
+
+
+def _verbs(grants: Any) -> Any:
+    return {verb: grants[verb] for verb in VERBS if verb in grants} if isinstance(grants, dict) else grants
+
+
 def warnings(value: Any) -> list[str]:
     """What a policy that counts takes away, perhaps without meaning to: a role that it names has no more than
     is written there.
@@ -184,6 +203,7 @@ class Policy:
         self.fault = ""
         try:
             if value is not None:
+                value = _known(value)
                 check(value)
         except UsageError as error:
             self.fault, value = error.message, None

@@ -373,8 +373,9 @@ def read(path: str, value: Any, public: bytes, zone: str = "") -> Service:
         raise PeerError(f"service at {path!r:.120}: not a map")
     known = {name: value[name] for name in _SHARED if name in value}
     try:
+        parts = Endpoint.__struct_fields__
         known["endpoints"] = [
-            dict(zip(Endpoint.__struct_fields__, each, strict=True)) for each in value.get("endpoints", ())
+            dict(zip(parts, each[: len(parts)], strict=True)) for each in value.get("endpoints", ())
         ]
         service = msgspec.structs.replace(_parse(known), **_of_workload(value)).service(public, zone)
         kinds = words_of("service", "checks", value.get("checks", []), CHECKS_MAX)

@@ -107,13 +107,15 @@ def encode_probe(probe: AnyProbe) -> bytes:
     return codec.encode(msgspec.to_builtins(probe, builtin_types=(bytes,)))
 
 
-def decode_probe(payload: bytes) -> AnyProbe:
-    """Read a peer's probe.
+def decode_probe(payload: bytes) -> AnyProbe | None:
+    """Read a peer's probe; None for a number that this version does not know.
 
     Raises:
-        PeerError: malformed, of an unknown number, or with fields out of bounds.
+        PeerError: malformed, or with fields out of bounds.
     """
     raw: Any = codec.decode(payload, PROBE_BYTES_MAX)
+    if isinstance(raw, list) and raw and isinstance(raw[0], int) and raw[0] not in _KINDS:
+        return None
     try:
         probe = _KINDS.convert(raw)
     except msgspec.ValidationError as error:

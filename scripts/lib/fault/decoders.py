@@ -301,7 +301,7 @@ class Alive:
             probe = vitals.decode_probe(data)
             return (
                 vitals.FrameHeard(PEER.aid, probe)
-                if self._count % 2
+                if self._count % 2 or probe is None
                 else vitals.DatagramHeard(PEER.aid, probe)
             )
         with contextlib.suppress(MeshError):

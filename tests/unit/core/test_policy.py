@@ -166,12 +166,10 @@ def test_a_refusal_names_roles_verb_and_path(scene):
     ("value", "said"),
     [
         ([], "object"),
-        ({"role": {}}, "roles"),
         ({"roles": []}, "objects"),
         ({"roles": {"a b": {}}}, "'a b'"),
         ({"roles": {1: {}}}, "not a word"),
         ({"roles": {"a": []}}, "role a"),
-        ({"roles": {"a": {"fly": []}}}, "unknown verb 'fly'"),
         ({"roles": {"a": {"write": "kv/**"}}}, "list"),
         ({"roles": {"a": {"write": [5]}}}, "pattern"),
         ({"roles": {"a": {"write": ["kv/**/x"]}}}, "pattern"),
@@ -193,6 +191,23 @@ def test_a_malformed_policy_is_named_and_counts_as_none(scene, value, said):
     assert said in policy.fault
     assert scene.may(policy, scene.member, "write", "kv/a")
     assert not scene.may(policy, scene.member, "write", "config/a")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"role": {}}, "roles"),
+        ({"roles": {"a": {"fly": []}}}, "unknown verb 'fly'"),
+        ({"seasons": {}, "roles": {"member": {"write": ["kv/a"], "fly": ["**"]}}}, "`roles` and `nodes`"),
+    ],
+)
+def test_what_a_later_version_adds_to_a_policy_is_passed_over_but_not_set(scene, value, said):
+    with pytest.raises(UsageError, match=said):
+        check(value)
+    policy = Policy(value)
+    assert policy.fault == ""
+    assert scene.may(policy, scene.member, "write", "kv/a")
+    assert scene.may(policy, scene.member, "write", "kv/b") == ("seasons" not in value)
 
 
 def test_the_defaults_are_a_policy():

@@ -126,6 +126,8 @@ def test_a_record_holds_what_was_registered_but_not_how_it_is_checked() -> None:
     assert read(path_of(service), value, PUBLIC, "site") == service
     assert value["checks"] == ["http", "ttl"]
     assert read(path_of(service), {**value, "of a newer version": 1}, PUBLIC, "site") == service
+    longer = [[*endpoint, "of a newer version"] for endpoint in value["endpoints"]]
+    assert read(path_of(service), {**value, "endpoints": longer}, PUBLIC, "site") == service
 
 
 def test_a_record_counts_at_its_owners_path_with_the_id_of_its_content_only() -> None:
