@@ -110,11 +110,12 @@ def settled(yard: Yard, name: str, count: int) -> dict[str, str]:
     return found
 
 
-def settled_each(yard: Yard, name: str, count: int) -> list[str]:
-    def nodes() -> list[str]:
+def settled_each(yard: Yard, name: str, nodes: list[str]) -> None:
+    """Wait until a workload runs once on each of these nodes and nowhere else."""
+
+    def found() -> list[str]:
         with yard.agents[0].client() as client:
             rows = client.workload(name)["instances"]
-        return [row["node_name"] for row in rows if row["state"] == "running"]
+        return sorted(row["node_name"] for row in rows if row["state"] == "running")
 
-    eventually(lambda: len(nodes()) == count, f"{name} runs on {count} nodes")
-    return nodes()
+    eventually(lambda: found() == nodes, f"{name} runs on {nodes}")
