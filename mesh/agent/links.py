@@ -217,41 +217,50 @@ class Links:
         self._nursery.start_soon(self._hold, session)
 
     async def connect(self, public: bytes, *, anew: bool = False) -> None:
-        """Dial one member at its known addresses, say hello, and hold the link in the background.
+        """Connect with a member, at its known addresses or through another, and link with it.
+
+        The ways to it race, not the links: of two links the other end would take the second for the one that
+        counts, and the way that won would end that.
 
         Args:
-            anew: make another connection and link even if one stands.
+            anew: make another connection and link even if one stands, and at its addresses only.
 
         Raises:
             Unreachable: no address answered.
             Denied: it answered, and refused us or was refused by us.
         """
-        if anew:
-            await self._directly(public, anew=True)
-        else:
-            await race(lambda: self._directly(public), lambda: self._through_another(public), RELAY_AFTER_S)
+        address: str | None = None
 
-    async def _directly(self, public: bytes, *, anew: bool = False) -> None:
+        async def directly() -> None:
+            nonlocal address
+            address = await self._dial_known(public, anew=anew)
+
+        if anew:
+            await directly()
+        else:
+            await race(directly, lambda: self.ways.relayed(public), RELAY_AFTER_S)
+        if address is not None:
+            with self._judged(address):
+                await self._link(public, address)
+        elif public[:16] not in self.sessions:
+            await self._link(public, None)
+
+    async def _dial_known(self, public: bytes, *, anew: bool) -> str | None:
+        """Connect at the first address that answers; which, or None if a link has come up meanwhile."""
         addresses = list(dict.fromkeys([*self._addresses_of(public[:16]), *self._targets.found_at(public)]))
         last: MeshError = Unreachable(f"no address of {peer_id_of(public)} is known")
         for address in addresses[:ADDRESSES_MAX]:
             if public[:16] in self.sessions and not anew:
                 return None
             try:
-                return await self._connect_at(public, address)
+                with self._judged(address):
+                    await self._host.dial(address, public, deadline_s=DIAL_DEADLINE_S)
+                return address
             except Denied:
                 raise
             except MeshError as error:
                 last = error
         raise last
-
-    async def _through_another(self, public: bytes) -> bool:
-        """Its own addresses came first and failed: it cannot be dialled, or the way between us is broken."""
-        if not await self.ways.relayed(public):
-            return False
-        if public[:16] not in self.sessions:
-            await self._link(public, None)
-        return True
 
     def _carriers(self) -> list[bytes]:
         return [session.wire.public for session in self.sessions.values() if not session.relayed]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
 from nodes import Village, until
 
 from mesh.agent import ways
+from mesh.agent.links import RELAY_AFTER_S, Links
 from mesh.agent.members import Members
 from mesh.agent.node import Node
 from mesh.agent.ways import race
@@ -160,3 +164,37 @@ async def test_a_relay_that_breaks_does_not_end_the_direct_way(
     said: list[str] = []
     await race(tries(said, "direct", 3.0, True), tries(said, "relay", 0.5, TimedOut("no hello")), 1.0)
     assert said == ["direct", "relay", "direct stands"]
+
+
+async def test_a_neighbour_that_greets_slowly_is_not_greeted_once_more_beside_it(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two greetings the other end would take the second for the link, and the first would end that."""
+    peer = b"p" * 32
+    stands: list[bytes] = []
+    greeted: list[float] = []
+
+    async def dial(address: str, public: bytes, *, deadline_s: float) -> None:
+        stands.append(public)
+
+    async def greet(wire: Any, *, dialled: bool) -> Any:
+        greeted.append(trio.current_time())
+        await trio.sleep(2 * RELAY_AFTER_S)
+        return SimpleNamespace(aid=peer[:16])
+
+    async def nothing(*_: Any, **__: Any) -> None: ...
+
+    host: Any = SimpleNamespace(
+        dial=dial, open=nothing, connection=lambda public: SimpleNamespace(relayed=False) if stands else None
+    )
+    hooks: Any = SimpleNamespace()
+    links = Links(
+        b"m" * 16, hooks, lambda _: ["/ip4/10.0.0.1/tcp/1"], lambda _: peer, lambda _: (), random.Random(1)
+    )
+    links.use(host)
+    monkeypatch.setattr(links, "_nursery", nursery, raising=False)
+    monkeypatch.setattr(links, "_greet", greet)
+    monkeypatch.setattr(links, "_hold", nothing)
+    await links.connect(peer)
+    assert len(greeted) == 1
+    assert links.worked == {peer[:16]: "/ip4/10.0.0.1/tcp/1"}
