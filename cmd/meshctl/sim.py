@@ -39,14 +39,16 @@ _RUN = (
     Column("MESSAGES/WRITE", "messages_per_write", right=True, wide=True),
     Column("BYTES/S", "bytes_per_s", right=True),
     Column("VIRTUAL_S", "virtual_s", right=True, wide=True),
-    Column("SPEED", "speed", right=True),
+    Column("PER_REAL_S", "real_speed", right=True),
+    Column("PER_CPU_S", "speed", right=True),
 )
 _OWN = (
     Column("SEED", "seed", right=True),
     Column("RESULT", "result"),
     Column("CHECK", "check"),
     Column("VIRTUAL_S", "virtual_s", right=True),
-    Column("SPEED", "speed", right=True),
+    Column("PER_REAL_S", "real_speed", right=True),
+    Column("PER_CPU_S", "speed", right=True),
 )
 _SPREAD = (
     Column("FIGURE", "name"),

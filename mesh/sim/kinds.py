@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from mesh.sim.locks import Locks
 from mesh.sim.placement import Trial, Trouble
 from mesh.sim.rolling import Rolling, Scene
 from mesh.sim.run import Failure, Result
+from mesh.sim.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from mesh.sim.scenario import Rollout, Scenario
@@ -31,14 +31,9 @@ Played = tuple[float, Figures, Failure | None, str]
 
 def play(scenario: Scenario, seed: int) -> Result:
     """Play a scenario in the simulator that its table names."""
-    began = time.process_time()
+    watch = Stopwatch()
     virtual_s, figures, failure, digest = _player(scenario)(scenario, seed)
-    cpu_s = time.process_time() - began
-    figures |= {
-        "virtual_s": round(virtual_s, 1),
-        "cpu_s": round(cpu_s, 2),
-        "speed": round(virtual_s / max(cpu_s, 1e-9), 1),
-    }
+    figures |= watch.figures(virtual_s)
     return Result(scenario.name, seed, failure, figures, [], digest, [])
 
 

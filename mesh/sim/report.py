@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from mesh.sim.run import Result
+from mesh.sim.stopwatch import SPEEDS
 
 
 def row(result: Result) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def row(result: Result) -> dict[str, Any]:
         "messages_per_write": figures.get("messages_per_write"),
         "bytes_per_s": figures.get("bytes_per_s"),
         "virtual_s": figures["virtual_s"],
+        "real_speed": figures["real_speed"],
         "speed": figures["speed"],
     }
 
@@ -39,14 +41,18 @@ def own(results: Sequence[Result]) -> list[dict[str, Any]]:
     for result in results:
         for name, value in sorted(result.figures.items()):
             found.setdefault(name, []).append(value)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, values in found.items():
         words = sorted({value for value in values if isinstance(value, str)})
         if words:
             rows.append({"name": name, "median": ", ".join(words), "worst": None})
         else:
-            rows.append({"name": name, "median": round(median(values), 4), "worst": max(values)})
+            rows.append({"name": name, "median": round(median(values), 4), "worst": _worst(name, values)})
     return rows
+
+
+def _worst(name: str, values: Sequence[float]) -> float:
+    return min(values) if name in SPEEDS else max(values)
 
 
 def spread(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -56,7 +62,9 @@ def spread(results: Sequence[Result]) -> list[dict[str, Any]]:
     for name in rows[0] if rows else ():
         values = [line[name] for line in rows if isinstance(line[name], int | float)]
         if values and name not in ("name", "seed"):
-            out.append({"name": name, "median": round(median(values), 4), "worst": round(max(values), 4)})
+            out.append(
+                {"name": name, "median": round(median(values), 4), "worst": round(_worst(name, values), 4)}
+            )
     return out
 
 

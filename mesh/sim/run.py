@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import math
 import random
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +30,7 @@ from mesh.sim.load import Writers
 from mesh.sim.node import Node
 from mesh.sim.parts import Parts
 from mesh.sim.scenario import Scenario
+from mesh.sim.stopwatch import Stopwatch
 
 FORM_S = 60.0
 STEP_S = 1.0
@@ -114,7 +114,7 @@ class Run:
 
     def execute(self) -> Result:
         """Run it; a broken rule is in the result, not raised."""
-        began, failure = time.process_time(), None
+        watch, failure = Stopwatch(), None
         gc.disable()  # nothing here makes many circles, and looking for them costs a fifth of the time
         try:
             self._form()
@@ -127,7 +127,7 @@ class Run:
             failure = Failure("views", str(broken)[:500] or "an assertion", round(self.fleet.world.now, 3))
         finally:
             gc.enable()
-        self._measure(time.process_time() - began)
+        self._measure(watch)
         if failure is not None:
             self.fleet.trace("failure", -1, f"{failure.check}: {failure.text}")
         return Result(
@@ -301,14 +301,12 @@ class Run:
             for change in fleet.changes[self._since :]
         )
 
-    def _measure(self, cpu_s: float) -> None:
+    def _measure(self, watch: Stopwatch) -> None:
         fleet, gauges = self.fleet, self.fleet.gauges
         if self._hand is not None:
             self._verdicts()
         self._figures |= {
-            "virtual_s": round(fleet.world.now, 1),
-            "cpu_s": round(cpu_s, 2),
-            "speed": round(fleet.world.now / max(cpu_s, 1e-9), 1),
+            **watch.figures(fleet.world.now),
             "events": fleet.world.calls,
             "duplicates": sum(n.replica.machine.duplicates for n in fleet.nodes if n.replica is not None),
             "found": gauges.found_s.figures(),

@@ -62,6 +62,10 @@ def test_a_run_prints_a_line_per_seed_and_writes_what_was_asked_for(
     runs = json.loads(report.read_text())["runs"]
     assert [run["seed"] for run in runs] == [1, 2]
     assert runs[0]["figures"]["reach"]["count"] > 0
+    for speed in ("speed", "real_speed"):
+        measured = [run["figures"][speed] for run in runs]
+        spread = {line["name"]: line for line in json.loads(report.read_text())["spread"]}
+        assert spread[speed]["worst"] == min(measured) > 0
     assert picture.read_text().startswith("<svg")
     assert main(["sim", "replay", str(trace)]) == 0
     assert "kill" in capsys.readouterr().out
