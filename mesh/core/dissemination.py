@@ -220,33 +220,34 @@ class Dissemination:
         if delta.aid == self._me:
             self._own_delta(event, link, key, out)
             return
-        newest = max([rec.hlc for rec in event.records], default=0)
+        records = event.records
+        newest = records[0].hlc if len(records) == 1 else max([rec.hlc for rec in records], default=0)
         known = max(self.heads[key[0]].get(key[1], NO_AUTHOR).head, self._accepted.get(key, 0))
         want = self._questions.wants.get(key)
         asked = want is not None and want.link == name
         if asked and want is not None:
             want.at = now
-            if not (event.records or delta.more):
+            if not (records or delta.more):
                 self._questions.denied(name, key, delta.upto)
             if not delta.more:
                 self._unwant(key)
         if delta.pull or delta.reset:
-            out.append(Apply(name, delta, event.records))
+            out.append(Apply(name, delta, records))
             return
-        link.sent[key] = max(link.sent.get(key, 0), min(delta.upto, newest))
+        # Behind a hole of its own a relay sends records beyond `upto`: valid, but no claim to be complete.
+        reach = delta.upto if delta.upto < newest else newest
+        link.sent[key] = max(link.sent.get(key, 0), reach)
         if newest <= known:
-            self._duplicate(link, name, key, bool(event.records) and not asked, now, out)
+            self._duplicate(link, name, key, bool(records) and not asked, now, out)
             return
         self._winner[key] = name
         if link.hushed.pop(key, None) is not None:
             self._control(link, Wake(key[0], [key[1]]))
             self._wake(name, out)
-        # Behind a hole of its own a relay sends records beyond `upto`: valid, but no claim to be complete.
-        reach = min(delta.upto, newest)
         if delta.since <= known < reach:
             self._accepted[key], self._accepted_at[key] = reach, now
             self._pass_on(event, key, reach, out)
-        out.append(Apply(name, delta, event.records))
+        out.append(Apply(name, delta, records))
 
     def _own_delta(self, event: DeltaVerified, link: Neighbour, key: Key, out: list[Action]) -> None:
         """What a neighbour knows of ourselves: looked at, never passed on; its end lifts the fence."""
@@ -308,9 +309,15 @@ class Dissemination:
         elif head > before:
             self._patience.taken(key)
         if head > before or event.dirty:
+            bucket = bucket_of(key)
             for name, link in self.links.items():
-                if event.scope in link.scopes:
+                if key[0] not in link.scopes:
+                    continue
+                if event.urgent or name == event.link or link.tell or key not in link.quiet:
                     self._mark(name, link, key, before, event, out)
+                else:  # most links are quiet: the next announcement tells them
+                    link.lazy[bucket].add(key)
+                    self._soon(link.lazy_at[bucket])
         if event.better is not None and event.link in self.links:
             self._control(self.links[event.link], event.better)
             self._wake(event.link, out)
@@ -347,23 +354,25 @@ class Dissemination:
         fresh = now - link.up_since < self.config.want_timeout_s
         if message.reply:
             self._comparison.reply(name, link, message)
+        scope, me, heads, sent = message.scope, self._me, self.heads[message.scope], link.sent
         for aid, head, fp in message.heads:
-            key = (message.scope, aid)
-            mine = self.heads[message.scope].get(aid, NO_AUTHOR)
+            key = (scope, aid)
             if message.ask:
                 self._tell(link, key, head)
                 continue
-            out.append(Acknowledged(name, message.scope, aid, head))
-            if aid == self._me and message.scope in link.fenced:
+            out.append(Acknowledged(name, scope, aid, head))
+            mine = heads.get(aid, NO_AUTHOR)
+            if aid == me and scope in link.fenced:
                 self._remembered(name, link, key, head, fp, out)
                 continue
-            if mine.head or key in link.sent or len(link.sent) < self.config.offers_max // 4:
-                link.sent[key] = max(head, link.sent.get(key, 0)) if aid != self._me else head
-            if head > mine.head:
-                self._offered(name, key, head, now if fresh or not mine.head else now + self.config.repair_s)
-            elif head == mine.head and message.scope != LIVE and fp != mine.fp.to_bytes(16, "big"):
+            known, held = sent.get(key), mine.head
+            if held or known is not None or len(sent) < self.config.offers_max // 4:
+                sent[key] = head if known is None or aid == me or head > known else known
+            if head > held:
+                self._offered(name, key, head, now if fresh or not held else now + self.config.repair_s)
+            elif head == held and scope != LIVE and fp != mine.fp.to_bytes(16, "big"):
                 self._maybe_list(name, link, key, now)
-            elif aid == self._me and head < mine.head and key not in link.quiet:
+            elif aid == me and head < held and key not in link.quiet:
                 link.dirty.setdefault(key, None)
 
     def _remembered(
@@ -462,16 +471,12 @@ class Dissemination:
         out: list[Action] = []
         self._questions.end_unanswered(now)
         self._repair_due(now, out)
+        self._due = self._questions.first()
         for name, link in self.links.items():
-            self._announce(name, link, now, out)
-            if self._comparison.overdue(link, now):
-                out.append(Wakeup(name))
-            if link.compare_at <= now:
-                link.compare_at = now + self.config.compare_s
-                for scope in sorted(link.scopes):
-                    self._control(link, Root(scope, self.digests[scope].root()))
-                out.append(Wakeup(name))
-        self._due = self._find_due()
+            if (due := link.due()) <= now:
+                self._announce(name, link, now, out)
+                due = link.due()
+            self._soon(due)
         return out
 
     def _repair_due(self, now: float, out: list[Action]) -> None:
@@ -509,21 +514,24 @@ class Dissemination:
             for scope in (LIVE,) if bucket == LIVE else self.scopes:
                 heads, told = self.heads[scope], link.sent if scope == LIVE else {}
                 due = [  # a link that told us of the same live head needs no word of it
-                    self._entry(key)
+                    (key[1], state.head, state.fp.to_bytes(16, "big"))
                     for key in keys
-                    if key[0] == scope and told.get(key, 0) < heads.get(key[1], NO_AUTHOR).head
+                    if key[0] == scope and told.get(key, 0) < (state := heads.get(key[1], NO_AUTHOR)).head
                 ]
                 if due:
                     self._control(link, Heads(scope, due))
+            out.append(Wakeup(name))
+        if self._comparison.overdue(link, now):
+            out.append(Wakeup(name))
+        if link.compare_at <= now:
+            link.compare_at = now + self.config.compare_s
+            for scope in sorted(link.scopes):
+                self._control(link, Root(scope, self.digests[scope].root()))
             out.append(Wakeup(name))
 
     def deadline(self) -> float:
         """When `tick` next has something to do (perhaps), monotonic seconds."""
         return self._due
-
-    def _find_due(self) -> float:
-        due = min([link.due() for link in self.links.values()], default=float("inf"))
-        return min(due, self._questions.first())
 
     # -- sending --------------------------------------------------------------------------------------
 
@@ -582,7 +590,7 @@ class Dissemination:
             link.control.append(message)
 
     def _wake(self, name: bytes, out: list[Action]) -> None:
-        if self.has_work(name):
+        if (link := self.links.get(name)) is not None and (link.control or link.passing or link.dirty):
             out.append(Wakeup(name))
 
     def _forget(self, aid: bytes) -> None:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable
 
 BUCKETS = 256
-_SUMS = struct.Struct(f">{BUCKETS}Q")
+_SUM = struct.Struct(">Q")
 _AUTHOR = struct.Struct(">16sQ16s")
 _MASK = (1 << 64) - 1
 
@@ -33,6 +33,7 @@ class Digest:
     def __init__(self, *, with_fp: bool = True) -> None:
         self._with_fp = with_fp
         self._sums = [0] * BUCKETS
+        self._packed = bytearray(8 * BUCKETS)  # the sums as the root hashes them
         self._shares: dict[int, dict[bytes, int]] = {}
         self._moved: dict[bytes, tuple[int, int]] = {}
         self._root: bytes | None = None
@@ -57,8 +58,7 @@ class Digest:
             old = shares.get(aid, 0)
             if share != old:
                 shares[aid] = share
-                self._sums[bucket] = (self._sums[bucket] - old + share) & _MASK
-                self._root = None
+                self._move(bucket, share - old)
 
     def remove(self, aid: bytes) -> None:
         """Leave an author out."""
@@ -68,8 +68,12 @@ class Digest:
     def _leave_out(self, aid: bytes) -> None:
         old = self._shares.get(aid[0], {}).pop(aid, None)
         if old is not None:
-            self._sums[aid[0]] = (self._sums[aid[0]] - old) & _MASK
-            self._root = None
+            self._move(aid[0], -old)
+
+    def _move(self, bucket: int, by: int) -> None:
+        self._sums[bucket] = moved = (self._sums[bucket] + by) & _MASK
+        _SUM.pack_into(self._packed, 8 * bucket, moved)
+        self._root = None
 
     def buckets(self) -> bytes:
         """A bitmap of 256 bits, bucket 0 the highest, then each sum that is not 0 in 8 bytes, big-endian."""
@@ -82,7 +86,7 @@ class Digest:
         """16 bytes: equal roots mean equal heads (and fingerprints) of all authors."""
         self._settle()
         if self._root is None:
-            self._root = hashlib.blake2b(_SUMS.pack(*self._sums), digest_size=16).digest()
+            self._root = hashlib.blake2b(self._packed, digest_size=16).digest()
         return self._root
 
     def differing(self, buckets: bytes) -> list[int]:

@@ -82,6 +82,11 @@ class Link(msgspec.Struct):
         """Whether nothing is open: no ping under way, no miss, no check, no accusation."""
         return self.waiting is None and not self.misses and self.check is None and self.charge is None
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether there is anything to suspect, to accuse of or to forget."""
+        return self.misses > 0 or self.check is not None or self.charge is not None or self.gone_at < FOREVER
+
     def miss_s(self, config: LivenessConfig) -> float:
         """How long a ping may stay unanswered."""
         return max(config.miss_s, 4 * self.rtt.mean_s)
@@ -111,6 +116,10 @@ class Link(msgspec.Struct):
 
     def next_due(self, config: LivenessConfig, member: Member, t: float) -> float:
         """When anything is next to be done here; perhaps too early, never too late."""
+        open_ = self.stream_pinged is not None or self.unwanted_since is not None or self.gone_at < FOREVER
+        if self.up and self.calm and not open_:
+            due, alive_at = self.ping_due(config, member, t), self.keepalive_at()  # as below, in one look
+            return due if due < alive_at else alive_at
         times = [self.ping_due(config, member, t) if self.waiting is None else self.waiting]
         if not self.up and (self.wanted or self.lost):
             times.append(self.dial_at)

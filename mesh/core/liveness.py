@@ -183,7 +183,7 @@ class Liveness:
         if self._late or now - self._due > self.config.miss_s / 4 or now - self.missed_s >= self._parts_due:
             return False
         open_ = self.board.moved or self._refute_above is not None or not self._said_steady
-        return not open_ and not self.prober.missing()[0]
+        return not open_ and not (self.prober.missed and self.prober.missing()[0])
 
     def deadline(self) -> float:
         """When `tick` must be called at the latest; calls after it are counted as lateness."""
@@ -225,26 +225,35 @@ class Liveness:
         return now >= self._unsteady_until
 
     def _leave(self, t: float, now: float, out: list[Action]) -> list[Action]:
-        self.board.settle(t, out)
-        if self.board.moved:
-            self.board.moved = False
+        board = self.board
+        if board.stirred:
+            board.settle(t, out)
+        if board.moved:
+            board.moved = False
             self.prober.retarget(t, out)
-            self.board.settle(t, out)
+            board.settle(t, out)
         if t >= self._lease_at or self._refute_above is not None or not self._said_steady:
             self._speak(t, now, out)
         self._due = self._next_due(t, now)
         return out
 
     def _next_due(self, t: float, now: float) -> float:
-        self._parts_due = min(self.board.due(), self.prober.due(), self._lease_at)
+        parts, probes = self.board.due(), self.prober.due()
+        if probes < parts:
+            parts = probes
+        if self._lease_at < parts:
+            parts = self._lease_at
         if self._refute_above is not None:
-            self._parts_due = min(self._parts_due, self._refuted_at + self.config.miss_s)
+            parts = min(parts, self._refuted_at + self.config.miss_s)
+        self._parts_due = parts
         due = self._beat_at(t, now)
         return due if self._said_steady else max(min(due, self._unsteady_until), now)
 
     def _beat_at(self, t: float, now: float) -> float:
         """When the heartbeat or a part is due; the microsecond keeps rounding from waking us just before."""
-        return max(min(self._parts_due, t + HEARTBEAT_S) + self.missed_s + 1e-6, now)
+        parts, beat = self._parts_due, t + HEARTBEAT_S
+        due = (parts if parts < beat else beat) + self.missed_s + 1e-6
+        return due if due > now else now
 
     # --- own voice ---
 
@@ -277,7 +286,7 @@ class Liveness:
 
     def _handle(self, event: Event, t: float, now: float, out: list[Action]) -> None:
         if type(event) is LeaseArrived:
-            self._take_record(event, t, out)
+            self._lease(event, t, out)
         elif type(event) is DatagramHeard or type(event) is FrameHeard:
             if self._other(event.aid):
                 self.prober.heard(event.aid, event.probe, type(event) is FrameHeard, t, out)
@@ -287,7 +296,7 @@ class Liveness:
     def _handle_rarer(self, event: Event, t: float, now: float, out: list[Action]) -> None:
         match event:
             case AccusationArrived() | AccusationWithdrawn():
-                self._take_record(event, t, out)
+                self._accusation(event, t, out)
             case LinkUp(aid):
                 if self._other(aid):
                     self.prober.link_up(aid, t, out)
@@ -297,7 +306,7 @@ class Liveness:
                 if self._other(aid):
                     self.prober.redialled(aid, result, t, out)
             case MembersChanged():
-                self._change_members(event, t, out)
+                self._change_members(event, t, now, out)
             case StatusSet(st, until_ms):
                 self.status, self._until_ms = st, until_ms
                 self._publish(t, now, out, urgent=True)
@@ -318,7 +327,7 @@ class Liveness:
     def _other(self, aid: bytes) -> bool:
         return aid != self.me and aid in self.board.members
 
-    def _change_members(self, event: MembersChanged, t: float, out: list[Action]) -> None:
+    def _change_members(self, event: MembersChanged, t: float, now: float, out: list[Action]) -> None:
         for aid in event.removed:
             self.board.remove(aid)
             self._orphans = {key: held for key, held in self._orphans.items() if key[0] != aid}
@@ -326,21 +335,24 @@ class Liveness:
             self.board.join(aid, place, t)
         for aid, _ in event.joined:
             for key in [key for key in self._orphans if aid in key]:
-                self._take_record(self._orphans.pop(key), t, out)
+                self._handle(self._orphans.pop(key), t, now, out)
 
-    def _take_record(self, event: Event, t: float, out: list[Action]) -> None:
-        """A record about a member whose card has not come yet waits for it."""
+    # A record about a member whose card has not come yet waits for it.
+
+    def _lease(self, event: LeaseArrived, t: float, out: list[Action]) -> None:
+        aid = event.aid
+        if aid not in self.board.members:
+            self._keep(aid, aid, event)
+        elif aid != self.me:
+            self.board.lease(aid, event.lease, event.hlc, t, out)
+            self.prober.refuted(aid, t)
+
+    def _accusation(self, event: Event, t: float, out: list[Action]) -> None:
         match event:
-            case LeaseArrived(aid, lease, hlc):
-                if aid not in self.board.members:
-                    return self._keep(aid, aid, event)
-                if aid != self.me:
-                    self.board.lease(aid, lease, hlc, t, out)
-                    self.prober.refuted(aid, t)
             case AccusationArrived(subject, accuser, inc, evidence):
                 if subject not in self.board.members or accuser not in self.board.members:
-                    return self._keep(subject, accuser, event)
-                if subject == self.me:
+                    self._keep(subject, accuser, event)
+                elif subject == self.me:
                     self._accused(inc)
                 elif accuser != self.me:
                     self.board.accuse(subject, accuser, Charge(inc, evidence), t, out)
@@ -348,7 +360,6 @@ class Liveness:
                 self._orphans.pop((subject, accuser), None)
                 if subject in self.board.members and self.me not in (subject, accuser):
                     self.board.withdraw(subject, accuser, t, out)
-        return None
 
     def _keep(self, subject: bytes, author: bytes, event: Event) -> None:
         self._orphans[subject, author] = event

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 
-from mesh.core.clock import unix_ms_of
+from mesh.core.clock import COUNTER_BITS
 from mesh.core.log import NO_AUTHOR, AuthorState
 from mesh.core.record import SIGNATURE_BYTES, Record, SlotKey, fingerprint
 
@@ -109,7 +109,10 @@ class MemoryLog:
         self._replace(slot, self._slots.get(slot), record)
 
     def _replace(self, slot: SlotKey, old: Record | None, record: Record) -> None:
-        author, hlc = self._author(record.aid), record.hlc
+        aid, hlc = record.aid, record.hlc
+        author = self._authors.get(aid)
+        if author is None:
+            author = self._authors[aid] = _Author()
         if old is None:
             insort(self._order, slot)
         else:
@@ -123,7 +126,7 @@ class MemoryLog:
                 insort(hlcs, hlc)
         author.records[hlc] = record
         if record.ttl is not None:
-            insort(self._expiry, (unix_ms_of(hlc) + record.ttl, record.aid, hlc))
+            insort(self._expiry, ((hlc >> COUNTER_BITS) + record.ttl, record.aid, hlc))
         author.size += len(record.body) + SIGNATURE_BYTES
         author.count += 1
         author.state = None
@@ -142,7 +145,8 @@ class MemoryLog:
         del author.records[hlc]
         del hlcs[-1 if hlcs[-1] == hlc else bisect_left(hlcs, hlc)]
         if record.ttl is not None:
-            del self._expiry[bisect_left(self._expiry, (unix_ms_of(hlc) + record.ttl, record.aid, hlc))]
+            expiry = ((hlc >> COUNTER_BITS) + record.ttl, record.aid, hlc)
+            del self._expiry[bisect_left(self._expiry, expiry)]
         author.size -= len(record.body) + SIGNATURE_BYTES
         author.count -= 1
         author.state = None

@@ -67,9 +67,13 @@ class MeshClock:
         """Best offset of each neighbour heard in the last 15 minutes."""
         best = {}
         for aid, kept in self._samples.items():
-            recent = [sample for sample in kept if now - sample.at <= SAMPLE_AGE_S]
-            if recent:
-                best[aid] = min(recent, key=lambda sample: sample.rtt_ms).offset_ms
+            found: _Sample | None = None
+            for sample in kept:
+                recent = now - sample.at <= SAMPLE_AGE_S
+                if recent and (found is None or sample.rtt_ms < found.rtt_ms):
+                    found = sample
+            if found is not None:
+                best[aid] = found.offset_ms
         return best
 
     def target_ms(self, wall_ms: int, now: float) -> float:

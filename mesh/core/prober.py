@@ -44,12 +44,13 @@ class Prober:
     Attributes:
         mute_until: before this we accuse nobody of silence, because our own loop was late.
         links: by member.
+        missed: False while no link can have a miss, so that nobody needs to look.
     """
 
     def __init__(self, config: LivenessConfig, board: Board, rng: random.Random) -> None:
         self.config = config
         self.links: dict[bytes, Link] = {}
-        self.mute_until = NEVER
+        self.mute_until, self.missed = NEVER, False
         self._board = board
         self._rng = rng
         self._nonce = rng.getrandbits(32)
@@ -288,12 +289,9 @@ class Prober:
 
     def missing(self) -> tuple[int, int]:
         """(wanted links that miss, wanted links)."""
-        missing = wanted = 0
-        for link in self.links.values():
-            if link.wanted:
-                wanted += 1
-                missing += link.misses > 0
-        return missing, wanted
+        missing = [link.wanted for link in self.links.values() if link.misses]
+        self.missed = bool(missing)
+        return sum(missing), sum([link.wanted for link in self.links.values()])
 
     def alone(self, t: float) -> bool:
         """Whether it is us who are cut off: of more than two links over half miss, and nothing is heard."""
@@ -340,7 +338,8 @@ class Prober:
             if link is not None:
                 self._step(link, t, out)
         self._due = min([link.wake for link in self.links.values()], default=FOREVER)
-        self._search(t, out)
+        if self.missed:
+            self._search(t, out)
 
     def due(self) -> float:
         """When `tick` next has something to do (perhaps)."""
@@ -355,6 +354,7 @@ class Prober:
         if link.waiting is not None and link.waiting <= t:
             link.waiting = None
             link.misses += 1
+            self.missed = True
             link.loss += (1 - link.loss) / 16
         if link.waiting is None and link.ping_due(self.config, self._board.members[link.aid], t) <= t:
             self._ping(link, t, out)
@@ -363,7 +363,8 @@ class Prober:
                 link.check = None
             else:
                 self._conclude(link, t, out)
-        self._suspect(link, t, out)
+        if link.doubtful:
+            self._suspect(link, t, out)
         self._tend(link, t, out)
         if link.aid in self.links:
             self._rewake(link, t)
@@ -406,7 +407,7 @@ class Prober:
             if link.dial_at <= t and (link.wanted or link.lost):
                 self._dial(link, t, out)
             return
-        if link.stall_at(self._state(link.aid)) <= t:
+        if link.stream_pinged is not None and link.stall_at(self._state(link.aid)) <= t:
             stalled_since, link.stream_pinged = link.stream_pinged, None
             if stalled_since is not None and link.datagram_heard > stalled_since:
                 out.append(DialNow(link.aid, replace=True))

@@ -147,6 +147,8 @@ class Questions:
 
     def due(self, now: float) -> list[Key]:
         """Authors to ask for now, PER_TURN at most; those asked for already wait for the end of that."""
+        if self._due.first() > now and not self._adrift:
+            return []
         keys = self._due.take(now, PER_TURN)
         while self._adrift and len(keys) < PER_TURN:
             keys.append(self._adrift.popleft())

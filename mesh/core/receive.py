@@ -26,7 +26,7 @@ from mesh.core.floors import (
 )
 from mesh.core.log import AuthorState, Log
 from mesh.core.own import Own
-from mesh.core.quota import Limits, Room, admitted_hlc_max
+from mesh.core.quota import UNLIMITED, Limits, Room, admitted_hlc_max
 from mesh.core.record import GC_PATH, Kind, Op, Record, SlotKey, signature_hash
 from mesh.wire.messages import Delta
 
@@ -134,15 +134,19 @@ def renewed(log: Log, delta: Delta, rec: Record, now_ms: int, limits: Limits) ->
 
     The same as `Receiver` says of it, by the shortest way. None: it is one of the others.
     """
+    if delta.pull or delta.reset or (limits is not UNLIMITED and (limits.removed or limits.bounded)):
+        return None
     hlc, before = rec.hlc, log.author(delta.aid)
-    head, newest = before.head, log.newest(delta.aid)
-    plain = not (delta.pull or delta.reset or limits.removed or limits.bounded) and delta.since <= head < hlc
-    if not plain or hlc <= newest or rec.kind == Kind.LOG or rec.path == GC_PATH or rec.ttl is None:
+    head = before.head
+    if not delta.since <= head < hlc or rec.kind == Kind.LOG or rec.path == GC_PATH or rec.ttl is None:
+        return None
+    if hlc <= log.newest(delta.aid):
         return None
     if hlc > admitted_hlc_max(now_ms, limits) or outlived(rec, now_ms):
         return None
     log.put(rec)
-    head = max(head, min(delta.upto, hlc))
+    reach = delta.upto if delta.upto < hlc else hlc
+    head = reach if reach > head else head
     if head != before.head:
         log.set_marks(delta.aid, head=head, floor=before.floor)
     return Outcome(log.author(delta.aid), [rec], [], forward=True)

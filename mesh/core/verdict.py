@@ -43,7 +43,7 @@ class Board:
         self._leaving: dict[bytes, float] = {}  # dead, still in _settled, until when
         self._open: dict[bytes, None] = {}  # members with charges
         self._lapses: list[tuple[float, bytes]] = []  # one entry per member, never later than the truth
-        self._stirred: dict[bytes, None] = {}  # of those, whom to judge again
+        self.stirred: dict[bytes, None] = {}  # of those, whom to judge again
         self._due: float | None = None
         self._recheck = FOREVER
         self._several = False
@@ -103,13 +103,13 @@ class Board:
             member.charges.pop(aid, None)
         self._lapses = [entry for entry in self._lapses if entry[1] != aid]
         heapify(self._lapses)
-        self._stirred.pop(aid, None)
+        self.stirred.pop(aid, None)
         self.stir_all()
 
     def stir_all(self) -> None:
         """Judge every accused member again at the next `settle`."""
         self.moved, self._due = True, None
-        self._stirred.update(self._open)
+        self.stirred.update(self._open)
 
     def _stir_around(self, aid: bytes) -> None:
         """A change of one member may decide about those it is neighbour of, and about itself.
@@ -120,11 +120,11 @@ class Board:
         several = len(self._near.zones()) > 1
         if self._near.ring_size(self._zone) <= SMALL_ZONE or several != self._several:
             self._several = several
-            self._stirred.update(self._open)
+            self.stirred.update(self._open)
         elif self._open:
             for near in (aid, *self._near.zone_neighbours(aid, self.members[aid].place), *self.monitors(aid)):
                 if near in self._open:
-                    self._stirred[near] = None
+                    self.stirred[near] = None
 
     def gateways(self, zone: str) -> list[bytes]:
         """The members that speak for a zone, rank 1 first; dead ones are passed over."""
@@ -173,7 +173,7 @@ class Board:
             member.charges = {a: c for a, c in member.charges.items() if c.inc >= lease.inc}
             member.held = None
         if aid in self._open:
-            self._stirred[aid] = self._due = None
+            self.stirred[aid] = self._due = None
         member.asleep_until = NEVER
         if lease.st == Status.SLEEP and lease.until_ms is not None:
             member.asleep_until = t + min(max(lease.until_ms - unix_ms_of(hlc), 0), SLEEP_MS_MAX) / 1000
@@ -185,7 +185,8 @@ class Board:
             if member.state == State.DEAD:
                 member.charges = {a: c for a, c in member.charges.items() if c.inc > member.dead_inc}
             self._rise(member, why, t, out)
-        self.settle(t, out)
+        if self.stirred:
+            self.settle(t, out)
 
     def _revives(self, member: Member, lease: Lease, t: float) -> bool:
         if member.state == State.REGISTERING:
@@ -212,7 +213,7 @@ class Board:
         if member.charges.get(accuser) == charge:
             return
         member.charges = {**member.charges, accuser: charge}
-        self._open[subject] = self._stirred[subject] = self._due = None
+        self._open[subject] = self.stirred[subject] = self._due = None
         self._recheck = min(self._recheck, t + self.config.interval_s / 2)
         self.settle(t, out)
 
@@ -221,7 +222,7 @@ class Board:
         member = self.members[subject]
         if accuser in member.charges:
             member.charges = {a: c for a, c in member.charges.items() if a != accuser}
-            self._stirred[subject] = self._due = None
+            self.stirred[subject] = self._due = None
             self.settle(t, out)
 
     def report(self, aid: bytes, state: State, t: float, out: list[Action]) -> None:
@@ -263,6 +264,8 @@ class Board:
 
     def tick(self, t: float, out: list[Action]) -> None:
         """Let time pass: expired leases, verdicts that were held long enough, rings that settle."""
+        if not self.stirred and t < self.due():
+            return
         while self._lapses and self._lapses[0][0] <= t:
             _, aid = heappop(self._lapses)
             member = self.members[aid]
@@ -276,13 +279,13 @@ class Board:
             self._stir_around(aid)
             self._settled.remove(aid)
         if self._recheck <= t:  # accusations of sleepers begin to count with time alone
-            self._stirred.update(self._open)
+            self.stirred.update(self._open)
             self._recheck = t + self.config.interval_s / 2 if self._open else FOREVER
         confirm_s = self._confirm_s()
         for aid in self._open:
             held = self.members[aid].held
             if held is not None and held + confirm_s <= t:
-                self._stirred[aid] = None
+                self.stirred[aid] = None
         self._due = None
         self.settle(t, out)
 
@@ -305,8 +308,8 @@ class Board:
 
     def settle(self, t: float, out: list[Action]) -> None:
         """Judge every accused member until nothing changes: one verdict may decide another."""
-        while self._stirred:
-            stirred, self._stirred = sorted(self._stirred), {}
+        while self.stirred:
+            stirred, self.stirred = sorted(self.stirred), {}
             self._due = None
             for aid in stirred:
                 member = self.members[aid]

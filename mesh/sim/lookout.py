@@ -63,14 +63,15 @@ class Lookout:
             if passed_on and body in passed_on:
                 continue
             message = self._replica.fleet.post.decode(body)
-            if isinstance(message, Delta):
+            if type(message) is Delta:
                 self._served(message, body)
-            elif isinstance(message, Listing):
+            elif type(message) is Listing:
                 self._unlike.pop((peer, message.scope, message.aid), None)
 
     def _again(self, peer: bytes, body: bytes) -> None:
         now = self._replica.fleet.world.now
-        since, count = self._left.get((peer, body), (now, 0))
+        key = (peer, body)
+        since, count = self._left.get(key, (now, 0))
         if now - since > AGAIN_S:
             since, count = now, 0
         elif count >= AGAIN_MAX and isinstance(self._replica.fleet.post.decode(body), Delta):
@@ -79,7 +80,7 @@ class Lookout:
             )
         if len(self._left) >= REMEMBERED_MAX:
             self._left.clear()
-        self._left[peer, body] = since, count + 1
+        self._left[key] = since, count + 1
 
     def _served(self, delta: Delta, body: bytes) -> None:
         if delta.scope == LIVE or delta.pull or delta.since == delta.upto:
@@ -121,9 +122,7 @@ class Lookout:
     # -- what waits -------------------------------------------------------------------------------------
 
     def waits(self, link: Neighbour) -> None:
-        """Something is to be sent on a link."""
-        if len(link.passing) + len(link.control) + len(link.dirty) <= FEW:
-            return
+        """More than FEW things are to be sent on a link."""
         machine = self._replica.machine
         authors = sum(map(len, machine.heads.values()))
         self._bounded("frames to be passed on", len(link.passing), machine.config.passing_max)

@@ -120,32 +120,35 @@ class Flow:
             self._attempt()
 
     def _attempt(self) -> None:
-        net = self.net
+        net, world = self.net, self.net.world
         if not self.pipe.open:
             return
-        if net.passes(self.source, self.target):
+        whole = not (net.cut or net.loss or net.uneven or net.lossy)  # nothing is lost anywhere
+        if whole or net.passes(self.source, self.target):
             batch, self.queue = self.queue, []
-            begin = max(net.world.now, self.free_at)
-            arrival = begin + net.latency(self.line)
+            begin, line = world.now, self.line
+            if self.free_at > begin:
+                begin = self.free_at
+            arrival = begin + line.latency_s * (1 + net.random() * line.jitter)
             if arrival > self.arrival:
                 self.arrival = arrival
             if batch:
-                net.world.at(self.arrival, partial(self._arrive, batch))
+                world.at(self.arrival, partial(self._arrive, batch))
             backing_off = self.rto_s > RTO_FIRST_S
             if not (backing_off and not net.passes(self.target, self.source)):
                 self.stalled, self.rto_s = False, RTO_FIRST_S
                 if self.wanted:
-                    net.world.at(self.free_at - BACKLOG_S, self._writable)
+                    world.at(self.free_at - BACKLOG_S, self._writable)
                 return
         self.stalled = True
         net.world.after(self.rto_s, self._attempt)
         self.rto_s = min(self.rto_s * 2, RTO_MAX_S)
 
     def _arrive(self, batch: list[tuple[str, Any]]) -> None:
-        host = self.net.hosts[self.target]
+        host, pipe = self.net.hosts[self.target], self.pipe
         for word, payload in batch:
             if word == "frames":
-                host.on_frames(self.pipe, payload)
+                host.on_frames(pipe, payload)
             elif word == "hello":
                 host.on_pipe(self.pipe, payload)
             else:
@@ -188,7 +191,7 @@ class Network:
     Attributes:
         loss: probability that a packet is lost on any line, each way, if its own is not larger.
         lossy: the same for single hosts, whatever they send or receive.
-        bytes_sent: per host, headers counted.
+        bytes_sent: per host, headers counted. random: the dice of all lines.
         listening: hosts whose agent runs (frozen or not). powered: hosts whose kernel answers.
         frozen: hosts whose agent stands still. dialable: hosts that can be reached from outside.
         dialling: nobody gets through while it is False (`formed.py`).
@@ -211,7 +214,7 @@ class Network:
         self.mended_at = float("-inf")
         self.dialling = True
         self.datagrams_blocked: dict[tuple[int, int], None] = {}
-        self._random = rng.random
+        self.random = rng.random
 
     def add(self, host: Host, zone: str) -> int:
         """Plug a host in; its number."""
@@ -240,7 +243,7 @@ class Network:
 
     def latency(self, line: Line) -> float:
         """One way, seconds: the base and up to `jitter` of it again."""
-        return line.latency_s * (1 + self._random() * line.jitter)
+        return line.latency_s * (1 + self.random() * line.jitter)
 
     def passes(self, source: int, target: int) -> bool:
         """Whether one packet gets through."""
@@ -251,7 +254,7 @@ class Network:
             loss = max(loss, self.line(source, target).loss)
         if self.lossy:
             loss = max(loss, self.lossy.get(source, 0.0), self.lossy.get(target, 0.0))
-        return not loss or self._random() >= loss
+        return not loss or self.random() >= loss
 
     def datagram(self, source: int, target: int, payload: Any, size: int) -> None:
         """Send a datagram."""
@@ -260,10 +263,10 @@ class Network:
             return
         host, line = self.hosts[target], self.line(source, target)
         delay_s = self.latency(line)
-        if line.reorder and self._random() < line.reorder:
-            delay_s += line.latency_s * LATE_LATENCIES * self._random()
+        if line.reorder and self.random() < line.reorder:
+            delay_s += line.latency_s * LATE_LATENCIES * self.random()
         self.world.after(delay_s, partial(host.on_datagram, source, payload))
-        if line.duplicate and self._random() < line.duplicate:
+        if line.duplicate and self.random() < line.duplicate:
             self.world.after(delay_s + self.latency(line), lambda: host.on_datagram(source, payload))
 
     def dial(self, source: int, target: int, deadline_s: float, done: Callable[[str, Any], None]) -> None:

@@ -182,18 +182,18 @@ class Node:
 
     def on_frames(self, pipe: Pipe, payloads: list[Any]) -> None:
         if self.frozen:
-            self._inbox.append(lambda: self._frames(pipe, payloads))
-        elif self.machine is not None:
-            self._frames(pipe, payloads)
-
-    def _frames(self, pipe: Pipe, payloads: list[Any]) -> None:
-        peer = pipe.other(self.number)
+            self._inbox.append(lambda: self.on_frames(pipe, payloads))
+            return
+        machine = self.machine
+        if machine is None:
+            return
+        peer = pipe.dialler if pipe.listener == self.number else pipe.listener
         aid = self.fleet.nodes[peer].aid
-        if isinstance(payloads[0], FRAMES) or any(isinstance(payload, FRAMES) for payload in payloads):
-            assert self.machine is not None
-            if self.machine.frame(aid, self.fleet.world.now):
+        if type(payloads[0]) in FRAMES or any(type(payload) in FRAMES for payload in payloads):
+            if machine.frame(aid, self.fleet.world.now):
                 self.witness.idles()
-                self._arm()
+                if machine.deadline() < self._wake_at:
+                    self._arm()
             else:
                 self.feed(FrameHeard(aid))
         for payload in payloads:

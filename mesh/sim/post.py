@@ -18,11 +18,15 @@ KEPT_MAX = 50_000
 
 
 class Post:
-    """Knows every key of the run, and remembers what it has read."""
+    """Knows every key of the run, and remembers what it has read.
+
+    Attributes:
+        messages: by frame body, as it was decoded.
+    """
 
     def __init__(self) -> None:
         self._notary = Notary()
-        self._messages: dict[bytes, AnyMessage | None] = {}
+        self.messages: dict[bytes, AnyMessage | None] = {}
         self._records: dict[bytes, list[Record]] = {}
         self._leases: dict[bytes, Lease] = {}
 
@@ -41,12 +45,12 @@ class Post:
 
     def decode(self, body: bytes) -> AnyMessage | None:
         """The message in a frame."""
-        known = self._messages.get(body)
+        known = self.messages.get(body)
         if known is not None:
             return known
-        if len(self._messages) >= KEPT_MAX:
-            self._messages.clear()
-        message = self._messages[body] = messages.decode(body)
+        if len(self.messages) >= KEPT_MAX:
+            self.messages.clear()
+        message = self.messages[body] = messages.decode(body)
         return message
 
     def records(self, tag: bytes, delta: Delta, body: bytes, *, verify: bool = True) -> list[Record]:

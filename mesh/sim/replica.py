@@ -30,7 +30,7 @@ from mesh.core.vitals import Rewound
 from mesh.errors import PeerError
 from mesh.sim import collection
 from mesh.sim.disk import DURABLE, CheckedLog, Writer
-from mesh.sim.lookout import Lookout
+from mesh.sim.lookout import FEW, Lookout
 from mesh.wire.messages import Delta, Heads
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Replica:
             self.me, SCOPES, self._read, rng, self.fleet.spread_config, fences
         )
         self.lookout, self.reads = Lookout(self), self._parts.reads()
+        self._known = self.fleet.post.messages
         self._links: dict[bytes, _Link] = {}
         self._resets: dict[tuple[bytes, str, bytes], sync.ResetParts] = {}
         self._own_parts: dict[tuple[bytes, str], list[Record]] = {}
@@ -127,7 +128,9 @@ class Replica:
         """A frame of a neighbour."""
         if peer not in self._links:
             return
-        message = self.fleet.post.decode(body)
+        message = self._known.get(body)
+        if message is None:
+            message = self.fleet.post.decode(body)
         if type(message) is Delta:
             self._delta(peer, message, body)
         elif message is not None:
@@ -149,16 +152,16 @@ class Replica:
 
     def pump(self, peer: bytes) -> None:
         """Send what the machine has for a neighbour, if the stream takes it."""
-        link = self._links.get(peer)
-        if link is None or link.flushing:
-            return
-        queued = self.machine.links.get(peer)
+        queued, link = self.machine.links.get(peer), self._links.get(peer)
         if queued is None or not (queued.control or queued.passing or queued.dirty):
+            return
+        if link is None or link.flushing:
             return
         pipe, now = self.node.pipes.get(link.number), self.fleet.world.now
         if pipe is None:
             return
-        self.lookout.waits(queued)
+        if len(queued.passing) + len(queued.control) + len(queued.dirty) > FEW:
+            self.lookout.waits(queued)
         due = link.flushed_at + link.flush_s
         if now < due:
             link.flushing = True
@@ -166,9 +169,9 @@ class Replica:
             return
         flow = pipe.flows[self.node.number]
         while (queued.control or queued.passing or queued.dirty) and (
-            flow.ready() or not self._parts.heeds_streams
+            (flow.free_at <= now and not flow.stalled) or flow.ready() or not self._parts.heeds_streams
         ):
-            passed_on = list(queued.passing)
+            passed_on = list(queued.passing) if queued.passing else []
             bodies = self.machine.pull(peer)
             if not bodies:
                 return
@@ -180,7 +183,8 @@ class Replica:
             if spoil is not None:
                 bodies = [spoil(body) for body in bodies]
             flow.send("frames", bodies, sum(map(len, bodies)) + FRAME_HEAD * len(bodies))
-            self.lookout.sent(flow)
+            if flow.queue or flow.free_at > now:
+                self.lookout.sent(flow)
 
     def _flush(self, peer: bytes, link: _Link) -> None:
         link.flushing = False
@@ -207,7 +211,7 @@ class Replica:
         for peer in awake:
             self.pump(peer)
         self._depth -= 1
-        if not self._depth:
+        if not self._depth and self.machine.deadline() < self._wake_at:
             self._arm()
 
     def _arm(self) -> None:
@@ -279,7 +283,7 @@ class Replica:
                 want,
                 urgent,
                 outcome.mark_dirty,
-                sync.correction(delta.scope, outcome),
+                None if outcome.outdone is None else sync.correction(delta.scope, outcome),
                 outcome.refused is not None and self._parts.patient,
             )
         )

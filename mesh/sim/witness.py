@@ -107,7 +107,8 @@ class Witness:
             self.acts([])
             return
         self._at_once = now, count + 1 if at == now else 0
-        assert now <= machine.deadline() <= now + 1.001, (machine.deadline(), now)
+        due = machine.deadline()
+        assert now <= due <= now + 1.001, (due, now)
         assert len(machine.prober.links) <= LINKS_MAX + len(node.pipes)
 
     def acts(self, actions: list[Action]) -> None:
@@ -120,7 +121,8 @@ class Witness:
         self._at_once = now, count
         if count >= ACTIONS_AT_ONCE_MAX:
             assert count < ACTIONS_AT_ONCE_MAX * max(1, len(node.fleet.nodes) / 32), "the machine spins"
-        assert now <= machine.deadline() <= now + 1.001, (machine.deadline(), now)
+        due = machine.deadline()
+        assert now <= due <= now + 1.001, (due, now)
         assert len(machine.prober.links) <= LINKS_MAX + len(node.pipes)
         if now > self.answer_by:
             node.fleet.checks.fail("refutation", f"node {node.number} lets {self.accused} be accused")

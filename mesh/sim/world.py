@@ -36,12 +36,15 @@ class World:
         Returns:
             Whether `stop` held.
         """
-        heap, asked = self._heap, stop is not None
-        while heap and heap[0][0] <= until:
-            self.now, _, call = heappop(heap)
-            self.calls += 1
-            call()
-            if asked and stop():  # type: ignore[misc]
-                return True
+        heap, calls = self._heap, 0
+        try:
+            while heap and heap[0][0] <= until:
+                self.now, _, call = heappop(heap)
+                calls += 1
+                call()
+                if stop is not None and stop():
+                    return True
+        finally:
+            self.calls += calls
         self.now = max(self.now, until)
         return False

@@ -6,6 +6,7 @@ N and N-1 talk. `aid` is 16 bytes, `scope` one of "m", "z", "l", `hlc` an unsign
 
 from __future__ import annotations
 
+import struct
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -191,9 +192,42 @@ AnyMessage: TypeAlias = (
 _KINDS: codec.Kinds[AnyMessage] = codec.Kinds(AnyMessage)
 
 
+# One entry of Heads as canonical CBOR has it: an array of three, 16 bytes, a number of 64 bits, 16 bytes.
+_ENTRY = struct.Struct(">2s16sBQB16s")
+_ENTRY_HEAD, _WIDE, _BYTES_16 = b"\x83\x50", 0x1B, 0x50
+_HEADS = b"\x86" + bytes([2])
+_WIDE_MIN = 1 << 32  # smaller numbers take fewer bytes
+_TRUTH = (b"\xf4", b"\xf5")
+
+
 def encode(message: Message) -> bytes:
     """The frame body of a message."""
+    if type(message) is Heads:
+        body = _heads(message)
+        if body is not None:
+            return body
     return codec.encode(msgspec.to_builtins(message, builtin_types=(bytes,)))
+
+
+def _heads(message: Heads) -> bytes | None:
+    """What `codec.encode` makes of Heads, at a quarter of the cost; None for what is not as usual.
+
+    Every quiet link hears of every change by these, so nothing else is encoded as often.
+    """
+    count, entries = len(message.heads), []
+    if count >= 1 << 16 or len(message.scope) != 1 or not message.scope.isascii():
+        return None
+    for aid, head, fp in message.heads:
+        if len(aid) != 16 or len(fp) != 16 or head < _WIDE_MIN:
+            return None
+        entries.append(_ENTRY.pack(_ENTRY_HEAD, aid, _WIDE, head, _BYTES_16, fp))
+    if count < 24:
+        size = bytes([0x80 + count])
+    else:
+        size = bytes([0x98, count]) if count < 256 else b"\x99" + count.to_bytes(2, "big")
+    scope = b"\x61" + message.scope.encode()
+    buckets = codec.encode(message.buckets) if message.buckets else b"\x40"
+    return b"".join([_HEADS, scope, size, *entries, _TRUTH[message.reply], _TRUTH[message.ask], buckets])
 
 
 def decode(body: bytes) -> AnyMessage | None:
