@@ -105,7 +105,7 @@ def _wait_for_next(context: Context, started: str, wait_s: float) -> None:
             time.sleep(ASK_S)  # noqa: TID251 - a command has nothing else to wait for
             try:
                 found = context.client.status()["started"]
-            except Unreachable:
+            except (Unreachable, TimedOut):
                 continue
     finally:
         progress.end()
