@@ -246,9 +246,8 @@ class Prober:
     def _start_check(self, link: Link, t: float, out: list[Action], *, only_redial: bool = False) -> None:
         helpers = [] if only_redial else self._helpers(link.aid, t)
         deadline_s = self.redial_s(link)
-        if (
-            link.ended_at < FOREVER
-        ):  # a process that is killed may keep its port for seconds on a busy machine
+        if link.ended_at < FOREVER:
+            # A process that is killed may keep its port for seconds on a busy machine.
             link.gone_at = t + deadline_s + self.config.miss_s / 2
         link.check = Check(t + deadline_s, set(helpers), only_redial=only_redial)
         out.append(Redial(link.aid, deadline_s))
