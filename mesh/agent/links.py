@@ -210,11 +210,31 @@ class Links:
             raise
 
     async def _link(self, public: bytes, address: str | None) -> None:
-        wire = await self._host.open(public, protocols.LINK, deadline_s=DIAL_DEADLINE_S)
-        session = await self._greet(wire, dialled=True)
-        if address is not None:
-            self.worked[session.aid] = address
-        self._nursery.start_soon(self._hold, session)
+        """Say hello on a connection that stands, and hold the link in the background.
+
+        That goes on when the caller's time is up: the other end, which may be slow to answer, takes a new
+        link for the one that counts once it is greeted, and one that was given up here would cost both.
+        """
+        greeted = trio.Event()
+        errors: list[MeshError] = []
+
+        async def begin() -> None:
+            try:
+                wire = await self._host.open(public, protocols.LINK, deadline_s=DIAL_DEADLINE_S)
+                session = await self._greet(wire, dialled=True)
+            except MeshError as error:
+                errors.append(error)
+                return
+            finally:
+                greeted.set()
+            if address is not None:
+                self.worked[session.aid] = address
+            await self._hold(session)
+
+        self._nursery.start_soon(begin)
+        await greeted.wait()
+        if errors:
+            raise errors[0]
 
     async def connect(self, public: bytes, *, anew: bool = False) -> None:
         """Connect with a member, at its known addresses or through another, and link with it.

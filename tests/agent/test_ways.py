@@ -16,7 +16,7 @@ from mesh.agent.links import RELAY_AFTER_S, Links
 from mesh.agent.members import Members
 from mesh.agent.node import Node
 from mesh.agent.ways import race
-from mesh.core.vitals import State
+from mesh.core.vitals import DialResult, State
 from mesh.errors import MeshError, TimedOut, Unreachable
 from mesh.net.base import Refused, Stream
 
@@ -166,35 +166,59 @@ async def test_a_relay_that_breaks_does_not_end_the_direct_way(
     assert said == ["direct", "relay", "direct stands"]
 
 
+PEER = b"p" * 32
+
+
+class Slow:
+    """The links of a node with one neighbour, connected as soon as it is dialled and slow to greet."""
+
+    def __init__(self, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, greets_s: float) -> None:
+        self.greets_s = greets_s
+        self.connected = False
+        self.greeted = 0
+        self.held: list[bytes] = []
+        host: Any = SimpleNamespace(dial=self._dial, open=self._open, connection=self._connection)
+        hooks: Any = SimpleNamespace()
+        at = ["/ip4/10.0.0.1/tcp/1"]
+        self.links = Links(b"m" * 16, hooks, lambda _: at, lambda _: PEER, lambda _: (), rng=random.Random(1))
+        self.links.use(host)
+        monkeypatch.setattr(self.links, "_nursery", nursery, raising=False)
+        monkeypatch.setattr(self.links, "_greet", self._greet)
+        monkeypatch.setattr(self.links, "_hold", self._hold)
+
+    async def _dial(self, address: str, public: bytes, *, deadline_s: float) -> None:
+        self.connected = True
+
+    async def _open(self, public: bytes, protocol: str, *, deadline_s: float) -> None: ...
+
+    def _connection(self, public: bytes) -> Any:
+        return SimpleNamespace(relayed=False) if self.connected else None
+
+    async def _greet(self, wire: Any, *, dialled: bool) -> Any:
+        self.greeted += 1
+        await trio.sleep(self.greets_s)
+        return SimpleNamespace(aid=PEER[:16])
+
+    async def _hold(self, session: Any) -> None:
+        self.held.append(session.aid)
+
+
 async def test_a_neighbour_that_greets_slowly_is_not_greeted_once_more_beside_it(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two greetings the other end would take the second for the link, and the first would end that."""
-    peer = b"p" * 32
-    stands: list[bytes] = []
-    greeted: list[float] = []
+    slow = Slow(nursery, monkeypatch, 2 * RELAY_AFTER_S)
+    await slow.links.connect(PEER)
+    assert (slow.greeted, slow.held) == (1, [PEER[:16]])
+    assert slow.links.worked == {PEER[:16]: "/ip4/10.0.0.1/tcp/1"}
 
-    async def dial(address: str, public: bytes, *, deadline_s: float) -> None:
-        stands.append(public)
 
-    async def greet(wire: Any, *, dialled: bool) -> Any:
-        greeted.append(trio.current_time())
-        await trio.sleep(2 * RELAY_AFTER_S)
-        return SimpleNamespace(aid=peer[:16])
-
-    async def nothing(*_: Any, **__: Any) -> None: ...
-
-    host: Any = SimpleNamespace(
-        dial=dial, open=nothing, connection=lambda public: SimpleNamespace(relayed=False) if stands else None
-    )
-    hooks: Any = SimpleNamespace()
-    links = Links(
-        b"m" * 16, hooks, lambda _: ["/ip4/10.0.0.1/tcp/1"], lambda _: peer, lambda _: (), random.Random(1)
-    )
-    links.use(host)
-    monkeypatch.setattr(links, "_nursery", nursery, raising=False)
-    monkeypatch.setattr(links, "_greet", greet)
-    monkeypatch.setattr(links, "_hold", nothing)
-    await links.connect(peer)
-    assert len(greeted) == 1
-    assert links.worked == {peer[:16]: "/ip4/10.0.0.1/tcp/1"}
+async def test_a_link_that_was_begun_is_held_though_the_redial_has_no_more_time(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other end may have it already, in the place of the one before."""
+    slow = Slow(nursery, monkeypatch, 2.0)
+    assert await slow.links.redial(PEER[:16], 1.0) == DialResult.TIMED_OUT
+    assert slow.held == []
+    await trio.sleep(1.5)
+    assert (slow.greeted, slow.held) == (1, [PEER[:16]])
