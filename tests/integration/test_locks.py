@@ -17,6 +17,7 @@ import pytest
 from leftovers import belonging_to
 from yard import PATIENCE_S, PROGRAMS, Agent, Yard, eventually, fresh_yard
 
+from mesh.client import Client
 from mesh.errors import Conflict, Denied, NotFound, TimedOut, UsageError
 
 TTL_S = 2.0
@@ -48,11 +49,22 @@ def quorums(agent: Agent) -> list[str]:
         return [row["name"] for row in client.quorums()]
 
 
+def refusal(client: Client, name: str) -> str:
+    """Why a lock is not to be had, once a majority of the voters says so: one round may be late."""
+
+    def words() -> str:
+        with pytest.raises(Conflict) as refused:
+            client.acquire(name, ttl_s=TTL_S)
+        return refused.value.message
+
+    found: str = eventually(words, f"{name} is refused")
+    return found
+
+
 def test_one_holds_and_the_other_is_told_who(agents: list[Agent]) -> None:
     with agents[3].client() as one, agents[1].client() as other:
         lease = one.acquire("jobs/a", ttl_s=LONG_S)
-        with pytest.raises(Conflict, match="n4"):
-            other.acquire("jobs/a", ttl_s=TTL_S)
+        assert "n4" in refusal(other, "jobs/a")
         assert other.lock("jobs/a")["node_name"] == "n4"
         assert one.renew(lease["session"])["token"] == lease["token"]
         assert "jobs/a" in [row["name"] for row in one.leases()]
@@ -98,7 +110,7 @@ def test_a_killed_holder_is_followed_with_a_larger_token_when_its_lease_is_over(
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    believed = next(lines)["until_boot_s"]
+    believed = next(line for line in lines if line["until_boot_s"] > first["until_boot_s"])["until_boot_s"]
     holder.kill()
     waiting.join(timeout=2 * PATIENCE_S)
     lines.close()
@@ -106,7 +118,7 @@ def test_a_killed_holder_is_followed_with_a_larger_token_when_its_lease_is_over(
     at, token = taken[0]
     assert token > first["token"]
     # Never sooner than the holder may have believed in it.
-    assert at > believed > first["until_boot_s"]
+    assert at > believed
 
 
 class FileServer:
@@ -276,8 +288,8 @@ def test_a_command_runs_with_its_token_and_ends_with_its_lock(agents: list[Agent
     running = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
     eventually(lambda: mark.exists() and mark.read_text().strip(), "the command runs")
     pid = int(mark.read_text())
-    with agents[1].client() as other, pytest.raises(Conflict):
-        other.acquire("jobs/f", ttl_s=TTL_S)
+    with agents[1].client() as other:
+        assert refusal(other, "jobs/f")
     for voter in agents[1:3]:
         voter.signal(signal.SIGSTOP)
     try:
@@ -310,8 +322,7 @@ def test_locks_outlive_the_loss_of_a_voters_disk_and_its_replacement(agents: lis
     assert {voter["state"] for voter in replaced["voters"]} == {"voting"}
     with agents[3].client() as client:
         eventually(lambda: client.quorum("main")["generation"] >= 2, "n4 knows")
-        with pytest.raises(Conflict, match="n2"):
-            client.acquire("jobs/g", ttl_s=TTL_S)
+        assert "n2" in refusal(client, "jobs/g")
     with agents[1].client() as client:
         eventually(lambda: client.quorum("main")["generation"] >= 2, "n2 knows")
         client.release(held["session"])
