@@ -5,6 +5,8 @@ After a split many may have to tell of many instances: what comes within a secon
 
 from __future__ import annotations
 
+from collections import deque
+
 import trio
 
 from mesh.agent.author import Statement
@@ -18,6 +20,7 @@ from mesh.errors import PeerError
 
 LINGER_S = 1.0
 NAMES_MAX = 500
+NEW_MAX = NAMES_MAX * twice.ROWS_MAX  # kept until they can be said: the disk may be full
 
 
 class Twice:
@@ -25,7 +28,7 @@ class Twice:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._new: list[Overlap] = []
+        self._new: deque[Overlap] = deque(maxlen=NEW_MAX)
         self._news = trio.Event()
 
     def told(self, overlap: Overlap) -> None:
@@ -70,7 +73,8 @@ class Twice:
     async def _say(self) -> None:
         new = list(self._new)
         await self._node.author.say(MESH, lambda slots: self._statements(slots, new))
-        del self._new[: len(new)]
+        said = set(new)
+        self._new = deque((each for each in self._new if each not in said), NEW_MAX)
 
     def _statements(self, slots: Log, new: list[Overlap]) -> list[Statement]:
         me, said = self._node.me, list[Statement]()

@@ -9,6 +9,7 @@ import pytest
 import trio
 from nodes import Village, until
 
+from mesh.agent import twice as saying
 from mesh.agent.author import Statement
 from mesh.agent.twice import Twice
 from mesh.core import twice
@@ -45,6 +46,22 @@ async def test_what_two_nodes_saw_is_one_row_on_a_third_and_stays_when_they_forg
         assert len(asked.of("web")) == 2
         assert ("workload", third.me) in third.alarms
         nursery.cancel_scope.cancel()
+
+
+async def test_what_cannot_be_said_is_kept_within_bounds_the_newest_of_it(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saying, "NEW_MAX", 4)
+    village = Village(tmp_path, nursery)
+    (node,) = await village.settle(1)
+    teller = Twice(node)  # its task does not run, as when the disk is full
+    for number in range(9):
+        teller.told(Overlap(number * 1000, WEB, (node.me, B), 0.5))
+    assert [row.at_ms for row in teller.of("web")] == [5000, 6000, 7000, 8000]
+    await teller._say()
+    assert [row.at_ms for row in Twice(node).of("web")] == [5000, 6000, 7000, 8000]
+    assert not teller._new
+    village.scopes[node.me].cancel()
 
 
 @pytest.mark.parametrize(
