@@ -57,6 +57,30 @@ def functions(path: Path) -> Iterator[tuple[str, int]]:
             yield node.name, node.end_lineno - node.lineno + 1
 
 
+def spans(tree: ast.AST) -> Iterator[ast.expr]:
+    """What trio is told to wait for at most."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "trio.sleep",
+            "trio.move_on_after",
+            "trio.fail_after",
+        ):
+            yield node.args[0]
+
+
+def test_a_span_that_somebody_gives_or_counts_down_is_never_below_zero() -> None:
+    """Else trio raises ValueError: an agent that was stopped in the middle once ended of it when it went on."""
+    open_ = [
+        f"{path.relative_to(ROOT)}:{span.lineno} {ast.unparse(span)}"
+        for path in product_files()
+        if path.suffix == ".py"
+        for span in spans(ast.parse(path.read_text()))
+        if (isinstance(span, ast.Name) and not span.id.isupper())
+        or (isinstance(span, ast.BinOp) and isinstance(span.op, ast.Sub))
+    ]
+    assert open_ == [], "max(0.0, …)"
+
+
 def test_there_is_source_to_look_at() -> None:
     assert len(product_files()) > 20
 

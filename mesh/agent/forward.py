@@ -133,7 +133,7 @@ class Forward:
         stream: Stream | None = None
         stands = False
         try:
-            with trio.move_on_after(deadline_s):
+            with trio.move_on_after(max(0.0, deadline_s)):
                 stream = await self._opener(public, protocols.SVC, deadline_s)
                 await stream.send(wire.pack(head))
                 answer, early = await _head(stream)

@@ -45,7 +45,7 @@ class Holders:
         self._waiting.setdefault(key, []).append(entry)
         try:
             if ask():
-                with trio.move_on_after(timeout_s):
+                with trio.move_on_after(max(0.0, timeout_s)):
                     await done.wait()
         finally:
             self._waiting[key].remove(entry)

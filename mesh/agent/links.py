@@ -306,7 +306,7 @@ class Links:
         if public is None:
             return DialResult.TIMED_OUT
         address = self.worked.get(aid)
-        with trio.move_on_after(deadline_s):
+        with trio.move_on_after(max(0.0, deadline_s)):
             try:
                 if address is not None:
                     result = await self._redial_at(public, address)
@@ -325,7 +325,7 @@ class Links:
         meanwhile takes a connection up and drops it. So one that is dropped at once is tried again.
         """
         for pause_s in DROPPED_AGAIN_S:
-            await trio.sleep(pause_s)
+            await trio.sleep(max(0.0, pause_s))
             try:
                 await self._connect_at(public, address)
                 return DialResult.OK

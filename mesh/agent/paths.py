@@ -104,7 +104,7 @@ class Paths:
             return {"id": node, "name": self.name_of(aid), "rtt_ms": 0.0, "via": "self"}
         public = self._node.directory.public_of(aid)
         assert public is not None
-        with trio.move_on_after(timeout_s):
+        with trio.move_on_after(max(0.0, timeout_s)):
             started = trio.current_time()
             via = await self._node.reach(public)
             if via == "call":  # the first one also made the connection

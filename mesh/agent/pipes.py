@@ -172,7 +172,7 @@ async def connect(host: str, port: int, deadline_s: float) -> TcpPipe:
     Raises:
         Unreachable: nobody there, or not in time.
     """
-    with trio.move_on_after(deadline_s):
+    with trio.move_on_after(max(0.0, deadline_s)):
         try:
             ipaddress.ip_address(host)
         except ValueError:

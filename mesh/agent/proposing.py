@@ -87,7 +87,7 @@ class Proposer:
             backoff_s = min(BACKOFF_S_MAX, backoff_s * 2)
             if trio.current_time() + pause_s >= end:
                 return outcome
-            await trio.sleep(pause_s)
+            await trio.sleep(max(0.0, pause_s))
             if trio.current_time() >= end:  # the process was stopped meanwhile
                 return outcome
 
@@ -114,7 +114,7 @@ class Proposer:
             act(machine.answered(to, answer, accepting=isinstance(message, Accept)))
 
         act(machine.begin())
-        with trio.move_on_after(left_s):
+        with trio.move_on_after(max(0.0, left_s)):
             await over.wait()
         act(machine.expired())
         return outcomes[0]
@@ -157,7 +157,7 @@ class Proposer:
 
         for aid in voters.aids:
             self._nursery.start_soon(partial(ask, aid))
-        with trio.move_on_after(deadline_s):
+        with trio.move_on_after(max(0.0, deadline_s)):
             await over.wait()
         if len(told()) >= majority:
             return quorum.latest(told())

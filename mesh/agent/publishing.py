@@ -197,7 +197,7 @@ class Publisher:
         size = _size_of(payload) + len(ident or "")
         batch: Batch | None = None
         number = 0
-        with trio.move_on_after(timeout_s) if qos or self._full(size) else nullcontext():
+        with trio.move_on_after(max(0.0, timeout_s)) if qos or self._full(size) else nullcontext():
             await self._wait_for_room(size)
             self._number += 1
             number = self._number
@@ -223,7 +223,7 @@ class Publisher:
         """
         sizes = [_size_of(payload) for payload in payloads]
         taken = 0
-        with trio.move_on_after(timeout_s):
+        with trio.move_on_after(max(0.0, timeout_s)):
             for payload, size in zip(payloads, sizes, strict=True):
                 await self._wait_for_room(size)
                 self._number += 1
@@ -279,12 +279,14 @@ class Publisher:
                 await trio.sleep_until(self._flushed_at + FLUSH_S)
             while (wait_s := self._tail.wait_s(trio.current_time())) > 0:
                 self._counters["topics.held_back"] += 1
-                await trio.sleep(wait_s)
+                await trio.sleep(max(0.0, wait_s))
             self._woken = trio.Event()
             self._flushed_at = trio.current_time()
             self._flushing = True
-            await self._flush()
-            self._flushing = False
+            try:
+                await self._flush()
+            finally:
+                self._flushing = False
 
     async def _flush(self) -> None:
         """Send what is queued, as far as our links take it."""

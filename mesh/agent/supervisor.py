@@ -132,7 +132,7 @@ class Supervisor:
         """This node leaves: end everything, each with its grace, and start nothing any more."""
         self.want(())
         self._closed = True
-        with trio.move_on_after(within_s):
+        with trio.move_on_after(max(0.0, within_s)):
             await self._ready.wait()
             await self.drained()
 

@@ -59,7 +59,7 @@ async def race(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(first)
-        with trio.move_on_after(after_s):
+        with trio.move_on_after(max(0.0, after_s)):
             await failed.wait()
         if not (errors and isinstance(errors[0], Refused | Denied)):
             try:
@@ -110,7 +110,7 @@ class Ways:
             return await self._host.open(public, protocol, deadline_s=deadline_s)
         except Unreachable:
             pass
-        with trio.move_on_after(deadline_s):
+        with trio.move_on_after(max(0.0, deadline_s)):
             async with self._alone("open", public):
                 if self._host.connection(public) is None:
                     after_s = min(RELAY_AFTER_S, deadline_s / RELAY_SHARE)

@@ -183,7 +183,7 @@ class WebRelay(ABC):
             if event is not h11.NEED_DATA:
                 return None
             data = None
-            with trio.move_on_after(patience_s):
+            with trio.move_on_after(max(0.0, patience_s)):
                 data = await self._near.receive()
             if data is None:
                 return None

@@ -192,7 +192,7 @@ async def _send(
     """Send a request and read the answer, or only until its head is there."""
     parts: list[bytes] = []
     answer_s = request.answer_s or timeout_s
-    with trio.move_on_after(answer_s):
+    with trio.move_on_after(max(0.0, answer_s)):
         try:
             for data in request.wire():
                 await stream.send_all(data)

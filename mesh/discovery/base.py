@@ -60,7 +60,7 @@ class Bell:
 
     async def wait(self, timeout_s: float) -> bool:
         """Wait until rung or out of time; says whether it was rung."""
-        with trio.move_on_after(timeout_s):
+        with trio.move_on_after(max(0.0, timeout_s)):
             await self._rung.wait()
         rung = self._rung.is_set()
         if rung:

@@ -176,7 +176,7 @@ class HostBase(ABC):
         expected = public or target.public
         if expected == self.public:
             raise UsageError(f"{where} is this node itself")
-        with trio.move_on_after(deadline_s):
+        with trio.move_on_after(max(0.0, deadline_s)):
             async with self._dials:
                 return await self._dial(target, expected)
         raise TimedOut(f"{where} did not answer within {deadline_s:g} s")
@@ -196,7 +196,7 @@ class HostBase(ABC):
         """
         if public in (self.public, via):
             raise UsageError("a relay is for reaching a third node")
-        with trio.move_on_after(deadline_s):
+        with trio.move_on_after(max(0.0, deadline_s)):
             wire = await self.relay.ask(await self.open(via, PROTOCOL, deadline_s=deadline_s), public)
             return await self._greet(wire, public, peer_id_of(public))
         raise TimedOut(f"{peer_id_of(public)} did not answer through {peer_id_of(via)} in {deadline_s:g} s")

@@ -92,7 +92,7 @@ class Mux:
             TimedOut: no stream became free in time.
         """
         if self._open_here >= self.streams_max:
-            with trio.move_on_after(deadline_s):
+            with trio.move_on_after(max(0.0, deadline_s)):
                 while self._open_here >= self.streams_max and not self.why:
                     self._slot_freed = trio.Event()
                     await self._slot_freed.wait()

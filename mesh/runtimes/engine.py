@@ -120,7 +120,7 @@ class Engine:
             try:
                 while True:
                     line: Line | None = None
-                    with trio.move_on_after(patience_s) as quiet:
+                    with trio.move_on_after(max(0.0, patience_s)) as quiet:
                         line = await anext(lines, None)
                     if line is None:
                         over = not quiet.cancelled_caught

@@ -65,7 +65,7 @@ class Web:
             TimedOut: it takes longer.
             Failed: the server cannot be reached, or does not speak HTTP, or says too much.
         """
-        with trio.move_on_after(timeout_s):
+        with trio.move_on_after(max(0.0, timeout_s)):
             stream = await self._connect()
             async with stream:
                 data = b""

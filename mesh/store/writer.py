@@ -204,7 +204,7 @@ class Writer:
             if patience_s == math.inf:  # the usual case; a cancel scope costs more than the wait
                 await self._thread.news()
                 return
-            with trio.move_on_after(patience_s):
+            with trio.move_on_after(max(0.0, patience_s)):
                 await self._thread.news()
             if self.full and self._idle:
                 await self._look_for_room()

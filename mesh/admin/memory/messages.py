@@ -181,7 +181,7 @@ class MemoryMessages:
 
 
 async def _within(patience_s: float, receive: trio.MemoryReceiveChannel[Json], name: str) -> Json:
-    with trio.move_on_after(patience_s):
+    with trio.move_on_after(max(0.0, patience_s)):
         part = await receive.receive()
         if part["error"] is not None:
             raise _error(part["error"])

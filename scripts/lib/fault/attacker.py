@@ -97,7 +97,7 @@ async def flood(host: str, port: int, seconds: int, home: Home) -> dict[str, Any
                 stream = await ours.open(connection.public, protocols.LINK, deadline_s=5)
                 await stream.send(frames.pack(messages.encode(hello_of(home))))
                 links += 1
-                with trio.move_on_after(until - time.monotonic()):
+                with trio.move_on_after(max(0.0, until - time.monotonic())):
                     await _pour(stream, home, links, sent)
             except MeshError:
                 await trio.sleep(0.05)
