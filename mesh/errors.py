@@ -154,3 +154,10 @@ def ours(error: BaseException) -> MeshError | None:
     found = leaves(error)
     known = [each for each in found if isinstance(each, MeshError)]
     return known[0] if len(known) == len(found) else None
+
+
+def parted(error: BaseException) -> tuple[Exception | None, BaseException | None]:
+    """What failed, and apart from it what is no failure but an end: trio.Cancelled, Ctrl-C."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Exception)
+    return (error, None) if isinstance(error, Exception) else (None, error)

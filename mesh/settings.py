@@ -156,7 +156,7 @@ def _read(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             document = tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}", "the format is TOML: https://toml.io") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error

@@ -69,7 +69,7 @@ def spans(tree: ast.AST) -> Iterator[ast.expr]:
 
 
 def test_a_span_that_somebody_gives_or_counts_down_is_never_below_zero() -> None:
-    """Else trio raises ValueError: an agent that was stopped in the middle once ended of it when it went on."""
+    """Else trio raises ValueError: an agent that was stopped meanwhile once ended of it when it went on."""
     open_ = [
         f"{path.relative_to(ROOT)}:{span.lineno} {ast.unparse(span)}"
         for path in product_files()

@@ -183,7 +183,7 @@ def _from_file(path: str) -> list[dict[str, Any]]:
 
         try:
             raw = tomllib.loads(data.decode())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UsageError(f"{path} is not TOML: {error}", 'name = "orders"') from None
     listed = raw.get("service", [raw]) if isinstance(raw, dict) else raw
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):

@@ -10,6 +10,7 @@ import trio
 
 from mesh.agent.calls import Calls
 from mesh.agent.certs import Certs
+from mesh.agent.lasting import lasting
 from mesh.agent.leases import Leases
 from mesh.agent.node import Node
 from mesh.agent.proposing import Proposer
@@ -32,7 +33,7 @@ class Agreement:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._votes.run)
+            nursery.start_soon(lasting, self._votes.run)
             await nursery.start(self._proposer.run)
             await nursery.start(self.leases.run)
             task_status.started()

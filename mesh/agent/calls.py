@@ -30,6 +30,7 @@ from mesh.agent.callstream import (
     failure_of,
     shown,
 )
+from mesh.agent.lasting import lasting
 from mesh.agent.peers import Peers
 from mesh.agent.talk import Heard, Remote, Talk, with_self
 from mesh.core.policy import REQUEST
@@ -425,11 +426,14 @@ class Calls:
         """Answer our own streaming calls, and let idle streams go. Until cancelled."""
         async with trio.open_nursery() as self._nursery:
             task_status.started()
-            while True:
-                await trio.sleep(KEPT_S / 4)
-                oldest = trio.current_time() - KEPT_S
-                for public, kept in list(self._kept.items()):
-                    while kept and kept[0].idle_since <= oldest:
-                        await kept.popleft().reset()
-                    if not kept:
-                        self._kept.pop(public, None)
+            await lasting(self._let_go)
+
+    async def _let_go(self) -> None:
+        while True:
+            await trio.sleep(KEPT_S / 4)
+            oldest = trio.current_time() - KEPT_S
+            for public, kept in list(self._kept.items()):
+                while kept and kept[0].idle_since <= oldest:
+                    await kept.popleft().reset()
+                if not kept:
+                    self._kept.pop(public, None)

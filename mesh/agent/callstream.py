@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 
 import trio
 
-from mesh.errors import Failed, MeshError, PeerError, Unreachable, UsageError, ours
+from mesh.errors import Failed, MeshError, PeerError, Unreachable, UsageError, ours, parted
 from mesh.wire import calls as wire
 from mesh.wire import frames
 from mesh.wire.calls import CallMessage, Failure, Part
@@ -157,12 +157,7 @@ def failure_in(method: str, error: BaseException) -> tuple[Failure, bool]:
     Raises:
         BaseException: what is no error but an end (trio.Cancelled); alone, if the handler failed of that.
     """
-    failed: BaseException | None = error
-    ended: BaseException | None = None
-    if isinstance(error, BaseExceptionGroup):
-        failed, ended = error.split(Exception)
-    elif not isinstance(error, Exception):
-        raise error
+    failed, ended = parted(error)
     known = None if failed is None else ours(failed)
     if failed is not None and known is None:
         log.error("handler crashed", exc_info=failed, extra={"method": method})

@@ -17,6 +17,7 @@ import trio
 
 from mesh.agent.author import Statement
 from mesh.agent.drive import Drive
+from mesh.agent.lasting import lasting, sparing
 from mesh.core.checking import Changed, Checking, Finished, Offered, Reported, Run, Silent, Withdrawn
 from mesh.core.checks import COMMAND, Check
 from mesh.core.health import HEALTH_PREFIX, Gauge, Health, Outcome, Result, Word, words_value
@@ -114,13 +115,13 @@ class Checks:
     async def run(self) -> None:
         """Check and tell, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._drive.run)
-            nursery.start_soon(self._tell)
+            nursery.start_soon(lasting, self._drive.run)
+            nursery.start_soon(lasting, self._tell)
             while True:
                 await self._work.wait()
                 self._work = trio.Event()
                 for run in self._due:
-                    nursery.start_soon(self._try, run)
+                    nursery.start_soon(sparing, self._try, run)
                 self._due = []
 
     def _perform(self, action: Any) -> None:

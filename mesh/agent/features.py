@@ -19,6 +19,7 @@ from mesh.agent.events import Events
 from mesh.agent.insist import insist
 from mesh.agent.invites import Invites
 from mesh.agent.kv import Kv
+from mesh.agent.lasting import lasting
 from mesh.agent.members import Members
 from mesh.agent.messages import Messages
 from mesh.agent.metrics import Metrics
@@ -68,6 +69,7 @@ class Features:
         node.on_state.append(self.events.state_changed)
         node.on_alarm.append(self._alarmed)
         self.metrics = Metrics(node.config.metrics, str(node.home.path), node.now_ms)
+        logs.faults.on_fault.append(self._faulted)
         node.use_capacity(self.metrics.capacity)
         self.table = Table(node, self.members)
         self.kv = Kv(
@@ -128,19 +130,19 @@ class Features:
         """Run the features' tasks until cancelled."""
         self.members.start()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._discovery.run)
-            nursery.start_soon(self.metrics.run)
-            nursery.start_soon(self._duties.run)
-            nursery.start_soon(self._keeper.run)
-            nursery.start_soon(self._summary.run)
+            nursery.start_soon(lasting, self._discovery.run)
+            nursery.start_soon(lasting, self.metrics.run)
+            nursery.start_soon(lasting, self._duties.run)
+            nursery.start_soon(lasting, self._keeper.run)
+            nursery.start_soon(lasting, self._summary.run)
             nursery.start_soon(self.offered.run)
-            nursery.start_soon(self.shards.run)
+            nursery.start_soon(lasting, self.shards.run)
             nursery.start_soon(self._traffic.run)
             await nursery.start(self.messages.run)
             await nursery.start(self._agreed.run)
             await nursery.start(self.placed.run)
-            nursery.start_soon(self.rollouts.run)
-            nursery.start_soon(self.shadows.run)
+            nursery.start_soon(lasting, self.rollouts.run)
+            nursery.start_soon(lasting, self.shadows.run)
             assert self._node.host is not None
             self._node.host.handle(protocols.CALL, self.messages.calls.accept)
             self.up.set()
@@ -203,14 +205,18 @@ class Features:
     def _alarmed(self, kind: str, aid: bytes, text: str) -> None:
         self.events.tell(f"alarm.{kind}", text, aid=aid)
 
+    def _faulted(self) -> None:
+        self.metrics.counters["errors.unforeseen"] += 1
+
     def reload(self, load: Callable[[], Config]) -> None:
         """Read the configuration anew; apply what can be applied and say what cannot."""
         try:
             self._own_config = load()
+            self._reconfigure()
         except MeshError as error:
             log.error("configuration not reloaded: %s", error.message)
-            return
-        self._reconfigure()
+        except Exception:
+            log.exception("configuration not reloaded")
 
     def _take_document(self, document: Mapping[str, tuple[str, Any]]) -> None:
         """What documents of the mesh say of our settings."""

@@ -24,6 +24,7 @@ import trio
 
 from mesh.agent import pipes
 from mesh.agent.callstream import error_of, failure_of
+from mesh.agent.lasting import sparing
 from mesh.agent.peers import Peers
 from mesh.agent.pipes import Pipe
 from mesh.core.policy import CALL
@@ -163,7 +164,7 @@ class Forward:
             return pipe, service.id
         near, far = socket.socketpair()
         inner, outer = pipes.TcpPipe(near), pipes.TcpPipe(far)
-        self._nursery.start_soon(self._tell, inner, pipe, caller)
+        self._nursery.start_soon(sparing, self._tell, inner, pipe, caller)
         return outer, service.id
 
     async def _tell(self, near: Pipe, far: Pipe, caller: Caller) -> None:

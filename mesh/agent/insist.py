@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 async def insist(write: Callable[..., Awaitable[object]], *args: Any) -> None:
-    """Do it, however often it takes; no MeshError comes out of here."""
+    """Do it, however often it takes; no error comes out of here."""
     told = False
     while True:
         try:
@@ -34,15 +34,20 @@ async def insist(write: Callable[..., Awaitable[object]], *args: Any) -> None:
         except MeshError as error:
             log.error("%s failed: %s", _name(write), error.message)
             return
+        except Exception:
+            log.exception("%s failed", _name(write))
+            return
         await trio.sleep(AGAIN_S)
 
 
 async def forgive(write: Callable[..., Awaitable[object]], *args: Any) -> None:
-    """Do it once, where it is tried again anyway; no MeshError comes out of here."""
+    """Do it once, where it is tried again anyway; no error comes out of here."""
     try:
         await write(*args)
     except MeshError as error:
         log.warning("%s is put off: %s", _name(write), error.message)
+    except Exception:
+        log.exception("%s is put off", _name(write))
 
 
 async def attempt(nursery: trio.Nursery, write: Callable[[], Awaitable[object]]) -> None:

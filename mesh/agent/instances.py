@@ -225,15 +225,21 @@ class Keeper:
             if not running.over:
                 self._say("running", "adopted")
         ends: list[Exit] = []
+        failed: list[MeshError | OSError] = []
 
         async def wait() -> None:
-            ends.append(await running.wait())
+            try:
+                ends.append(await running.wait())
+            except (MeshError, OSError) as error:  # out of the nursery it would come as a group
+                failed.append(error)
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await self._moved.wait()
             nursery.cancel_scope.cancel()
+        if failed:
+            raise failed[0]
         if ends:
             self._running = None
             self._ended(ends[0])

@@ -21,6 +21,7 @@ from typing import Any
 
 import trio
 
+from mesh.agent.lasting import sparing
 from mesh.agent.liveness import slept_s
 from mesh.agent.proposing import Proposer
 from mesh.agent.quorum import Quorums, no_quorum
@@ -156,7 +157,7 @@ class Leases:
         machine = Contender(self._me, ident, config, self._rng, renews=renews, seen=seen, seen_at=seen_at)
         hold = Hold(name, chosen, ident, machine)
         self._sessions[ident] = hold
-        self._nursery.start_soon(self._drive, hold, on_lost)
+        self._nursery.start_soon(sparing, self._keep, hold, on_lost)
         return hold
 
     async def hold(
@@ -207,7 +208,14 @@ class Leases:
         hold.wake()
         if not self._ended:
             for action in actions:
-                self._nursery.start_soon(self._perform, hold, action)
+                self._nursery.start_soon(sparing, self._perform, hold, action)
+
+    async def _keep(self, hold: Hold, on_lost: Callable[[Hold], None] | None) -> None:
+        try:
+            await self._drive(hold, on_lost)
+        except Exception:
+            self._lost(hold, Lost(hold.token, "the agent failed to renew it"), on_lost)
+            raise
 
     async def _drive(self, hold: Hold, on_lost: Callable[[Hold], None] | None) -> None:
         machine = hold.machine
@@ -217,7 +225,7 @@ class Leases:
                 if isinstance(action, Lost):
                     self._lost(hold, action, on_lost)
                 else:
-                    self._nursery.start_soon(self._perform, hold, action, on_lost)
+                    self._nursery.start_soon(sparing, self._perform, hold, action, on_lost)
             hold.woken = trio.Event()
             with trio.move_on_after(max(0.0, min(machine.deadline() - boot_s(), 3600.0))):
                 await hold.woken.wait()
@@ -234,7 +242,7 @@ class Leases:
             event = await self._look(hold)
         for told in hold.machine.handle(event, boot_s()):
             if isinstance(told, Ask):
-                self._nursery.start_soon(self._perform, hold, told)
+                self._nursery.start_soon(sparing, self._perform, hold, told)
             elif isinstance(told, Held):
                 hold.held.set()
                 hold.renewed.set()
@@ -309,7 +317,7 @@ class Leases:
             if isinstance(action, Lost):
                 self._lost(hold, action, None)
             else:
-                self._nursery.start_soon(self._perform, hold, action)
+                self._nursery.start_soon(sparing, self._perform, hold, action)
         with trio.move_on_after(ROUND_S_MAX):
             await tried.wait()
         if hold.lost.is_set():

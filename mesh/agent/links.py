@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 
 import trio
 
+from mesh.agent.lasting import lasting, sparing
 from mesh.agent.session import DENIED, Hooks, Session, TurnedAway, Wire, read_hello, say_hello
 from mesh.agent.targets import Dial, Targets
 from mesh.agent.ways import DIAL_DEADLINE_S, Ways, race
@@ -149,7 +150,7 @@ class Links:
                         continue
                     if dial.next_at <= now:
                         dial.running = True
-                        nursery.start_soon(self._dial, target, dial)
+                        nursery.start_soon(sparing, self._dial, target, dial)
                     else:
                         due = min(due, dial.next_at)
                 due = min(due, self._end_unwanted(nursery, now))
@@ -165,7 +166,7 @@ class Links:
             since = self._unwanted_since.setdefault(aid, now)
             if since + UNWANTED_AFTER_S <= now and self.wanted & self.sessions.keys():
                 self._unwanted_since.pop(aid)
-                nursery.start_soon(self.close, aid, "not wanted by the overlay")
+                nursery.start_soon(sparing, self.close, aid, "not wanted by the overlay")
             else:
                 due = min(due, max(since + UNWANTED_AFTER_S, now + 1.0))
         return due
@@ -231,7 +232,7 @@ class Links:
                 self.worked[session.aid] = address
             await self._hold(session)
 
-        self._nursery.start_soon(begin)
+        self._nursery.start_soon(sparing, begin)
         await greeted.wait()
         if errors:
             raise errors[0]
@@ -343,7 +344,7 @@ class Links:
         """Hold the links that we dial, and keep dialling. Until cancelled."""
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self.run)
-            self._nursery.start_soon(self.ways.keep_returning, self._returned)
+            self._nursery.start_soon(lasting, self.ways.keep_returning, self._returned)
             task_status.started()
 
     async def accept(self, wire: Wire) -> None:
@@ -405,10 +406,10 @@ class Links:
         if held is not None:
             self._hooks.link_down(held, "replaced")
             await held.wire.reset()
-        self._hooks.link_up(session)
-        session.wake()
         why = "ended by the neighbour"
         try:
+            self._hooks.link_up(session)
+            session.wake()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.write, lambda whole: self._pull(session, whole))
                 await session.read(lambda body: self._hooks.frame(session, body))

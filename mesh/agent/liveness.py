@@ -18,6 +18,7 @@ import trio
 
 from mesh.agent.author import Author, Statement
 from mesh.agent.drive import Drive
+from mesh.agent.lasting import sparing
 from mesh.agent.links import Links
 from mesh.agent.session import Session
 from mesh.config import Config, timing
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 INCARNATION_META = "incarnation"
 QUEUE_MAX = 4096
+WAITING_MAX = 65_536
 SUSPEND_S = 0.1
 SLEPT_APART_S = 0.001  # of two readings of a clock: nothing came between
 SLEPT_READS_MAX = 10
@@ -139,7 +141,7 @@ class Vitality:
         self._on_state = on_state
         self._on_lease = on_lease
         self._datagrams: Datagrams | None = None
-        self._waiting: deque[vitals.Action] = deque(maxlen=QUEUE_MAX)
+        self._waiting: deque[vitals.Action] = deque(maxlen=WAITING_MAX)
         self._persisting = False
         self._nursery: trio.Nursery | None = None
         self._replied_from: dict[bytes, tuple[str, int]] = {}
@@ -157,6 +159,7 @@ class Vitality:
         """Judge and be judged, until cancelled."""
         self._datagrams = datagrams
         async with trio.open_nursery() as self._nursery:
+            self._go_on()
             task_status.started()
             await self.drive.run()
 
@@ -251,10 +254,9 @@ class Vitality:
     # -- what goes out ----------------------------------------------------------------------------------
 
     def _perform(self, action: vitals.Action) -> None:
-        if self._persisting:
+        if self._persisting or self._nursery is None:  # links and orders may come before `run`
             self._waiting.append(action)
         elif isinstance(action, vitals.PersistIncarnation):
-            assert self._nursery is not None
             self._persisting = True
             self._nursery.start_soon(self._persist, action.inc)
         else:
@@ -270,6 +272,9 @@ class Vitality:
             # Without a disk the refutation is still better said; after a restart the node raises it again.
             log.error("the incarnation cannot be stored: %s", error.message)
         self._persisting = False
+        self._go_on()
+
+    def _go_on(self) -> None:
         while self._waiting and not self._persisting:
             self._perform(self._waiting.popleft())
 
@@ -298,15 +303,15 @@ class Vitality:
         assert self._nursery is not None
         match action:
             case vitals.Redial(aid=aid, deadline_s=deadline_s):
-                self._nursery.start_soon(self._redial, aid, deadline_s)
+                self._nursery.start_soon(sparing, self._redial, aid, deadline_s)
             case vitals.DialNow(aid=aid, replace=replace):
                 self._links.want(self.machine.wanted())
                 if replace and aid in self._links.sessions:
-                    self._nursery.start_soon(self._redial_quietly, aid)
+                    self._nursery.start_soon(sparing, self._redial_quietly, aid)
                 else:
                     self._links.dial_now(aid)
             case vitals.CloseLink(aid=aid, why=why):
-                self._nursery.start_soon(self._links.close, aid, why)
+                self._nursery.start_soon(sparing, self._links.close, aid, why)
             case _:
                 raise AssertionError(action)
 

@@ -15,6 +15,7 @@ import trio
 
 from mesh.agent.calls import Calls
 from mesh.agent.callstream import Call
+from mesh.agent.lasting import sparing
 from mesh.agent.peers import Peers
 from mesh.agent.supervisor import Supervisor
 from mesh.core.policy import REQUEST
@@ -64,7 +65,7 @@ class Logs:
             if self._peers.public_of(aid) is None:
                 raise UnknownNode(f"no member {node}", "`meshctl members` lists them")
             reading.only = aid
-        self._nursery.start_soon(self._gather, reading)
+        self._nursery.start_soon(sparing, self._gather, reading)
         try:
             async for line in receive:
                 reading.found = True

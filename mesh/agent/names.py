@@ -80,9 +80,11 @@ class Names:
                 task_status.started((host, port))
                 while True:
                     data, sender = await udp.recvfrom(4096)
-                    answer = self.answer(data, UDP_BYTES_MAX)
-                    if answer:
-                        await udp.sendto(answer, sender)
+                    if answer := self.answer(data, UDP_BYTES_MAX):
+                        try:
+                            await udp.sendto(answer, sender)
+                        except OSError as error:  # it came from port 0, or nothing may go there
+                            log.debug("an answer cannot be sent: %s", error.strerror)
 
     async def _over_tcp(self, pipe: pipes.TcpPipe) -> None:
         held = b""

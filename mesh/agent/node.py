@@ -2,8 +2,9 @@
 
 Start: the store and the admin socket first, so that people get an answer while the rest comes up; then the
 host (libp2p is loaded then), links, liveness and discovery. Stop: the other way round, and the store last,
-after everything accepted is on disk. A task that crashes takes the node down: the service manager restarts
-it, and a half-dead agent is worse than none.
+after everything accepted is on disk. A task of the store, the links or liveness that crashes takes the node
+down: the service manager restarts it, and a half-dead agent is worse than none. Where a feature's loop can be
+begun anew instead, it is (`lasting.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mesh.agent.burial import bury
 from mesh.agent.dissemination import Gate, Spread
 from mesh.agent.forks import Forks
 from mesh.agent.insist import attempt, forgive, insist
+from mesh.agent.lasting import lasting, sparing
 from mesh.agent.links import Links
 from mesh.agent.liveness import Vitality, liveness_of, slept_s
 from mesh.agent.query import Queries
@@ -290,8 +292,8 @@ class Node:
         await attempt(nursery, self.publish_card)
         self.care.tell_opened(self.store)
         self._members_changed()
-        nursery.start_soon(self._keep_time)
-        nursery.start_soon(self._ping)
+        nursery.start_soon(lasting, self._keep_time)
+        nursery.start_soon(lasting, self._ping)
 
     def hush(self) -> None:
         """To be called before the first task ends: nothing that is heard from now on begins another."""
@@ -405,10 +407,12 @@ class Node:
             self.spread.member_learned(aid)
         for aid in gone:
             self.clock.forget(aid)
-            self.nursery.start_soon(self.links.close, aid, DENIED + self.directory.explain(aid).message)
+            self.nursery.start_soon(
+                sparing, self.links.close, aid, DENIED + self.directory.explain(aid).message
+            )
         if self.me in joined:
             for session in list(self.links.sessions.values()):
-                self.nursery.start_soon(self._welcome_again, session)
+                self.nursery.start_soon(sparing, self._welcome_again, session)
         if self.host is not None:
             self.host.recheck()
         for listener in self.on_members:

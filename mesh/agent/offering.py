@@ -15,6 +15,7 @@ import trio
 from mesh.agent.changes import Kind
 from mesh.agent.checks import Checks
 from mesh.agent.events import Events
+from mesh.agent.lasting import lasting
 from mesh.agent.members import Members
 from mesh.agent.node import Node
 from mesh.agent.offers import Offers
@@ -90,12 +91,12 @@ class Offering:
     async def run(self) -> None:
         """Run until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._events.run)
-            nursery.start_soon(self.registry.run)
+            nursery.start_soon(lasting, self._events.run)
+            nursery.start_soon(lasting, self.registry.run)
             nursery.start_soon(self.checks.run)
-            nursery.start_soon(self.offers.run)
-            nursery.start_soon(self._files.run)
-            nursery.start_soon(self._zones.run)
+            nursery.start_soon(lasting, self.offers.run)
+            nursery.start_soon(lasting, self._files.run)
+            nursery.start_soon(lasting, self._zones.run)
 
     def reload(self) -> None:
         """Read the services directory again now."""

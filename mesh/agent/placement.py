@@ -12,6 +12,7 @@ import trio
 from mesh.agent.calls import Calls
 from mesh.agent.certs import Certs
 from mesh.agent.events import Events
+from mesh.agent.lasting import lasting
 from mesh.agent.leases import Leases
 from mesh.agent.logs import Logs
 from mesh.agent.measured import Measured
@@ -62,5 +63,5 @@ class Placement:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.logs.run)
             await nursery.start(self.placer.run)
-            nursery.start_soon(self.secrets.run)
+            nursery.start_soon(lasting, self.secrets.run)
             task_status.started()

@@ -23,6 +23,7 @@ from mesh.agent.events import Events
 from mesh.agent.exposing import Exposed
 from mesh.agent.insist import attempt, insist
 from mesh.agent.instances import Status
+from mesh.agent.lasting import lasting, sparing
 from mesh.agent.launching import launch_of, seat_named
 from mesh.agent.leases import Leases
 from mesh.agent.members import Members
@@ -58,7 +59,6 @@ log = logging.getLogger(__name__)
 SETTLE_S, SETTLE_S_MAX = 1.0, 10.0
 LINGER_S = 0.3
 MOVE_S, LEAVE_S = 8.0, 30.0
-REFRESH_S = 30.0
 
 
 class Placer:
@@ -128,11 +128,9 @@ class Placer:
             self._nursery.start_soon(self._drive.run)
             self._nursery.start_soon(self._work)
             self._nursery.start_soon(self._settle)
-            self._nursery.start_soon(self.exposed.run)
-            self._nursery.start_soon(self.twice.run)
-            while True:
-                await trio.sleep(REFRESH_S)
-                await self.sites.refresh()
+            self._nursery.start_soon(lasting, self.exposed.run)
+            self._nursery.start_soon(lasting, self.twice.run)
+            await lasting(self.sites.keep_fresh)
 
     def _load(self) -> None:
         """Everything that the store holds, and what still runs here."""
@@ -201,7 +199,7 @@ class Placer:
             return
         self.sites.changed(changes)
         if any(change.path.startswith("order/") for change in changes):
-            self._nursery.start_soon(self.sites.say_changes)
+            self._nursery.start_soon(sparing, self.sites.say_changes)
         claims = []
         for change in changes:
             if change.scope == MESH and change.path.startswith(CLAIM_PREFIX) and change.aid != self._node.me:

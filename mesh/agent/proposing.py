@@ -9,11 +9,11 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, TypeAlias
 
 import trio
 
+from mesh.agent.lasting import sparing
 from mesh.agent.votes import VOTE, pack_ask, read_answer
 from mesh.core import quorum
 from mesh.core.quorum import (
@@ -104,7 +104,7 @@ class Proposer:
         def act(actions: list[quorum.Action]) -> None:
             for action in actions:
                 if isinstance(action, Send):
-                    self._nursery.start_soon(ask, action.to, action.message)
+                    self._nursery.start_soon(sparing, ask, action.to, action.message)
                 else:
                     outcomes.append(action)
                     over.set()
@@ -156,7 +156,7 @@ class Proposer:
                 over.set()
 
         for aid in voters.aids:
-            self._nursery.start_soon(partial(ask, aid))
+            self._nursery.start_soon(sparing, ask, aid)
         with trio.move_on_after(max(0.0, deadline_s)):
             await over.wait()
         if len(told()) >= majority:

@@ -17,6 +17,7 @@ import trio
 
 from mesh.agent.callstream import Call
 from mesh.agent.drive import Drive
+from mesh.agent.lasting import lasting, sparing
 from mesh.agent.peers import Peers
 from mesh.core import query as core
 from mesh.core.combine import Combine, parse_combine
@@ -121,7 +122,7 @@ class Queries:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Compute answers and keep deadlines, until cancelled."""
         async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self.drive.run)
+            self._nursery.start_soon(lasting, self.drive.run)
             task_status.started()
 
     # -- asking -----------------------------------------------------------------------------------------
@@ -258,7 +259,7 @@ class Queries:
                     self._lost.append(to)
             case core.Compute(query=query, asker=asker, deadline=deadline):
                 self._computing += 1
-                self._nursery.start_soon(self._compute, query, asker, deadline)
+                self._nursery.start_soon(sparing, self._compute, query, asker, deadline)
             case core.Complete(qid=qid):
                 if waiting := self._answers.get(qid):
                     waiting.complete = action

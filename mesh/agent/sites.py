@@ -17,6 +17,7 @@ import trio
 from mesh.agent.author import Statement
 from mesh.agent.forks import CLONE
 from mesh.agent.insist import insist
+from mesh.agent.lasting import sparing
 from mesh.agent.members import Members
 from mesh.agent.node import Node
 from mesh.agent.table import Table
@@ -31,6 +32,7 @@ from mesh.core.vitals import State, StateChanged
 from mesh.errors import PeerError
 from mesh.store.store import Change
 
+REFRESH_S = 30.0
 ABOUT = (OFFER_PREFIX, "member/", "order/")
 STANDINGS: dict[State, Standing] = {
     State.ALIVE: "alive",
@@ -211,7 +213,7 @@ class Sites:
     def _met(self, aid: bytes) -> None:
         """A member came, went or fell: one that has our name may close our offer, or open it."""
         if self._table.name_of(aid) == self._node.home.cert.name:
-            self._node.nursery.start_soon(self.say_changes)
+            self._node.nursery.start_soon(sparing, self.say_changes)
 
     def state_changed(self, change: StateChanged) -> None:
         """Liveness has another view of a member."""
@@ -222,7 +224,7 @@ class Sites:
 
     def _alarmed(self, kind: str, aid: bytes, text: str) -> None:
         if kind == CLONE and aid == self._node.me:
-            self._node.nursery.start_soon(self.say_changes)
+            self._node.nursery.start_soon(sparing, self.say_changes)
 
     def _say_sites(self, aids: Iterable[bytes]) -> None:
         found: dict[bytes, Site | None] = {}
@@ -232,6 +234,12 @@ class Sites:
                 self._said[aid] = found[aid] = site
         if found:
             self._give(SitesSaid(found))
+
+    async def keep_fresh(self) -> None:
+        """Look again now and then, until cancelled."""
+        while True:
+            await trio.sleep(REFRESH_S)
+            await self.refresh()
 
     async def refresh(self) -> None:
         """Tell what nobody said: a node has not flapped for long enough, ours is doubled or no longer."""

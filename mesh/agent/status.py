@@ -24,6 +24,7 @@ from mesh.core.judgement import Verdict
 from mesh.core.lease import Status as Flag
 from mesh.core.record import MESH, SCOPES
 from mesh.errors import Conflict, UsageError
+from mesh.observe.logs import Faults
 from mesh.store import backup
 from mesh.wire import protocols
 
@@ -40,6 +41,7 @@ class Logs(Protocol):
     """The part of `mesh.observe.logs.Logs` that is asked for."""
 
     level: str
+    faults: Faults
 
     def set_level(self, level: str) -> str: ...
 
@@ -157,6 +159,7 @@ class Status:
             self._check_disk(),
             self._check_certificate(),
             self._check_alarms(),
+            self._check_faults(),
             self._check_names(),
             *(check() for check in self.more_checks),
         ]
@@ -243,6 +246,15 @@ class Status:
             newest = f"{len(alarms)}, newest: {kind} by {aid.hex()[:8]}: {text}"
             return _check("alarms", "warning", newest, "all of them: `meshctl status`, `meshctl events`")
         return _check("alarms", "ok", "none")
+
+    def _check_faults(self) -> Json:
+        faults = self._logs.faults
+        if faults.count:
+            text = f"errors that nobody foresaw since the start: {faults.count}, newest: {faults.newest}"
+            return _check(
+                "faults", "warning", text, "the rest goes on; to report them: `meshctl debug bundle`"
+            )
+        return _check("faults", "ok", "no error that nobody foresaw since the start")
 
     def _check_names(self) -> Json:
         twice = sorted(name for name, aids in self._node.directory.names().items() if len(aids) > 1)

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import trio
 
+from mesh.agent.lasting import lasting
 from mesh.agent.peers import Peers
 from mesh.agent.publishing import Line, LiveAuthor, Publisher, Tail
 from mesh.agent.subscribers import Subscribers
@@ -136,9 +137,9 @@ class Topics:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send, announce, acknowledge and forget, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.publisher.run)
-            nursery.start_soon(self.subscribers.run)
-            nursery.start_soon(self._sweep)
+            nursery.start_soon(lasting, self.publisher.run)
+            nursery.start_soon(lasting, self.subscribers.run)
+            nursery.start_soon(lasting, self._sweep)
             task_status.started()
 
     # -- for local programs -----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from mesh.agent.asking import Asking
 from mesh.agent.certs import Certs
 from mesh.agent.documents import Documents
 from mesh.agent.forward import Caller, Forward
+from mesh.agent.lasting import lasting
 from mesh.agent.members import Members
 from mesh.agent.messages import Messages
 from mesh.agent.node import Node
@@ -115,7 +116,7 @@ class Traffic:
 
                 self._proxy = Proxy(self.router, config.proxy)
                 self._proxy.check()
-                nursery.start_soon(self._keep, "proxy", self._proxy.run)
+                nursery.start_soon(lasting, self._keep, "proxy", self._proxy.run)
             if config.gateway.listen:
                 from mesh.agent.gateway import Gateway
 
@@ -130,7 +131,7 @@ class Traffic:
                     self._certificate,
                 )
                 self._gateway.check()
-                nursery.start_soon(self._keep, "gateway", self._gateway.run)
+                nursery.start_soon(lasting, self._keep, "gateway", self._gateway.run)
             await trio.sleep_forever()
 
     def reload(self) -> None:

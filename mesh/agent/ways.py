@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from mesh.agent.lasting import sparing
 from mesh.errors import Denied, MeshError, TimedOut, Unreachable
 from mesh.identity.keys import peer_id_of, public_of
 from mesh.net.base import Host, Refused, Stream
@@ -182,7 +183,7 @@ class Ways:
             while True:
                 await trio.sleep(LOOK_S * self._rng.uniform(0.8, 1.2))
                 for public in self._due(trio.current_time()):
-                    nursery.start_soon(self._return, public, returned)
+                    nursery.start_soon(sparing, self._return, public, returned)
 
     def _due(self, now: float) -> list[bytes]:
         relayed = [each.public for each in self._host.connections() if each.relayed]

@@ -20,9 +20,10 @@ import re
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Literal, TextIO, TypeAlias
 
-from mesh.errors import ConfigError
+from mesh.errors import ConfigError, leaves
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 LEVELS: dict[str, int] = {
@@ -39,6 +40,7 @@ RECENT_LINES = 500
 REPEATS_MAX = 50
 REPEAT_S = 10.0
 PLACES_MAX = 1024
+UNFORESEEN = "unforeseen"
 # What every record has: the rest are a caller's own fields.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -136,11 +138,39 @@ class Recent(logging.Handler):
         self.lines.append(self.format(record))
 
 
+class Faults(logging.Handler):
+    """Counts errors that nobody foresaw: what is logged with a traceback, or says UNFORESEEN of itself.
+
+    Attributes:
+        count: of all since the start.
+        newest: when the last one was, and what it was; "" before the first.
+        on_fault: called after each.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.count = 0
+        self.newest = ""
+        self.on_fault: list[Callable[[], object]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        ours = record.name.partition(".")[0] == "mesh"  # libraries log what they foresee with its traceback
+        if not ours or (error is None and not hasattr(record, UNFORESEEN)):
+            return
+        self.count += 1
+        found = f": {leaves(error)[0]!r}" if error is not None else ""
+        self.newest = escape(f"{_time(record)} {record.name}: {record.getMessage()}{found}")[:FIELD_CHARS_MAX]
+        for told in self.on_fault:
+            told()
+
+
 class Logs:
     """The process's logging, set up once by `setup`.
 
     Attributes:
         recent: the last RECENT_LINES lines.
+        faults: errors that nobody foresaw.
     """
 
     def __init__(self, level: Level, style: Literal["text", "json"], handler: logging.Handler) -> None:
@@ -150,8 +180,9 @@ class Logs:
         self._before = (list(self._root.handlers), self._root.level)
         theirs = logging.getLogger("libp2p")
         self._theirs = (list(theirs.handlers), theirs.propagate, theirs.level)
-        self._root.handlers = [handler, self._recent]
-        for each in self._root.handlers:
+        self.faults = Faults()
+        self._root.handlers = [handler, self._recent, self.faults]
+        for each in (handler, self._recent):
             each.addFilter(Throttle())
             each.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
         self.level: str = level

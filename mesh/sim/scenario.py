@@ -244,7 +244,7 @@ def parse(text: str, name: str) -> Scenario:
     """
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{name}: not TOML: {error}") from None
     return of(raw | {"name": Path(name).name.removesuffix(".toml")}, name)
 

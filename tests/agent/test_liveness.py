@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 from nodes import CONFIG, Village, until
 
 from mesh.agent import liveness
+from mesh.agent.liveness import Vitality
 from mesh.agent.node import Node
 from mesh.core.clock import FUTURE_MS_MAX, hlc_of, unix_ms_of
 from mesh.core.collect import Statement
-from mesh.core.lease import decode_lease, path_of
+from mesh.core.lease import Status, decode_lease, path_of
 from mesh.core.liveness import Liveness
 from mesh.core.record import MESH, Kind
 from mesh.core.rings import Place
@@ -35,6 +37,25 @@ async def test_sides_whose_links_are_all_closed_find_each_other_after_the_heal(v
     await until(lambda: all(len(node.links.sessions) == 1 for node in nodes))
     village.cut(near, cut=False)
     await until(lambda: village.all_see(nodes, nodes, State.ALIVE))
+
+
+async def test_an_order_that_comes_before_liveness_runs_is_obeyed_when_it_does(
+    village: Village, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Vitality.run
+
+    async def ordered(self: Vitality, datagrams: Any, *, task_status: Any) -> None:
+        self.set_status(Status.CORDON)
+        await run(self, datagrams, task_status=task_status)
+
+    monkeypatch.setattr(Vitality, "run", ordered)
+    first, second = await village.settle(2)
+
+    def told() -> object:
+        lease = first.vitality.machine.board.members[second.me].lease
+        return lease is not None and lease.st == Status.CORDON
+
+    await until(told)
 
 
 async def test_a_redial_tells_the_living_from_the_gone_and_the_unreachable(village: Village) -> None:

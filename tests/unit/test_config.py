@@ -106,6 +106,12 @@ def test_a_file_that_is_not_text_is_refused(where: Places, tmp_path: Path) -> No
         load(environ={}, where=where)
 
 
+def test_a_file_that_is_nested_without_end_is_refused(where: Places, tmp_path: Path) -> None:
+    write(tmp_path / "etc/meshd.toml", "a = " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(ConfigError, match=r"meshd\.toml"):
+        load(environ={}, where=where)
+
+
 def test_a_named_file_must_exist_but_the_default_one_need_not(where: Places, tmp_path: Path) -> None:
     load(environ={}, where=where)
     with pytest.raises(ConfigError, match=r"missing\.toml"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ import pytest
 import supervised
 import trio
 
+from mesh.agent import instances
 from mesh.agent.instances import State, Status
 from mesh.agent.supervisor import Supervisor
 from mesh.core import restart
@@ -201,6 +203,27 @@ async def test_use_is_measured(root: Path) -> None:
             await trio.sleep(0.01)
         assert supervisor.states()[0].usage.memory_bytes
         await supervisor.close(60)
+
+
+async def test_an_instance_whose_end_cannot_be_waited_for_is_asked_after_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instances, "ASK_AGAIN_S", 0.01)
+    held, refused = Folder.held, list[str]()
+
+    def refuses(folder: Folder) -> bool:
+        if refused:
+            raise OSError(errno.EMFILE, refused.pop(0))
+        return held(folder)
+
+    async with supervising(root) as supervisor:
+        monkeypatch.setattr(Folder, "held", refuses)
+        supervisor.want([shell("exec sleep 1000", restart="never")])
+        await until(supervisor, "running")
+        refused += ["no more files may be open", "nor now"]
+        os.kill(pid_of(root), signal.SIGKILL)
+        assert (await until(supervisor, "failed")).message == "ended by SIGKILL"
+    assert refused == []
 
 
 class Endless:

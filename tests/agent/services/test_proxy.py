@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -255,6 +256,20 @@ async def test_an_import_has_a_name_on_loopback(start: Start, tcp: bool) -> None
     found = await lookup(at, "orders.mesh", "AAAA", tcp=tcp)
     assert (found.header.rcode, found.rr) == (0, [])
     assert there_is_nothing_for_a_moment(found)
+
+
+@pytest.mark.root
+async def test_a_question_that_cannot_be_answered_ends_nothing(start: Start) -> None:
+    town, proxy = await start(imports={"orders": "0"}, dns="0")
+    town.catalogue.put(town.nodes[1].offer("orders", town.program(echo)))
+    at, question = proxy.listening["proxy.dns"], bytes(dnslib.DNSRecord.question("orders.mesh", "A").pack())
+    try:
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
+    except PermissionError:
+        pytest.skip("needs root: makes a packet by hand")
+    with raw:  # from port 0, to which nothing can be sent
+        raw.sendto(struct.pack("!HHHH", 0, at[1], 8 + len(question), 0) + question, (at[0], 0))
+    assert (await lookup(at, "orders.mesh", "A")).rr
 
 
 def there_is_nothing_for_a_moment(found: dnslib.DNSRecord) -> bool:

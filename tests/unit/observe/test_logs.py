@@ -80,6 +80,20 @@ def test_a_traceback_stays_on_one_line_of_bounded_length(setup: Any, out: io.Str
     assert "ValueError" in out.getvalue()
 
 
+def test_errors_that_nobody_foresaw_are_counted_and_the_newest_is_named(setup: Any) -> None:
+    faults, told = setup("error").faults, list[int]()
+    faults.on_fault.append(lambda: told.append(faults.count))
+    log.error("the disk is full")
+    log.warning("late", exc_info=ValueError("foreseen"))
+    logging.getLogger("libp2p.transport").error("dial failed", exc_info=OSError("no route"))
+    assert (faults.count, faults.newest) == (0, "")
+    log.error("%s failed", "rollouts", exc_info=ExceptionGroup("", [KeyError("a\nb")]))
+    assert faults.newest.endswith(" mesh.test: rollouts failed: KeyError('a\\nb')")
+    log.error("rollouts failed again", extra={logs.UNFORESEEN: True})
+    assert faults.newest.endswith("rollouts failed again")
+    assert told == [1, 2]
+
+
 def test_the_level_changes_at_run_time(setup: Any, out: io.StringIO) -> None:
     handle = setup("warning")
     log.info("unheard")
