@@ -2,9 +2,8 @@
 
 Start: the store and the admin socket first, so that people get an answer while the rest comes up; then the
 host (libp2p is loaded then), links, liveness and discovery. Stop: the other way round, and the store last,
-after everything accepted is on disk. A task of the store, the links or liveness that crashes takes the node
-down: the service manager restarts it, and a half-dead agent is worse than none. Where a feature's loop can be
-begun anew instead, it is (`lasting.py`).
+after everything accepted is on disk. A task that crashes takes the node down, unless it is a feature's and
+can be begun anew (`lasting.py`): the service manager restarts it, and a half-dead agent is worse than none.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ from mesh.core.own import Own
 from mesh.core.policy import View, chosen
 from mesh.core.record import LIVE, MESH, SCOPES, ZONE, Kind, Record, SlotKey
 from mesh.core.rings import Place
-from mesh.errors import MeshError, PeerError
+from mesh.errors import MeshError, PeerError, Unreachable
 from mesh.identity.certs import SKEW_MS, Certificate
 from mesh.identity.home import Home
 from mesh.identity.keys import peer_id_of
@@ -337,6 +336,8 @@ class Node:
         Raises:
             Unreachable, TimedOut: it cannot be reached.
         """
+        if self.host is None:
+            raise Unreachable("this agent is just starting", "ask again in a moment")
         return await self.links.ways.open(public, protocol, deadline_s)
 
     async def publish_card(self) -> None:

@@ -17,7 +17,7 @@ from mesh.core import record
 from mesh.core.clock import hlc_of
 from mesh.core.record import MESH, Kind
 from mesh.core.vitals import State
-from mesh.errors import Failed, StoreFull
+from mesh.errors import Failed, StoreFull, Unreachable
 from mesh.store.watch import Change
 from mesh.wire import messages
 
@@ -108,6 +108,16 @@ async def test_what_nobody_foresaw_costs_the_link_that_it_came_by(
     await until(lambda: one.links.sessions.get(other.me) not in (None, held))
     assert "nobody thought of this" in caplog.text
     assert not one._ended
+
+
+async def test_a_node_that_is_just_starting_reaches_nobody_and_says_so(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    one, other = await Village(tmp_path, nursery).settle(2)
+    one.host = None  # as it is while the host is loaded, when the admin socket answers already
+    one.links.sessions.clear()
+    with pytest.raises(Unreachable, match="starting"):
+        await one.reach(other.key.public)
 
 
 async def test_a_node_that_is_about_to_end_takes_no_question_any_more(
