@@ -48,8 +48,8 @@ async def lasting(run: Run, *args: Any) -> None:
             return
         if trio.current_time() - begun >= CALM_S:
             pause_s = PAUSE_S
-        await trio.sleep(pause_s)
-        pause_s = min(PAUSE_S_MAX, pause_s * 2)
+        await trio.sleep(min(PAUSE_S_MAX, pause_s))
+        pause_s = min(PAUSE_S_MAX, pause_s) * 2
 
 
 async def sparing(task: Run, *args: Any) -> None:
