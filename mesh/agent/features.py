@@ -69,7 +69,6 @@ class Features:
         node.on_state.append(self.events.state_changed)
         node.on_alarm.append(self._alarmed)
         self.metrics = Metrics(node.config.metrics, str(node.home.path), node.now_ms)
-        logs.faults.on_fault.append(self._faulted)
         node.use_capacity(self.metrics.capacity)
         self.table = Table(node, self.members)
         self.kv = Kv(
@@ -129,6 +128,7 @@ class Features:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the features' tasks until cancelled."""
         self.members.start()
+        self._logs.faults.on_fault.append(self._faulted)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lasting, self._discovery.run)
             nursery.start_soon(lasting, self.metrics.run)

@@ -305,7 +305,7 @@ async def measure(folder: Path, nodes: int, workloads: int, idle_s: float, death
         while agent.runs() < len(mesh.seats[::nodes]):
             await trio.sleep(0.05)
         begun, spent = time.perf_counter(), time.process_time()
-        await trio.sleep(idle_s)
+        await trio.sleep(max(0.0, idle_s))
         idle = (time.process_time() - spent) / (time.perf_counter() - begun) * 100
         running = agent.runs()
         rounds = [await agent.lose(victim) for victim in strangers(agent)[:deaths]]
