@@ -40,6 +40,7 @@ from mesh.identity import certs, home
 from mesh.identity.keys import NodeKey
 from mesh.net.base import Admission
 from mesh.net.memory import MemoryHost, Switchboard
+from mesh.observe.logs import Faults
 from mesh.runtimes import process
 from mesh.runtimes.base import Exit, Launch, Line, Usage
 from mesh.store.store import Change, Txn
@@ -328,7 +329,7 @@ def no_one(public: bytes, ip: str) -> Admission:
 class Silence:
     """Where the agent logs to."""
 
-    level, recent = "error", list[str]()
+    level, recent, faults = "error", list[str](), Faults()
 
     def set_level(self, level: str) -> str:
         return self.level
