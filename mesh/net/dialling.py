@@ -37,7 +37,7 @@ async def connect(to: Address) -> socket.socket:
             f"{to.host}:{to.port} cannot be reached: {to.host[:80]!r} cannot be a name"
         ) from None
     except OSError as error:
-        raise _unreachable(to, error) from None
+        raise unreachable(to, error) from None
 
 
 async def _connect_to(ip: str, port: int, family: socket.AddressFamily) -> socket.socket:
@@ -46,7 +46,8 @@ async def _connect_to(ip: str, port: int, family: socket.AddressFamily) -> socke
         return socket.socket(fileno=sock.detach())
 
 
-def _unreachable(to: Address, error: OSError) -> MeshError:
+def unreachable(to: Address, error: OSError) -> MeshError:
+    """What the system says of an address, as an error of ours."""
     reasons = [each for each in _leaves(error) if each.errno is not None]
     if reasons and all(each.errno == errno.ECONNREFUSED for each in reasons):
         return Refused(f"{to.host}:{to.port} refused the connection: nobody listens there")

@@ -13,7 +13,7 @@ from functools import partial
 from mesh.net import address, standard
 from mesh.net.base import Admission, Connection, Gate, Handler, HostLimits, Key, Refused, Stream
 from mesh.net.channel import Sealed
-from mesh.net.dialling import connect
+from mesh.net.dialling import connect, unreachable
 from mesh.net.door import Door, bind
 from mesh.net.handshake import Handshaker
 from mesh.net.hostbase import HostBase
@@ -65,7 +65,12 @@ class Host(HostBase):
         return [partial(self._door.serve, sock) for sock in listeners]
 
     async def _connect(self, to: address.Address) -> Wire:
-        return TcpWire(await connect(to), initiator=True)
+        sock = await connect(to)
+        try:
+            return TcpWire(sock, initiator=True)
+        except OSError as error:  # taken up, and reset before we looked: its agent is just ending
+            sock.close()
+            raise unreachable(to, error) from None
 
     async def _outbound(self, wire: Wire, expected: bytes | None) -> Sealed:
         return await self._handshaker.outbound(wire, expected)

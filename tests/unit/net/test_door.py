@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import struct
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ from hostnames import no_network
 
 from mesh.errors import Denied, Failed, Unreachable, UsageError
 from mesh.identity.keys import NodeKey
+from mesh.net import host
 from mesh.net.address import parse
 from mesh.net.base import Admission, HostLimits
 from mesh.net.dialling import connect
@@ -105,6 +107,23 @@ async def test_ipv6_works_as_ipv4_does(sockets, echoing):
         await stream.send(b"x")
         assert await stream.receive() == b"x"
     assert other.connections() == []
+
+
+async def test_a_socket_that_is_reset_as_soon_as_it_is_taken_up_is_unreachable(sockets, monkeypatch):
+    async def reset(to):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            mine = socket.create_connection(listener.getsockname())
+            theirs, _ = listener.accept()
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.close()
+        with pytest.raises(ConnectionResetError):
+            mine.recv(1)
+        return mine
+
+    one = await sockets.start()
+    monkeypatch.setattr(host, "connect", reset)
+    with pytest.raises(Unreachable, match="not connected"):
+        await one.dial("/ip4/127.0.0.1/tcp/1", NodeKey.generate().public, deadline_s=60)
 
 
 async def test_names_are_resolved_when_dialled(sockets):
