@@ -17,7 +17,7 @@ from mesh.core.collect import plan_removal
 from mesh.core.evidence import CERT, path_of
 from mesh.core.judgement import Standing, Verdict, removed_keys, void_by
 from mesh.core.log import Log
-from mesh.core.record import AID_BYTES, MESH, ZONE, Kind
+from mesh.core.record import AID_BYTES, MESH, ZONE, Kind, Op
 from mesh.core.renewal import Renewal, renewal
 from mesh.errors import Conflict, Denied, NotFound, UsageError
 from mesh.identity import certs, home
@@ -28,6 +28,7 @@ Json = dict[str, Any]
 Rows = list[Json]
 
 GONE = ("dead", "left")
+ORDER = "order/"
 
 
 class Certs:
@@ -228,9 +229,14 @@ class Certs:
 
         def save_and_remove(slots: Log) -> Sequence[Statement]:
             saved = plan_removal(slots, node.me, aid, node.now_ms(), node.view.counts)
-            return removal.statements(
-                node.directory, aid, saved, by=by, now_ms=node.now_ms(), why=why, own=own
-            )
+            order = ORDER + aid.hex()
+            ordered = any(rec.op == Op.PUT for rec in slots.slots(order))
+            return [
+                *([Statement(order, Kind.REG, op=Op.DEL)] if ordered else ()),
+                *removal.statements(
+                    node.directory, aid, saved, by=by, now_ms=node.now_ms(), why=why, own=own
+                ),
+            ]
 
         await node.author.say(ZONE, save_zone)
         await node.author.say(MESH, save_and_remove)

@@ -37,6 +37,7 @@ INLINE_VERIFY_MAX = 8
 APPLY_QUEUE = 16
 TAKES_S = 2.0
 OWN_PARTS_MAX = 1_000_000
+UNKNOWN_MAX = 1024
 
 
 class Gate(msgspec.Struct, frozen=True):
@@ -234,8 +235,10 @@ class Spread:
     def _unknown_author(self, session: Session, delta: Delta) -> None:
         """Its member record has not arrived: ask for its log from the start, and for this scope later."""
         self.counts["unknown_author"] += 1
-        if len(self._unknown) < 1024:
-            self._unknown[(delta.scope, delta.aid)] = session.aid
+        self._unknown.pop((delta.scope, delta.aid), None)
+        self._unknown[(delta.scope, delta.aid)] = session.aid
+        if len(self._unknown) > UNKNOWN_MAX:  # the oldest may be of one that was removed
+            del self._unknown[next(iter(self._unknown))]
         if delta.scope == record.MESH and delta.since > 0:
             session.send_nowait(messages.Want(record.MESH, delta.aid, 0))
         self.drive.handle(tidings.DeltaRefused(session.aid, delta.scope, delta.aid))

@@ -40,6 +40,7 @@ LASTING_S = 5.0
 DROPPED_AGAIN_S = (0.0, 0.02, 0.04, 0.08)
 ADDRESSES_MAX = 8
 FAILED_MAX = 64
+FAILURES_MAX = 1024
 
 
 class Links:
@@ -52,7 +53,7 @@ class Links:
         seen_by: who is linked with a member, as far as we were told.
 
     Attributes:
-        failures: peer id or address dialled -> why its last dial failed.
+        failures: peer id or address dialled -> why its last dial failed; the latest FAILURES_MAX of them.
         failed_at: address -> when its last dial failed and why; the latest FAILED_MAX of them.
         worked: aid -> the address at which it answered.
     """
@@ -129,6 +130,13 @@ class Links:
                     self.worked[aid] = address
                     return
 
+    def forget(self, aid: bytes, public: bytes | None) -> None:
+        """It is no member any more."""
+        self._targets.drop(aid)
+        self.worked.pop(aid, None)
+        if public is not None:
+            self.failures.pop(peer_id_of(public), None)
+
     async def close(self, aid: bytes, why: str) -> None:
         """End a link and its connection."""
         session = self.sessions.get(aid)
@@ -181,7 +189,10 @@ class Links:
                     await self.connect(target)
             self.failures.pop(name, None)
         except MeshError as error:
+            self.failures.pop(name, None)
             self.failures[name] = error.message
+            if len(self.failures) > FAILURES_MAX:
+                del self.failures[next(iter(self.failures))]
             log.debug("dialling %s failed: %s", name, error.message)
         finally:
             self._targets.tried(dial, trio.current_time())

@@ -168,7 +168,10 @@ class Vitality:
     def members_changed(self, joined: Iterable[tuple[bytes, Place]], removed: Iterable[bytes]) -> None:
         """The member table moved. A link may stand before its other end is known as a member."""
         joined = tuple(joined)
-        self.drive.handle(vitals.MembersChanged(joined, tuple(removed)))
+        removed = tuple(removed)
+        for aid in removed:
+            self._replied_from.pop(aid, None)
+        self.drive.handle(vitals.MembersChanged(joined, removed))
         for aid, _ in joined:
             if aid in self._links.sessions:
                 self.drive.handle(vitals.LinkUp(aid))

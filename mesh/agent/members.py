@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from mesh.agent.author import Statement
-from mesh.agent.certs import Certs
+from mesh.agent.certs import ORDER, Certs
 from mesh.agent.node import Node
 from mesh.agent.paths import SHOWN, Paths
 from mesh.agent.words import iso, rounded
@@ -31,7 +31,6 @@ from mesh.store.store import Change
 Json = dict[str, Any]
 Rows = list[Json]
 
-ORDER = "order/"
 EXPIRY_WARN_MS = 14 * 86_400_000
 WATCH_S = 0.2
 
@@ -106,12 +105,16 @@ class Members(Paths):
             order = self._order(slots, aid)
         labels = order.get("labels")
         self._labels[aid] = _texts(labels) if isinstance(labels, dict) else {}
+        if not self._labels[aid]:
+            del self._labels[aid]
         if aid == self._node.me:
             self._obey_own(order)
         left = order.get("left")
         if isinstance(left, int) and not isinstance(left, bool):
             self._left[aid] = left
             self._node.vitality.drive.handle(vitals.ForcedOut(aid, left))
+        else:
+            self._left.pop(aid, None)
 
     def _state_changed(self, change: vitals.StateChanged) -> None:
         """A verdict may come after the order that it has left: after a restart of ours it does."""

@@ -408,9 +408,10 @@ class Node:
             self.spread.member_learned(aid)
         for aid in gone:
             self.clock.forget(aid)
-            self.nursery.start_soon(
-                sparing, self.links.close, aid, DENIED + self.directory.explain(aid).message
-            )
+            self.links.forget(aid)
+            self.refused.pop(aid, None)
+            why = DENIED + self.directory.explain(aid).message
+            self.nursery.start_soon(sparing, self.links.close, aid, why)
         if self.me in joined:
             for session in list(self.links.sessions.values()):
                 self.nursery.start_soon(sparing, self._welcome_again, session)
@@ -440,6 +441,8 @@ class Node:
                         self.links.dial_now(change.aid)
                 else:
                     dropped.append(SlotKey(change.path, change.kind, change.aid))
+                    if change.path == cards.member_path(change.aid):
+                        self.cards.pop(change.aid, None)
         for scope, said in own.items():
             self.spread.said(scope, said, self.store.author(scope, self.me))
         if records or dropped:

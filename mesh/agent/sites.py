@@ -71,7 +71,7 @@ class Sites:
         self._give = give
         self._offers: dict[bytes, Offer] = {}
         self._regions: dict[str, str] = {}
-        self._said: dict[bytes, Site | None] = {}
+        self._said: dict[bytes, Site] = {}
         held = self._stored(node.me)
         self.life_ms = max(node.now_ms(), held.life + 1 if held is not None else 0)
         self._offers[node.me] = self._own()
@@ -230,8 +230,12 @@ class Sites:
         found: dict[bytes, Site | None] = {}
         for aid in sorted(aids):
             site = self._site(aid)
-            if aid not in self._said or self._said[aid] != site:
-                self._said[aid] = found[aid] = site
+            if site != self._said.get(aid):
+                found[aid] = site
+            if site is None:
+                self._said.pop(aid, None)
+            else:
+                self._said[aid] = site
         if found:
             self._give(SitesSaid(found))
 

@@ -84,6 +84,11 @@ class Targets:
         """A link that lasted has ended: its next dial has no backoff."""
         self._dials.pop(aid, None)
 
+    def drop(self, aid: bytes) -> None:
+        """It is no member any more: nothing is known of it."""
+        self._dials.pop(aid, None)
+        self._sought.pop(aid, None)
+
     def ourselves(self, address: str) -> None:
         """We live at this address that was found."""
         del self._anonymous[address]

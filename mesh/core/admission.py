@@ -30,7 +30,7 @@ from enum import Enum
 
 import msgspec
 
-from mesh.core.evidence import MEMBER, PREFIXES, Evidence, Notice, subject_of
+from mesh.core.evidence import LEARNED_MAX, MEMBER, PREFIXES, Evidence, Notice, subject_of
 from mesh.core.judgement import (
     Judgement,
     Standing,
@@ -85,6 +85,7 @@ class Directory:
         self.evidence = Evidence(mesh)
         self._me = me
         self._found = Judgement({}, {}, {}, {})
+        self._news: dict[bytes, None] = {}
 
     def load(self, log: Log) -> None:
         """Take everything that the store holds about members. `log` is that of scope mesh."""
@@ -95,10 +96,15 @@ class Directory:
         self._judge()
 
     def feed(self, records: Iterable[Record], dropped: Iterable[SlotKey] = ()) -> list[bytes]:
-        """Take changed and dropped slots of scope mesh; returns the keys that are judged otherwise now."""
+        """Take changed and dropped slots of scope mesh; returns the keys that are judged otherwise now.
+
+        Those too whose certificate was learned since the last call: their records change nothing any more.
+        """
         changed = [self.evidence.drop(slot) for slot in dropped]
         changed += [self.evidence.take(record) for record in records]
-        return self._judge() if any(changed) else []
+        judged = self._judge() if any(changed) else []
+        news, self._news = self._news, {}
+        return sorted({*judged, *news})
 
     def introduce(self, record: Record) -> bytes | None:
         """The public key of an unknown author, from its own member record, if that makes it a member.
@@ -274,5 +280,9 @@ class Directory:
 
     def _learn(self, cert: Certificate) -> None:
         """Believe a certificate; a new node is told of thousands, so they are not all judged each time."""
-        if self.evidence.learn(cert) and not judge_newcomer(self.evidence, self._found, cert):
-            self._judge()
+        if not self.evidence.learn(cert):
+            return
+        alone = judge_newcomer(self.evidence, self._found, cert)
+        self._news |= dict.fromkeys([cert.aid] if alone else self._judge())
+        while len(self._news) > LEARNED_MAX:
+            del self._news[next(iter(self._news))]

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -87,6 +88,30 @@ class Load(msgspec.Struct):
         self.memory += sign * requests.memory
         self.storage += sign * requests.storage
         self.count += sign
+
+
+class Loads:
+    """What each node has claimed; who has claimed nothing is not in it.
+
+    Attributes:
+        of: amounts by node.
+        here: how many instances of each workload, by node.
+    """
+
+    def __init__(self) -> None:
+        self.of: dict[bytes, Load] = {}
+        self.here: dict[bytes, Counter[str]] = {}
+
+    def add(self, aid: bytes, name: str, amounts: Iterable[Amounts], sign: int) -> None:
+        """An instance of a workload, with all that it asks for, came to a node, or with `sign` -1 went."""
+        load, here = self.of.setdefault(aid, Load()), self.here.setdefault(aid, Counter())
+        for each in amounts:
+            load.add(each, sign)
+        here[name] += sign
+        if not here[name]:
+            del here[name]
+        if not here:
+            del self.here[aid], self.of[aid]
 
 
 def unfit(workload: Workload, site: Site, rules: Iterable[Rule]) -> str:

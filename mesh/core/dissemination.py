@@ -298,12 +298,12 @@ class Dissemination:
     def _applied(self, event: Applied, now: float, out: list[Action]) -> None:
         key = (event.scope, event.aid)
         before = self.heads[event.scope].get(event.aid, NO_AUTHOR).head
+        self._changed_at[key] = now
         self._set_head(event.scope, event.aid, event.state)
         head = event.state.head
         # Links apply side by side: a delta that comes to the disk before what it builds on finds a hole.
         if event.want is not None or self._accepted.get(key, 0) <= max(head, event.reach):
             self._accepted.pop(key, None)
-        self._changed_at[key] = now
         if event.refused:
             self._patience.refused(key, now)
         elif head > before:
@@ -578,7 +578,11 @@ class Dissemination:
         return self.heads[scope].get(aid, NO_AUTHOR).head
 
     def _set_head(self, scope: str, aid: bytes, state: AuthorState) -> None:
-        self.heads[scope][aid] = state
+        if state == NO_AUTHOR:  # a removed one: what of it was on its way is reported after it was forgotten
+            self.heads[scope].pop(aid, None)
+            self._changed_at.pop((scope, aid), None)
+        else:
+            self.heads[scope][aid] = state
         self.digests[scope].update(aid, state.head, state.fp)
 
     def _entry(self, key: Key) -> tuple[bytes, int, bytes]:

@@ -24,7 +24,7 @@ from typing import Literal
 
 import msgspec
 
-from mesh.core.candidates import Candidate, Load, Site, crowded, ordered, score, unfit, weight
+from mesh.core.candidates import Candidate, Load, Loads, Site, crowded, ordered, score, unfit, weight
 from mesh.core.claims import Claim, Seat, Stage
 from mesh.core.guard import Rule
 from mesh.core.secret import Readers
@@ -110,8 +110,7 @@ class Seating:
         self.members: dict[bytes, Member] = {}
         self.rules: tuple[Rule, ...] = ()
         self._seats: dict[str, set[Seat]] = {}
-        self._loads: dict[bytes, Load] = {}
-        self._here: dict[bytes, Counter[str]] = {}
+        self._loads = Loads()
         self._shy: set[str] = set()
         self._began: float | None = None
         self._suiting = Suiting()
@@ -140,11 +139,8 @@ class Seating:
     def _load(self, seat: Seat, aid: bytes, claim: Claim, sign: int) -> None:
         spec = self.specs.get(seat.name)
         if claim.st in OCCUPYING and spec is not None:
-            self._here.setdefault(aid, Counter())[seat.name] += sign
-            load = self._loads.setdefault(aid, Load())
-            load.add(spec.workload.resources.requests, sign)
-            if spec.also is not None:
-                load.add(spec.also, sign)
+            amounts = [spec.workload.resources.requests, *filter(None, [spec.also])]
+            self._loads.add(aid, seat.name, amounts, sign)
             self._suiting.load_changed(aid)
 
     def set_claim(self, aid: bytes, seat: Seat, claim: Claim | None) -> None:
@@ -159,7 +155,10 @@ class Seating:
             self.seats_of.setdefault(aid, set()).add(seat)
             self._seats.setdefault(seat.name, set()).add(seat)
             return
-        self.seats_of.get(aid, set()).discard(seat)
+        taken = self.seats_of.get(aid, set())
+        taken.discard(seat)
+        if not taken:
+            self.seats_of.pop(aid, None)
         if not claims:
             del self.claims[seat]
             seats = self._seats.get(seat.name, set())
@@ -209,7 +208,7 @@ class Seating:
 
     def load(self, aid: bytes) -> Load:
         """What a node has claimed."""
-        return self._loads.get(aid) or Load()
+        return self._loads.of.get(aid) or Load()
 
     def seats(self, name: str) -> list[Seat]:
         """Every seat of a workload: those it is to have, and those that somebody claims besides."""
@@ -319,7 +318,7 @@ class Seating:
         affinity = self.specs[name].workload.affinity
         if not (affinity.apart or affinity.near or self._shy):
             return ""
-        here = self._here.get(aid, Counter())
+        here = self._loads.here.get(aid, Counter())
         for other in affinity.apart:
             if here[other] > 0:
                 return f"runs {other}, which it is to be apart from"
@@ -361,7 +360,7 @@ class Seating:
         """
         spec = self.specs[name]
         sites = self._fitting(name)
-        weigh = self._suiting.weigher(spec.need, self._loads)
+        weigh = self._suiting.weigher(spec.need, self._loads.of)
         label = spec.workload.affinity.spread
         beside: dict[bytes, int] = {}
         groups: dict[str, int] = {}

@@ -595,6 +595,14 @@ def test_a_directory_is_loaded_from_a_store(scene):
     assert directory.members() == sorted([founder.aid, who.aid])
 
 
+def test_who_introduced_itself_is_told_as_new_once_its_record_is_there(scene):
+    directory, founder = Directory(scene.v.mesh), scene.founder
+    record = scene.v.member(founder)
+    assert directory.introduce(record) == founder.key.public
+    assert directory.feed([record]) == [founder.aid]
+    assert directory.feed([record]) == []
+
+
 def test_an_unknown_author_introduces_itself_by_a_certificate_that_needs_nobody_else(scene):
     v, founder = scene.v, scene.founder
     directory = Directory(v.mesh)
@@ -606,7 +614,6 @@ def test_an_unknown_author_introduces_itself_by_a_certificate_that_needs_nobody_
     assert directory.introduce(other) is None
     assert directory.introduce(v.member(founder)) == founder.key.public
     assert directory.is_member(founder.aid)
-    assert directory.feed([v.member(founder)]) == []
 
 
 def test_learned_certificates_are_bounded(scene):
