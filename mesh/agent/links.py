@@ -21,7 +21,7 @@ import trio
 
 from mesh.agent.lasting import lasting, sparing
 from mesh.agent.session import DENIED, Hooks, Session, TurnedAway, Wire, read_hello, say_hello
-from mesh.agent.targets import Dial, Targets
+from mesh.agent.targets import Dial, Latest, Targets
 from mesh.agent.ways import DIAL_DEADLINE_S, Ways, race
 from mesh.core.vitals import DialResult
 from mesh.errors import Denied, MeshError, PeerError, TimedOut, Unreachable, leaves
@@ -39,8 +39,7 @@ UNWANTED_AFTER_S = 60.0
 LASTING_S = 5.0
 DROPPED_AGAIN_S = (0.0, 0.02, 0.04, 0.08)
 ADDRESSES_MAX = 8
-FAILED_MAX = 64
-FAILURES_MAX = 1024
+FAILED_MAX = 256
 
 
 class Links:
@@ -53,7 +52,7 @@ class Links:
         seen_by: who is linked with a member, as far as we were told.
 
     Attributes:
-        failures: peer id or address dialled -> why its last dial failed; the latest FAILURES_MAX of them.
+        failures: peer id or address dialled -> why its last dial failed; the latest FAILED_MAX of them.
         failed_at: address -> when its last dial failed and why; the latest FAILED_MAX of them.
         worked: aid -> the address at which it answered.
     """
@@ -78,8 +77,7 @@ class Links:
         self._unwanted_since: dict[bytes, float] = {}
         self._moved = trio.Event()
         self._slots = trio.CapacityLimiter(DIALS_MAX)
-        self.failures: dict[str, str] = {}
-        self.failed_at: dict[str, tuple[float, str]] = {}
+        self.failures, self.failed_at = Latest[str](FAILED_MAX), Latest[tuple[float, str]](FAILED_MAX)
         self.worked: dict[bytes, str] = {}
 
     def use(self, host: Host) -> None:
@@ -130,12 +128,10 @@ class Links:
                     self.worked[aid] = address
                     return
 
-    def forget(self, aid: bytes, public: bytes | None) -> None:
+    def forget(self, aid: bytes) -> None:
         """It is no member any more."""
         self._targets.drop(aid)
         self.worked.pop(aid, None)
-        if public is not None:
-            self.failures.pop(peer_id_of(public), None)
 
     async def close(self, aid: bytes, why: str) -> None:
         """End a link and its connection."""
@@ -189,10 +185,7 @@ class Links:
                     await self.connect(target)
             self.failures.pop(name, None)
         except MeshError as error:
-            self.failures.pop(name, None)
             self.failures[name] = error.message
-            if len(self.failures) > FAILURES_MAX:
-                del self.failures[next(iter(self.failures))]
             log.debug("dialling %s failed: %s", name, error.message)
         finally:
             self._targets.tried(dial, trio.current_time())
@@ -217,8 +210,6 @@ class Links:
             yield
         except MeshError as error:
             self.failed_at[address] = (trio.current_time(), error.message)
-            if len(self.failed_at) > FAILED_MAX:
-                del self.failed_at[next(iter(self.failed_at))]
             raise
 
     async def _link(self, public: bytes, address: str | None) -> None:

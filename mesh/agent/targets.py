@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection
+from typing import TypeVar
 
 import msgspec
 
@@ -20,6 +21,7 @@ STRANGERS_MAX = 64
 STRANGER_ADDRESSES_MAX = 8
 SOUGHT_MAX = 64
 SEEK_S = 5.0
+V = TypeVar("V")
 
 
 class Dial(msgspec.Struct):
@@ -28,6 +30,20 @@ class Dial(msgspec.Struct):
     tries: int = 0
     next_at: float = 0.0
     running: bool = False
+
+
+class Latest(dict[str, V]):
+    """At most so many entries, those that were set last."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def __setitem__(self, key: str, value: V) -> None:
+        self.pop(key, None)
+        super().__setitem__(key, value)
+        if len(self) > self._most:
+            del self[next(iter(self))]
 
 
 class Targets:

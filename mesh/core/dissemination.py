@@ -578,12 +578,10 @@ class Dissemination:
         return self.heads[scope].get(aid, NO_AUTHOR).head
 
     def _set_head(self, scope: str, aid: bytes, state: AuthorState) -> None:
-        if state == NO_AUTHOR:  # a removed one: what of it was on its way is reported after it was forgotten
-            self.heads[scope].pop(aid, None)
-            self._changed_at.pop((scope, aid), None)
-        else:
-            self.heads[scope][aid] = state
+        self.heads[scope][aid] = state
         self.digests[scope].update(aid, state.head, state.fp)
+        if state == NO_AUTHOR:  # a removed one: what of it was on its way comes after it was forgotten
+            del self.heads[scope][aid], self._changed_at[scope, aid]
 
     def _entry(self, key: Key) -> tuple[bytes, int, bytes]:
         state = self.heads[key[0]].get(key[1], NO_AUTHOR)
