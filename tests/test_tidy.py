@@ -18,7 +18,7 @@ FILE_LINES_MAX = 440  # 400 is the aim; what is far above needs a reason
 FUNCTION_LINES_MAX = 70
 # What is longer, why it is better whole, and the length it may have, so that it cannot grow unseen.
 LONG_FILES: dict[str, tuple[int, str]] = {
-    "mesh/agent/node.py": (650, "the composition root: every task of a node and every wire between them"),
+    "mesh/agent/node.py": (652, "the composition root: every task of a node and every wire between them"),
     "mesh/core/dissemination.py": (
         612,
         "one machine; its neighbours and words are files of their own already",

@@ -52,8 +52,7 @@ class Links:
         seen_by: who is linked with a member, as far as we were told.
 
     Attributes:
-        failures: peer id or address dialled -> why its last dial failed; the latest FAILED_MAX of them.
-        failed_at: address -> when its last dial failed and why; the latest FAILED_MAX of them.
+        failures, failed_at: (peer id or) address dialled -> why, and when, its last dial failed.
         worked: aid -> the address at which it answered.
     """
 

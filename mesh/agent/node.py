@@ -409,7 +409,6 @@ class Node:
         for aid in gone:
             self.clock.forget(aid)
             self.links.forget(aid)
-            self.refused.pop(aid, None)
             why = DENIED + self.directory.explain(aid).message
             self.nursery.start_soon(sparing, self.links.close, aid, why)
         if self.me in joined:
