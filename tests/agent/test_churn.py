@@ -22,6 +22,7 @@ from mesh.core.registry import parse, path_of, value_of
 from mesh.core.vitals import State
 from mesh.identity import certs
 from mesh.identity.keys import NodeKey
+from mesh.observe.logs import Faults
 from mesh.store.store import Txn
 
 WARM, MORE = 4, 12
@@ -41,6 +42,9 @@ BOUNDED = (
 
 class Logs:
     level, recent = "error", list[str]()
+
+    def __init__(self) -> None:
+        self.faults = Faults()
 
     def set_level(self, level: str) -> str:
         return self.level
