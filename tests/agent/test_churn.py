@@ -33,6 +33,7 @@ BOUNDED = (
     "features.events._ring",
     "features._traffic._registry.changes._ring",
     "features.offered.registry.changes._ring",
+    "node.links.fail",  # and what was dialled in vain lately
     "node.spread._unknown",
     "node.spread.machine.digests[]._shares",  # 256 buckets
     "node.spread.machine.links[].open",  # of these in each scope
