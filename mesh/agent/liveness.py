@@ -161,7 +161,10 @@ class Vitality:
         async with trio.open_nursery() as self._nursery:
             self._go_on()
             task_status.started()
-            await self.drive.run()
+            try:
+                await self.drive.run()
+            finally:
+                self._nursery = None  # what is still heard begins nothing more
 
     # -- what comes in ----------------------------------------------------------------------------------
 

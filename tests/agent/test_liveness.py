@@ -58,6 +58,14 @@ async def test_an_order_that_comes_before_liveness_runs_is_obeyed_when_it_does(
     await until(told)
 
 
+async def test_what_is_heard_after_liveness_has_ended_begins_nothing(village: Village) -> None:
+    first, _ = await village.settle(2)
+    village.scopes[first.me].cancel()
+    await village.ended[first.me].wait()
+    first.vitality.set_status(Status.CORDON)
+    assert first.vitality.status[0] == Status.CORDON
+
+
 async def test_a_redial_tells_the_living_from_the_gone_and_the_unreachable(village: Village) -> None:
     first, second, third = await village.settle(3)
     links = first.links
