@@ -19,7 +19,7 @@ from mesh.core.lease import Status, decode_lease, path_of
 from mesh.core.liveness import Liveness
 from mesh.core.record import MESH, Kind
 from mesh.core.rings import Place
-from mesh.core.vitals import PROFILES, DialResult, LoopLate, State
+from mesh.core.vitals import PROFILES, DialResult, LoopLate, PersistIncarnation, State
 
 TEN_YEARS_MS = 3_650 * 86_400_000
 
@@ -62,8 +62,8 @@ async def test_what_is_heard_after_liveness_has_ended_begins_nothing(village: Vi
     first, _ = await village.settle(2)
     village.scopes[first.me].cancel()
     await village.ended[first.me].wait()
-    first.vitality.set_status(Status.CORDON)
-    assert first.vitality.status[0] == Status.CORDON
+    first.vitality._perform(PersistIncarnation(99))
+    assert not first.vitality._persisting
 
 
 async def test_a_redial_tells_the_living_from_the_gone_and_the_unreachable(village: Village) -> None:
