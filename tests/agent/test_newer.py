@@ -79,7 +79,7 @@ async def newer(village: Village) -> list[Node]:
     renew(first)
     for other in nodes[1:]:
         await first.links.close(other.me, "it is another one now")
-    await until(lambda: all(heard(other, first) for other in nodes[1:]))
+    await until(lambda: all(heard(other, first) and other.me in first.links.sessions for other in nodes[1:]))
     return nodes
 
 
