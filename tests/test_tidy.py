@@ -20,7 +20,7 @@ FUNCTION_LINES_MAX = 70
 LONG_FILES: dict[str, tuple[int, str]] = {
     "mesh/agent/node.py": (652, "the composition root: every task of a node and every wire between them"),
     "mesh/core/dissemination.py": (
-        612,
+        613,
         "one machine; its neighbours and words are files of their own already",
     ),
 }

@@ -581,7 +581,8 @@ class Dissemination:
         self.heads[scope][aid] = state
         self.digests[scope].update(aid, state.head, state.fp)
         if state == NO_AUTHOR:  # a removed one: what of it was on its way comes after it was forgotten
-            del self.heads[scope][aid], self._changed_at[scope, aid]
+            del self.heads[scope][aid]
+            self._changed_at.pop((scope, aid), None)  # none where it is only read from the log
 
     def _entry(self, key: Key) -> tuple[bytes, int, bytes]:
         state = self.heads[key[0]].get(key[1], NO_AUTHOR)

@@ -25,6 +25,9 @@ API = "/v1.41"
 PULL_S = 900.0
 QUIET_S = 2.0
 TAIL_MAX = 10_000
+HALF_WRITTEN = "not a valid container log line"
+HALF_WRITTEN_TRIES = 20
+HALF_WRITTEN_S = 0.05
 FRAME_HEAD = 8
 FRAME_BYTES_MAX = 1024 * 1024
 STREAMS = {1: "stdout", 2: "stderr"}
@@ -137,10 +140,17 @@ class Engine:
         query = {"stdout": "true", "stderr": "true", "timestamps": "true", **query}
         splitter = _Splitter()
         target = f"{API}/containers/{quote(name)}/logs?{urlencode(query)}"
-        async with aclosing(self._web.stream(target)) as pieces:
-            async for piece in pieces:
-                for line in splitter.feed(piece):
-                    yield line
+        for left in range(HALF_WRITTEN_TRIES - 1, -1, -1):
+            try:
+                async with aclosing(self._web.stream(target)) as pieces:
+                    async for piece in pieces:
+                        for line in splitter.feed(piece):
+                            yield line
+                break
+            except Failed as error:  # Podman 4 reads the last line while it is being written
+                if HALF_WRITTEN not in error.message or not left:
+                    raise
+                await trio.sleep(HALF_WRITTEN_S)
         for line in splitter.end():
             yield line
 
