@@ -21,7 +21,7 @@ from mesh.agent.features import Features
 from mesh.agent.node import Node
 from mesh.agent.removed import Refusal
 from mesh.config import Config
-from mesh.errors import Denied, MeshError
+from mesh.errors import Denied, MeshError, leaves
 from mesh.identity.home import open_home
 from mesh.net.base import Datagrams, Host, HostLimits
 from mesh.observe import logs
@@ -57,13 +57,12 @@ def run_agent(config: Config, *, reload: Callable[[], Config]) -> int:
 def _first(group: BaseExceptionGroup[BaseException]) -> MeshError | KeyboardInterrupt | None:
     """The error to show: ours if everything in the group is ours."""
     found: list[MeshError | KeyboardInterrupt] = []
-    for error in group.exceptions:
-        inner: BaseException | None = _first(error) if isinstance(error, BaseExceptionGroup) else error
-        if isinstance(inner, Refusal):
-            inner = Denied(f"the members refuse this node: {inner}", "ask an admin for a new invite")
-        if not isinstance(inner, (MeshError, KeyboardInterrupt)):
+    for error in leaves(group):
+        if isinstance(error, Refusal):
+            error = Denied(f"the members refuse this node: {error}", "ask an admin for a new invite")
+        if not isinstance(error, (MeshError, KeyboardInterrupt)):
             return None
-        found.append(inner)
+        found.append(error)
     return found[0] if found else None
 
 
