@@ -223,6 +223,15 @@ async def test_an_answer_in_parts_arrives_in_order(line: Any, local: bool) -> No
         assert len(a.messages.calls._kept[b.key.public]) == 1
 
 
+async def give_up(caller: Any, target: Any, ended: trio.Event) -> None:
+    """Take one part of sys/endless, go, and wait until its handler has ended."""
+    parts = caller.messages.calls.stream(target.key.public, "sys/endless", None, deadline_s=20)
+    assert await parts.__anext__() == "one"
+    await parts.aclose()
+    with trio.fail_after(60):
+        await ended.wait()
+
+
 @pytest.mark.parametrize("local", [False, True])
 async def test_a_caller_that_goes_ends_the_handler(line: Any, local: bool) -> None:
     a, b = await line(2)
@@ -237,11 +246,7 @@ async def test_a_caller_that_goes_ends_the_handler(line: Any, local: bool) -> No
 
     target = a if local else b
     target.messages.calls.handle("sys/endless", endless)
-    parts = a.messages.calls.stream(target.key.public, "sys/endless", None, deadline_s=20)
-    assert await parts.__anext__() == "one"
-    await parts.aclose()
-    with trio.fail_after(60):
-        await ended.wait()
+    await give_up(a, target, ended)
 
 
 @pytest.mark.parametrize("local", [False, True])
@@ -269,11 +274,7 @@ async def test_a_handler_that_fails_as_its_caller_goes_harms_nobody(
     target = a if local else b
     target.messages.calls.handle("sys/endless", endless)
     target.messages.calls.handle("sys/double", double)
-    parts = a.messages.calls.stream(target.key.public, "sys/endless", None, deadline_s=20)
-    assert await parts.__anext__() == "one"
-    await parts.aclose()
-    with trio.fail_after(60):
-        await ended.wait()
+    await give_up(a, target, ended)
     assert await a.messages.calls.request(target.key.public, "sys/double", 1, deadline_s=20) == 2
     assert "Traceback" not in caplog.text
 
